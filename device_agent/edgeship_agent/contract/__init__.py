@@ -1,0 +1,1 @@
+"""What device and server live by: topics, messages, goal states, bundle manifest, sketches, errors. Pure data."""

@@ -1,0 +1,95 @@
+"""What applications and the inference service say to each other over the Unix socket.
+
+A frame is a 4-byte little-endian length and a MessagePack array. Tensors travel by name, as C-ordered bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+#: Longest frame that a peer accepts, in bytes.
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+LENGTH_BYTES: Final = 4
+
+
+class Tensor(Struct, frozen=True, kw_only=True, array_like=True):
+    """One named array.
+
+    Attributes:
+        dtype: numpy's name of the type, such as ``uint8`` or ``float32``.
+        data: C-ordered little-endian bytes, ``prod(shape) × itemsize`` of them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infer"):
+    """Run a model on raw application inputs (before the manifest's preprocessing).
+
+    Attributes:
+        request_id: chosen by the client, repeated in the reply.
+        model: name of the model, or empty for the only one.
+        deadline_us: how long the answer is of use, in µs from receipt; 0 for no deadline.
+        split_key: what A/B arms are chosen by; empty for none.
+    """
+
+    request_id: int
+    model: str
+    tensors: tuple[Tensor, ...]
+    deadline_us: int = 0
+    split_key: str = ""
+
+
+class StatusRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="status"):
+    """Ask which model is served."""
+
+    request_id: int
+
+
+class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer"):
+    """The answer to an :class:`InferRequest`.
+
+    Attributes:
+        prediction_id: unique on this device; names this prediction in a later label.
+        release_digest: digest of the bundle that answered.
+        latency_us: time from the frame's receipt to the answer, preprocessing included.
+        error: empty, or one sentence; then ``tensors`` is empty.
+    """
+
+    request_id: int
+    prediction_id: str
+    model: str
+    version: str
+    release_digest: str
+    latency_us: int
+    tensors: tuple[Tensor, ...] = ()
+    error: str = ""
+
+
+class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="status_reply"):
+    """The answer to a :class:`StatusRequest`."""
+
+    request_id: int
+    model: str
+    version: str
+    arm: str
+    release_digest: str
+    variant: str
+    inferences: int
+    errors: int
+
+
+Request = InferRequest | StatusRequest
+Reply = InferReply | StatusReply
+
+
+class TensorFile(Struct, frozen=True, kw_only=True):
+    """Named tensors of several samples on disk: golden inputs and golden outputs of a bundle (MessagePack map)."""
+
+    schema_version: int = 1
+    samples: tuple[tuple[Tensor, ...], ...]

@@ -1,0 +1,83 @@
+"""``edgeship``: the command line. Commands are imported when they are called, so that ``--help`` stays instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from edgeship import __version__
+from edgeship.cli import console
+from edgeship_agent.contract.errors import EdgeshipError
+
+#: command → (module, function, one-line help). Help stands here so that listing the commands imports none of them.
+COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "build": ("edgeship.cli.build", "build", "Build a model for hardware targets, with proof."),
+    "targets": ("edgeship.cli.targets", "targets", "List, show and check hardware targets."),
+    "inspect": ("edgeship.cli.bundles", "inspect", "Show what a model file, data file or bundle is."),
+    "verify": ("edgeship.cli.bundles", "verify", "Verify a bundle: signature, digests, golden outputs."),
+    "export": ("edgeship.cli.bundles", "export", "Copy one target's files out of a bundle."),
+    "toolchains": ("edgeship.cli.toolchains", "toolchains", "List, install, check and remove converters."),
+    "server": ("edgeship.cli.server", "server", "Run the fleet server."),
+    "releases": ("edgeship.cli.releases", "releases", "Add, list and show releases."),
+    "rollouts": ("edgeship.cli.rollouts", "rollouts", "Create, watch and control staged rollouts."),
+    "devices": ("edgeship.cli.devices", "devices", "List, show and tag devices."),
+    "drift": ("edgeship.cli.drift", "drift", "Show drift per device and signal."),
+    "incidents": ("edgeship.cli.drift", "incidents", "List and show incidents."),
+    "explain": ("edgeship.cli.explain", "explain", "Explain a verdict: rule, value, limit, evidence, next step."),
+    "demo": ("edgeship.cli.demo", "demo", "Watch the whole loop on this machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Names in the order of the work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgeship")
+@click.option("--no-color", is_flag=True, help="Plain text. NO_COLOR and TERM=dumb say the same.")
+def edgeship(no_color: bool) -> None:
+    """Take a trained model to a fleet of edge devices and keep it healthy there."""
+    if no_color:
+        console.disable_color()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the documented code."""
+    try:
+        edgeship.main(args=arguments, prog_name="edgeship", standalone_mode=False)
+    except EdgeshipError as error:
+        console.print_error(error)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        console.note("interrupted: nothing that was finished is lost")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
