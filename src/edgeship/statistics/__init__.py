@@ -1,1 +1,21 @@
-""""""
+"""Intervals for shares and their differences: what turns a measured number into a claim. Pure, no numpy."""
+
+from edgeship.statistics.intervals import (
+    Difference,
+    Interval,
+    clopper_pearson,
+    newcombe_paired,
+    rule_of_three,
+    samples_needed,
+    wilson,
+)
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "clopper_pearson",
+    "newcombe_paired",
+    "rule_of_three",
+    "samples_needed",
+    "wilson",
+]
