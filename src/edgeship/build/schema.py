@@ -1,0 +1,202 @@
+"""``build.json``: what a build tried, measured and decided. The same document is printed by ``--json``.
+
+A file on disk: a JSON map with a version; readers ignore unknown fields. Shares and drops are fractions; a positive drop
+is worse than the source.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct, field
+
+SCHEMA_VERSION: Final = 1
+
+#: What a verdict may say: of a variant, of a target, of the build.
+VERDICTS: Final = ("pass", "fail", "inconclusive")
+
+
+class MeasuredOn(Struct, frozen=True, kw_only=True):
+    """The machine that a latency was measured on.
+
+    Attributes:
+        isa: ISA class, such as ``x86_64+vnni``.
+    """
+
+    arch: str
+    isa: str
+    cpu: str
+
+
+class MetricFigures(Struct, frozen=True, kw_only=True):
+    """The task metric of one variant on the evaluation set.
+
+    Attributes:
+        name: ``top1`` (labels), ``agreement`` (same class as the source) or ``closeness`` (share of samples whose own
+            relative RMS against the source is within the limit).
+        low, high: 95 % Wilson interval of ``value``.
+        drop: the source's value minus this one's, with its 95 % paired Newcombe interval.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+    drop: float
+    drop_low: float
+    drop_high: float
+
+
+class VariantReport(Struct, frozen=True, kw_only=True):
+    """One candidate that was built, run and judged.
+
+    Attributes:
+        file: absolute path of the model (OpenVINO: of the .xml).
+        size_bytes: of everything that the runtime must load (OpenVINO: .xml and .bin).
+        on_target: whether ``measured_on`` is of the target's ISA class; if not, latency judges nothing.
+        relative_rms: ‖q − f‖₂ ÷ ‖f‖₂ over the source's first output on the evaluation set; None where it is not finite.
+        sqnr_db: 10·log₁₀(Σf² ÷ Σ(q − f)²) in dB; None where the two are equal or it is not finite.
+        verdict: ``pass`` (may ship), ``fail`` or ``inconclusive`` (not proven either way).
+        reason: why it was chosen or refused, in one sentence.
+        worst_group_rms: largest relative RMS of one channel group of the first output (its last axis).
+        distinct_predictions: classes that occur among its predictions; ``distinct_reference`` among the source's.
+        scheme: how it was quantized, such as ``u8s8 per channel, min–max``; empty for fp32.
+        ran_precision: precision that the runtime was held to while it was verified.
+        speedup: p50 of this target's fp32 ÷ p50 of this one, from the same interleaved run.
+        notes: everything else worth knowing: fallbacks, saturation, proxies.
+    """
+
+    target: str
+    runtime: str
+    precision: str
+    file: str
+    size_bytes: int
+    latency_p50_ms: float
+    latency_p99_ms: float
+    measured_on: MeasuredOn
+    on_target: bool
+    metric: MetricFigures
+    relative_rms: float | None
+    sqnr_db: float | None
+    verdict: str
+    chosen: bool
+    reason: str
+    worst_group_rms: float | None = None
+    distinct_predictions: int = 0
+    distinct_reference: int = 0
+    scheme: str = ""
+    runtime_version: str = ""
+    ran_precision: str = "fp32"
+    speedup: float | None = None
+    latency_queries: int = 0
+    memory_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class GateReport(Struct, frozen=True, kw_only=True):
+    """One rule applied to one variant, with all that is needed to recompute it (``explain build/<id>``).
+
+    Attributes:
+        id: name of the rule: the metric's name, ``relative_rms``, ``distinct``, ``slowdown``, ``latency_p99_ms``,
+            ``size_bytes``; the same id occurs once per variant.
+        rule: such as ``top1 drop_high ≤ 0.01``.
+        value, limit: what was measured and what it may be, in the rule's unit.
+        low, high: interval of the value, where it has one.
+        holds: True, False, or None where it is not decided.
+        evidence: the raw counts that the value was computed from.
+        next: what would decide or mend it.
+    """
+
+    id: str
+    target: str
+    runtime: str
+    precision: str
+    rule: str
+    value: float | None
+    limit: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    holds: bool | None
+    sentence: str
+    next: str = ""
+    evidence: dict[str, float] = field(default_factory=dict)
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """A candidate that could not be built or run at all, or a fallback that was taken."""
+
+    target: str
+    runtime: str
+    precision: str
+    outcome: str
+    reason: str
+
+
+class TargetVerdict(Struct, frozen=True, kw_only=True):
+    """What was decided for one target.
+
+    Attributes:
+        chosen: label ``target/runtime/precision`` of what ships, or empty.
+    """
+
+    target: str
+    verdict: str
+    chosen: str
+    reason: str
+
+
+class SourceReport(Struct, frozen=True, kw_only=True):
+    """The model that was read.
+
+    Attributes:
+        parameters: elements of all weights.
+        metric: the source's own figures on the evaluation set (its drop is 0).
+    """
+
+    file: str
+    format: str
+    digest: str
+    size_bytes: int
+    opset: int
+    operators: int
+    parameters: int
+    metric: MetricFigures | None = None
+
+
+class DataReport(Struct, frozen=True, kw_only=True):
+    """A data set that was used."""
+
+    file: str
+    role: str
+    samples: int
+    digest: str
+
+
+class BuildDocument(Struct, frozen=True, kw_only=True):
+    """The whole of ``build.json``.
+
+    Attributes:
+        verdict: ``pass``, ``fail`` or ``inconclusive``.
+        bundle: absolute path of the OCI layout, or None where the verdict is not ``pass``.
+        bundle_digest: identity of the bundle.
+        timings_s: stage → seconds.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    verdict: str
+    bundle: str | None
+    variants: tuple[VariantReport, ...]
+    name: str = ""
+    version: str = ""
+    bundle_digest: str = ""
+    report: str = ""
+    targets: tuple[TargetVerdict, ...] = ()
+    gates: tuple[GateReport, ...] = ()
+    tried: tuple[Attempt, ...] = ()
+    source: SourceReport | None = None
+    data: tuple[DataReport, ...] = ()
+    tools: dict[str, str] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
