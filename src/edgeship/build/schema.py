@@ -1,7 +1,7 @@
 """``build.json``: what a build tried, measured and decided. The same document is printed by ``--json``.
 
-A file on disk: a JSON map with a version; readers ignore unknown fields. Shares and drops are fractions; a positive drop
-is worse than the source.
+A file on disk: a JSON map with a version; readers ignore unknown fields. Shares and drops are fractions; a positive
+drop is worse than the source.
 """
 
 from __future__ import annotations
