@@ -1,0 +1,1 @@
+"""How the demo's models were trained; needs torch, which the product does not."""
