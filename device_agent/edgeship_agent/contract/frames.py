@@ -5,9 +5,15 @@ A frame is a 4-byte little-endian length and a MessagePack array. Tensors travel
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    Buffer = bytes | memoryview
+else:
+    #: Read as a view into the frame, without a copy; anything with a buffer may be written.
+    Buffer = memoryview
 
 #: Longest frame that a peer accepts, in bytes.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
@@ -25,7 +31,7 @@ class Tensor(Struct, frozen=True, kw_only=True, array_like=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: bytes | memoryview
+    data: Buffer
 
 
 class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infer"):
