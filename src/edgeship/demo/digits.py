@@ -73,12 +73,14 @@ def lens_blurred(images: Images) -> Images:
     """A camera out of focus: a 3 × 3 mean over each image [N, 8, 8]."""
     padded = np.pad(images.astype(np.float32), ((0, 0), (1, 1), (1, 1)), mode="edge")
     shifted = [padded[:, row : row + 8, column : column + 8] for row in range(3) for column in range(3)]
-    return np.rint(np.mean(shifted, axis=0)).astype(np.uint8)
+    blurred: Images = np.rint(np.mean(shifted, axis=0)).astype(np.uint8)
+    return blurred
 
 
 def fogged(images: Images) -> Images:
     """A dirty lens: contrast halved and black lifted, on images [N, 8, 8]."""
-    return np.rint(5.0 + images.astype(np.float32) * 0.5).astype(np.uint8)
+    grey: Images = np.rint(5.0 + images.astype(np.float32) * 0.5).astype(np.uint8)
+    return grey
 
 
 def write_split(path: Path, *splits: Split) -> Path:

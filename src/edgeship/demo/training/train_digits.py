@@ -134,7 +134,7 @@ def main() -> None:
         export(model, path)
         seen = accuracy(model, data.calibration, invert=recipe.invert)
         upright = accuracy(model, data.calibration, invert=False)
-        print(
+        print(  # noqa: T201 (a script's result)
             f"{path.name}: {path.stat().st_size} bytes, "
             f"{seen:.3f} right on the {len(data.calibration.labels)} selection images as it was trained, "
             f"{upright:.3f} as devices see them"

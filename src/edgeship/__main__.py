@@ -1,0 +1,5 @@
+"""``python -m edgeship``."""
+
+from edgeship.cli.main import main
+
+main()
