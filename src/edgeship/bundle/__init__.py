@@ -1,1 +1,20 @@
-""""""
+"""Bundles: a signed OCI image layout with one manifest per variant; written, read, verified and exported here."""
+
+from edgeship.bundle.export import export
+from edgeship.bundle.keys import AuthorKey, verify_author_signature
+from edgeship.bundle.layout import check_file_path
+from edgeship.bundle.read import Bundle
+from edgeship.bundle.write import BundleDraft, DraftFile, VariantDraft, WrittenBundle, write_bundle
+
+__all__ = [
+    "AuthorKey",
+    "Bundle",
+    "BundleDraft",
+    "DraftFile",
+    "VariantDraft",
+    "WrittenBundle",
+    "check_file_path",
+    "export",
+    "verify_author_signature",
+    "write_bundle",
+]

@@ -22,7 +22,7 @@ _INVALID: Final = re.compile(r"^Invalid enum value (?P<got>.+?)(?: - at `(?P<key
 
 
 def parse(text: str, *, file: str = "target", parent: Callable[[str], str] | None = None) -> Target:
-    """Read a target file.
+    r"""Read a target file.
 
     Args:
         text: TOML.
@@ -42,7 +42,7 @@ def parse(text: str, *, file: str = "target", parent: Callable[[str], str] | Non
 def resolve(
     table: Mapping[str, Any], *, file: str = "target", parent: Callable[[str], str] | None = None
 ) -> dict[str, Any]:
-    """Follow ``extends``: the child's keys win, tables are merged, lists are replaced as a whole.
+    r"""Follow ``extends``: the child's keys win, tables are merged, lists are replaced as a whole.
 
     Raises:
         ConfigError: a parent is missing, or the chain is a circle or too long.
@@ -93,7 +93,7 @@ def _to_target(table: Mapping[str, Any], file: str) -> Target:
 
 
 def _explained(message: str, table: Mapping[str, Any], file: str) -> ConfigError:
-    """msgspec's sentence, taken apart into key, expected, got and a next step."""
+    """The sentence of msgspec, taken apart into key, expected, got and a next step."""
     if found := _UNKNOWN.match(message):
         key = _join(found["key"], found["name"])
         near = difflib.get_close_matches(found["name"], _known_keys(), n=1)

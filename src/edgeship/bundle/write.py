@@ -1,0 +1,326 @@
+"""Writing a bundle: the same draft always gives the same bytes, and either the whole folder appears or nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from edgeship.bundle.keys import AuthorKey
+from edgeship.bundle.layout import (
+    INDEX_FILE,
+    LAYER_TYPES,
+    LAYOUT_BYTES,
+    LAYOUT_FILE,
+    PLATFORMS,
+    blob_path,
+    check_file_path,
+)
+from edgeship_agent.contract import oci
+from edgeship_agent.contract.errors import ConfigError, ContractError
+from edgeship_agent.contract.manifest import (
+    BundleFile,
+    BundleManifest,
+    Feature,
+    InputContract,
+    Lineage,
+    OutputContract,
+    TensorSpec,
+    Variant,
+)
+
+#: Which precision is the safest where a reader takes the first entry: the least changed one.
+_SAFEST_FIRST: Final = ("fp32", "fp16", "int8")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_FORMATS: Final = {"onnx": "onnx", "tflite": "tflite", "xml": "openvino-ir"}
+
+
+class DraftFile(Struct, frozen=True, kw_only=True):
+    """A file of a variant before it has a digest; ``role`` as in :class:`BundleFile`."""
+
+    path: str
+    role: str
+    data: bytes
+
+
+class VariantDraft(Struct, frozen=True, kw_only=True):
+    """A variant whose ``files`` are still empty, and its files."""
+
+    variant: Variant
+    files: tuple[DraftFile, ...]
+
+
+class BundleDraft(Struct, frozen=True, kw_only=True):
+    """Everything that a bundle holds; fields as in :class:`BundleManifest`."""
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    input_contracts: tuple[InputContract, ...]
+    input_schema: dict[str, tuple[Feature, ...]]
+    output: OutputContract
+    lineage: Lineage
+    variants: tuple[VariantDraft, ...]
+
+
+class WrittenBundle(Struct, frozen=True, kw_only=True):
+    """A bundle on disk.
+
+    Attributes:
+        digest: of its nested image index; its identity.
+        size_bytes: of all its blobs.
+    """
+
+    directory: Path
+    digest: str
+    size_bytes: int
+
+
+def write_bundle(directory: Path, draft: BundleDraft, key: AuthorKey) -> WrittenBundle:
+    """Write a signed bundle; a bundle that is already there is replaced.
+
+    Args:
+        directory: the folder of the OCI image layout.
+        draft: what it holds.
+        key: signs it.
+
+    Raises:
+        ContractError: the draft has no variant, two of the same label, or a file that cannot be in a bundle.
+        ConfigError: the folder holds something that is not a bundle, or cannot be written.
+    """
+    _check(draft)
+    blobs: dict[str, bytes] = {}
+    index = _nested_index(draft, blobs)
+    digest = _add(blobs, index)
+    top = oci.ImageIndex(
+        manifests=(
+            oci.Descriptor(
+                media_type=oci.INDEX_TYPE,
+                digest=digest,
+                size=len(index),
+                annotations={
+                    oci.ANNOTATION_NAME: draft.name,
+                    oci.ANNOTATION_VERSION: draft.version,
+                    oci.ANNOTATION_KEY: key.public_hex,
+                    oci.ANNOTATION_SIGNATURE: key.sign(oci.INDEX_TYPE, index),
+                },
+            ),
+        )
+    )
+    _write(directory, blobs, oci.canonical_json(top))
+    return WrittenBundle(directory=directory, digest=digest, size_bytes=sum(map(len, blobs.values())))
+
+
+def _check(draft: BundleDraft) -> None:
+    if not draft.variants:
+        raise ContractError("a bundle needs a variant", key="variants", expected="at least 1", got=0)
+    twice = [label for label, count in Counter(each.variant.label for each in draft.variants).items() if count > 1]
+    if twice:
+        raise ContractError("two variants of one label", key="variants", got=", ".join(twice))
+    for each in draft.variants:
+        label = each.variant.label
+        for file in each.files:
+            check_file_path(file.path)
+            if file.role not in LAYER_TYPES:
+                raise ContractError("unknown role", key=f"{label}/{file.path}", expected=", ".join(LAYER_TYPES),
+                                    got=file.role)  # fmt: skip
+        if len({file.path for file in each.files}) != len(each.files):
+            raise ContractError("two files of one name", key=label, got=", ".join(file.path for file in each.files))
+        if [file.role for file in each.files].count("model") != 1:
+            raise ContractError("a variant has exactly one model file", key=label)
+        if not all(_PLAIN.fullmatch(part) for part in (draft.name, draft.version, *label.split("/"))):
+            raise ContractError("names need plain characters", key=label, got=f"{draft.name} {draft.version}",
+                                expected="letters, digits and . _ + -")  # fmt: skip
+        if each.variant.arch not in PLATFORMS:
+            raise ContractError("unknown architecture", key=label, expected=", ".join(PLATFORMS),
+                                got=each.variant.arch)  # fmt: skip
+
+
+def _add(blobs: dict[str, bytes], data: bytes) -> str:
+    digest = oci.digest_of(data)
+    blobs[digest] = data
+    return digest
+
+
+def _nested_index(draft: BundleDraft, blobs: dict[str, bytes]) -> bytes:
+    """Add the blobs of every variant; returns the index that names their manifests, the safest first."""
+    variants = tuple(_with_files(each) for each in draft.variants)
+    manifest = oci.canonical_json(
+        BundleManifest(
+            name=draft.name,
+            version=draft.version,
+            inputs=draft.inputs,
+            outputs=draft.outputs,
+            input_contracts=draft.input_contracts,
+            input_schema=draft.input_schema,
+            output=draft.output,
+            variants=variants,
+            lineage=draft.lineage,
+        )
+    )
+    entries = []
+    for variant, each in zip(variants, draft.variants, strict=True):
+        for file in each.files:
+            _add(blobs, file.data)
+        entries.append((_rank(variant.precision), _variant_entry(draft, variant, manifest, blobs)))
+    entries.sort(key=lambda entry: entry[0])
+    return _index_bytes(
+        [entry for _, entry in entries],
+        {oci.ANNOTATION_NAME: draft.name, oci.ANNOTATION_VERSION: draft.version},
+    )
+
+
+def _index_bytes(entries: list[oci.Descriptor], annotations: dict[str, str]) -> bytes:
+    """The index in the order of keys that Go's OCI types give it.
+
+    skopeo and other tools in Go decode an index and encode it anew when they copy it. In their order of keys, and with
+    no key that older ones drop (``artifactType`` of an entry), a copy has the same bytes, digest and signature.
+
+    Source: image-spec ``specs-go/v1``, ``Index`` and ``Descriptor``; containers/image ``manifest/oci_index.go``.
+    """
+    manifests = [
+        {
+            "mediaType": entry.media_type,
+            "digest": entry.digest,
+            "size": entry.size,
+            "annotations": dict(sorted(entry.annotations.items())),
+            "platform": {"architecture": entry.platform.architecture, "os": entry.platform.os},
+        }
+        for entry in entries
+        if entry.platform
+    ]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": oci.INDEX_TYPE,
+        "manifests": manifests,
+        "annotations": dict(sorted(annotations.items())),
+    }
+    return msgspec.json.encode(document)
+
+
+def _rank(precision: str) -> int:
+    return _SAFEST_FIRST.index(precision) if precision in _SAFEST_FIRST else len(_SAFEST_FIRST)
+
+
+def _with_files(draft: VariantDraft) -> Variant:
+    files = tuple(
+        BundleFile(path=file.path, role=file.role, digest=oci.digest_of(file.data), size_bytes=len(file.data))
+        for file in draft.files
+    )
+    return msgspec.structs.replace(draft.variant, files=files)
+
+
+def _variant_entry(draft: BundleDraft, variant: Variant, manifest: bytes, blobs: dict[str, bytes]) -> oci.Descriptor:
+    """Add one variant's configuration and OCI manifest; returns the entry for the index."""
+    layers = (
+        oci.Descriptor(
+            media_type=oci.WEIGHT_CONFIG_TYPE,
+            digest=_add(blobs, manifest),
+            size=len(manifest),
+            annotations={oci.ANNOTATION_FILE: oci.MANIFEST_FILE},
+        ),
+        *(
+            oci.Descriptor(
+                media_type=LAYER_TYPES[file.role],
+                digest=file.digest,
+                size=file.size_bytes,
+                annotations={oci.ANNOTATION_FILE: file.path},
+            )
+            for file in variant.files
+        ),
+    )
+    config = oci.canonical_json(_model_config(draft, variant, layers))
+    annotations = {
+        oci.ANNOTATION_TARGET: variant.target,
+        oci.ANNOTATION_RUNTIME: variant.runtime,
+        oci.ANNOTATION_PRECISION: variant.precision,
+        oci.ANNOTATION_MEMORY: str(variant.min_memory_bytes),
+    }
+    document = oci.canonical_json(
+        oci.ImageManifest(
+            config=oci.Descriptor(media_type=oci.MODEL_CONFIG_TYPE, digest=_add(blobs, config), size=len(config)),
+            layers=layers,
+            annotations=annotations,
+        )
+    )
+    return oci.Descriptor(
+        media_type=oci.MANIFEST_TYPE,
+        digest=_add(blobs, document),
+        size=len(document),
+        platform=oci.Platform(architecture=PLATFORMS[variant.arch]),
+        annotations=annotations,
+    )
+
+
+def _model_config(draft: BundleDraft, variant: Variant, layers: tuple[oci.Descriptor, ...]) -> dict[str, Any]:
+    """ModelPack's configuration. Source: CNCF model specification, ``docs/config.md``; no dates, for equal bytes."""
+    model = variant.file("model")
+    suffix = model.path.rpartition(".")[2] if model else ""
+    return {
+        "descriptor": {"name": draft.name, "version": draft.version},
+        "config": {"format": _FORMATS.get(suffix, suffix), "precision": variant.precision},
+        "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
+    }
+
+
+def _write(directory: Path, blobs: dict[str, bytes], index: bytes) -> None:
+    """Write a folder beside the wanted one and swap the two."""
+    if directory.exists() and any(directory.iterdir()) and not (directory / LAYOUT_FILE).is_file():
+        raise ConfigError("the folder holds something else", file=directory, expected="nothing, or a bundle",
+                          next_step="name another folder with -o DIR")  # fmt: skip
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+        try:
+            temporary.chmod(0o755)
+            (temporary / "blobs" / "sha256").mkdir(parents=True)
+            _write_file(temporary / LAYOUT_FILE, LAYOUT_BYTES)
+            for digest, data in blobs.items():
+                _write_file(blob_path(temporary, digest), data)
+            _write_file(temporary / INDEX_FILE, index)
+            for folder in (temporary / "blobs" / "sha256", temporary / "blobs", temporary):
+                _sync_folder(folder)
+            _swap(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync_folder(directory.parent)
+    except OSError as error:
+        raise ConfigError(f"the bundle cannot be written: {error.strerror}", file=directory,
+                          next_step="name another folder with -o DIR") from error  # fmt: skip
+
+
+def _swap(new: Path, wanted: Path) -> None:
+    """Put ``new`` in the place of ``wanted``; what stood there is kept until the new one is in place."""
+    old = Path(f"{new}.old")
+    if wanted.exists():
+        wanted.rename(old)
+    try:
+        new.rename(wanted)
+    except OSError:
+        if old.exists():
+            old.rename(wanted)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
