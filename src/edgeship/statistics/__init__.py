@@ -1,9 +1,11 @@
 """Intervals for shares and their differences: what turns a measured number into a claim. Pure, no numpy."""
 
 from edgeship.statistics.intervals import (
+    Change,
     Difference,
     Interval,
     clopper_pearson,
+    newcombe_independent,
     newcombe_paired,
     rule_of_three,
     samples_needed,
@@ -11,9 +13,11 @@ from edgeship.statistics.intervals import (
 )
 
 __all__ = [
+    "Change",
     "Difference",
     "Interval",
     "clopper_pearson",
+    "newcombe_independent",
     "newcombe_paired",
     "rule_of_three",
     "samples_needed",

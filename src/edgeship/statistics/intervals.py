@@ -39,6 +39,18 @@ class Difference(Struct, frozen=True, kw_only=True):
     high: float
 
 
+class Change(Struct, frozen=True, kw_only=True):
+    """A share after − the share before, in independent samples, as a fraction.
+
+    Attributes:
+        low, high: confidence interval of ``change``.
+    """
+
+    change: float
+    low: float
+    high: float
+
+
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
     """The score interval of a share; ``[0, 1]`` where nothing was seen.
 
@@ -139,6 +151,33 @@ def newcombe_paired(
     below = _joined(reference_share - reference.low, candidate.high - candidate_share, phi)
     above = _joined(reference.high - reference_share, candidate_share - candidate.low, phi)
     return Difference(drop=drop, low=max(-1.0, drop - below), high=min(1.0, drop + above))
+
+
+def newcombe_independent(
+    successes_before: float, n_before: float, successes_after: float, n_after: float, confidence: float = 0.95
+) -> Change:
+    """How much a share changed between two independent samples, such as failed calls before and after an update.
+
+    Returns:
+        The change and its interval; where one side is empty the interval is as wide as the other side allows.
+
+    Raises:
+        InputError: counts or confidence that cannot be.
+
+    Source: R. G. Newcombe (1998), Interval estimation for the difference between independent proportions: comparison
+    of eleven methods, Statistics in Medicine 17, 873–890, method 10 (score intervals of both shares, joined).
+
+    >>> change = newcombe_independent(48, 80, 56, 70)
+    >>> round(change.change, 4), round(change.low, 4), round(change.high, 4)
+    (0.2, 0.0524, 0.3339)
+    """
+    before, after = wilson(successes_before, n_before, confidence), wilson(successes_after, n_after, confidence)
+    share_before = successes_before / n_before if n_before else 0.0
+    share_after = successes_after / n_after if n_after else 0.0
+    change = share_after - share_before
+    below = math.hypot(share_after - after.low, before.high - share_before)
+    above = math.hypot(after.high - share_after, share_before - before.low)
+    return Change(change=change, low=max(-1.0, change - below), high=min(1.0, change + above))
 
 
 def rule_of_three(exposure: float, confidence: float = 0.95) -> float:
