@@ -1,1 +1,74 @@
-""""""
+"""Inference runtimes behind one Protocol: the same code verifies a model in the build and runs it on the device."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.runtime.engine import EngineOptions
+
+if TYPE_CHECKING:
+    from edgeship_agent.runtime.engine import Engine
+
+__all__ = ["RUNTIMES", "EngineOptions", "open_engine", "runtime_version"]
+
+#: Runtime → the distribution that brings it, the module that adapts it, and the class in it.
+_ADAPTERS: Final[dict[str, tuple[str, str, str]]] = {
+    "litert": ("ai-edge-litert", "edgeship_agent.runtime.litert", "LiteRtEngine"),
+    "onnxruntime": ("onnxruntime", "edgeship_agent.runtime.onnx_runtime", "OnnxRuntimeEngine"),
+    "openvino": ("openvino", "edgeship_agent.runtime.open_vino", "OpenVinoEngine"),
+}
+RUNTIMES: Final[tuple[str, ...]] = tuple(_ADAPTERS)
+
+
+def open_engine(runtime: str, model: Path, options: EngineOptions = EngineOptions()) -> Engine:  # noqa: B008 (frozen)
+    """Open a model file in one runtime; only that runtime is imported.
+
+    Args:
+        runtime: one of :data:`RUNTIMES`.
+        model: the model file; OpenVINO finds the ``.bin`` beside its ``.xml``.
+        options: threads and precision.
+
+    Raises:
+        ConfigError: no such runtime, or it is not installed.
+        InputError: there is no such file.
+        EngineError: the runtime refused the model.
+    """
+    if runtime not in _ADAPTERS:
+        raise ConfigError("unknown runtime", expected=" | ".join(RUNTIMES), got=runtime)
+    if not model.is_file():
+        raise InputError("no such model file", file=model)
+    _, module_name, class_name = _ADAPTERS[runtime]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the runtime {runtime} is not installed",
+            key=error.name,
+            next_step=f"pip install edgeship-agent[{runtime}]",
+        ) from error
+    engine: Engine = getattr(module, class_name)(model, options)
+    return engine
+
+
+def runtime_version(runtime: str) -> str | None:
+    """Installed version of a runtime, or None; read from the package's metadata, so nothing is imported.
+
+    Raises:
+        ConfigError: no such runtime.
+
+    >>> try:
+    ...     runtime_version("abacus")
+    ... except ConfigError as error:
+    ...     print(error)
+    unknown runtime (expected litert | onnxruntime | openvino, got abacus)
+    """
+    if runtime not in _ADAPTERS:
+        raise ConfigError("unknown runtime", expected=" | ".join(RUNTIMES), got=runtime)
+    try:
+        return importlib.metadata.version(_ADAPTERS[runtime][0])
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,123 @@
+"""One variant's file, called as if it were the source model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeship_agent.contract.errors import ContractError, InputError
+from edgeship_agent.contract.manifest import Binding, Variant
+from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
+
+
+class BoundModel:
+    """An engine behind its variant's bindings: names, layout, quantization.
+
+    Args:
+        engine: the opened file; closed with the bound model.
+        variant: its description in the manifest.
+
+    Raises:
+        ContractError: the file's inputs or outputs are not what the manifest says.
+    """
+
+    def __init__(self, engine: Engine, variant: Variant) -> None:
+        self._engine = engine
+        signature = engine.signature
+        _check_bindings("input", variant.inputs, signature.inputs)
+        _check_bindings("output", variant.outputs, signature.outputs)
+        if len(variant.inputs) != len(signature.inputs):
+            raise ContractError(
+                "the manifest does not bind every input", expected=len(signature.inputs), got=len(variant.inputs)
+            )
+        self._inputs = variant.inputs
+        self._outputs = variant.outputs
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One inference in the source model's terms.
+
+        Args:
+            inputs: source name → array in the source's layout, batch axis of 1 included.
+
+        Returns:
+            Source name → array in the source's layout; float32 where the file's output is quantized.
+
+        Raises:
+            InputError: an input is missing.
+            EngineError: wrong shape or dtype, or the runtime failed.
+        """
+        arrays: list[Any] = [None] * len(self._inputs)
+        for binding in self._inputs:
+            if binding.name not in inputs:
+                raise InputError("missing input", key=binding.name, got=", ".join(inputs) or "none")
+            arrays[binding.artifact_index] = to_artifact(binding, inputs[binding.name])
+        results = self._engine.run(arrays)
+        return {binding.name: from_artifact(binding, results[binding.artifact_index]) for binding in self._outputs}
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._engine.close()
+
+
+def to_artifact(binding: Binding, array: Array) -> Array:
+    """A source input in the file's layout and type.
+
+    Args:
+        binding: where it goes.
+        array: in the source's layout, batch axis included.
+
+    Returns:
+        ``round(x ÷ scale) + zero_point``, saturated, where the file's input is quantized; otherwise the same numbers.
+
+    >>> binding = Binding(name="x", artifact_name="x", artifact_index=0, dtype="int8", shape=(1, 2), scale=0.5)
+    >>> to_artifact(binding, np.array([[0.5, 900.0]], np.float32)).tolist()
+    [[1, 127]]
+    """
+    if binding.transpose:
+        array = array.transpose(binding.transpose)
+    if binding.scale and array.dtype.kind == "f":
+        limits = np.iinfo(binding.dtype)
+        steps = np.rint(array.astype(np.float32, copy=False) / np.float32(binding.scale)) + binding.zero_point
+        # NaN has no integer: it becomes the zero point, and is counted as missing where signals are measured
+        steps = np.where(np.isnan(steps), binding.zero_point, steps)
+        return np.clip(steps, limits.min, limits.max).astype(binding.dtype)
+    if array.dtype.name != binding.dtype:
+        array = array.astype(binding.dtype)
+    return np.ascontiguousarray(array)
+
+
+def from_artifact(binding: Binding, array: Array) -> Array:
+    """A result of the file in the source's layout; dequantized to float32 where the binding has a scale.
+
+    >>> binding = Binding(name="y", artifact_name="y", artifact_index=0, dtype="int8", shape=(1, 2), scale=0.5)
+    >>> from_artifact(binding, np.array([[1, 3]], np.int8)).tolist()
+    [[0.5, 1.5]]
+    """
+    if binding.scale and array.dtype.kind in "iu":
+        array = (array.astype(np.float32) - np.float32(binding.zero_point)) * np.float32(binding.scale)
+    if binding.transpose:
+        array = array.transpose(np.argsort(binding.transpose))
+    return array
+
+
+def _check_bindings(kind: str, bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> None:
+    if sorted({binding.artifact_index for binding in bindings}) != sorted(
+        binding.artifact_index for binding in bindings
+    ):
+        raise ContractError(f"two bindings of the same {kind}")
+    for binding in bindings:
+        if not 0 <= binding.artifact_index < len(infos):
+            raise ContractError(
+                f"no such {kind} in the file", key=binding.name, expected=f"< {len(infos)}", got=binding.artifact_index
+            )
+        info = infos[binding.artifact_index]
+        if info.dtype != binding.dtype:
+            raise ContractError(f"{kind} of another dtype", key=binding.name, expected=binding.dtype, got=info.dtype)
+        if not _shapes_agree(binding.shape, info.shape):
+            raise ContractError(f"{kind} of another shape", key=binding.name, expected=binding.shape, got=info.shape)
+
+
+def _shapes_agree(declared: Sequence[int], actual: Sequence[int]) -> bool:
+    return len(declared) == len(actual) and all(a in {b, -1} or b == -1 for a, b in zip(declared, actual, strict=True))

@@ -1,0 +1,127 @@
+"""What an inference runtime must do, and what every adapter checks the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import EngineError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True):
+    """How a model is run.
+
+    Attributes:
+        threads: threads of one inference; one unless asked for.
+        precision: ``fp32`` (also for int8 files, whose float operators then run in f32), or ``fp16`` / ``bf16`` where
+            the runtime may choose the arithmetic (OpenVINO). Nothing is ever lowered in silence.
+    """
+
+    threads: int = 1
+    precision: str = "fp32"
+
+
+class TensorInfo(Struct, frozen=True, kw_only=True):
+    """One input or output of a model file.
+
+    Attributes:
+        index: position among the file's inputs or outputs.
+        dtype: numpy's name.
+        shape: sizes as they run: a free batch axis is pinned to 1; -1 in an output whose size depends on the data.
+        scale, zero_point: per-tensor quantization of an integer tensor; scale 0 for none.
+    """
+
+    name: str
+    index: int
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class Signature(Struct, frozen=True, kw_only=True):
+    """Inputs and outputs of a model file, in the file's order."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+class Engine(Protocol):
+    """One loaded model. Used by one thread at a time."""
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs and outputs in the file's order."""
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """One inference.
+
+        Args:
+            arrays: one per input, of exactly the signature's dtype and shape.
+
+        Returns:
+            One array per output; the caller owns them.
+
+        Raises:
+            EngineError: a wrong array, or the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Release the model; the engine cannot be used afterwards."""
+
+
+def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:
+    """Refuse arrays that are not what the model takes, in the same words for every runtime.
+
+    Raises:
+        EngineError: wrong number, dtype or shape.
+
+    >>> x = TensorInfo(name="x", index=0, dtype="float32", shape=(1, 4))
+    >>> try:
+    ...     check_arrays((x,), [np.zeros((1, 3), np.float32)])
+    ... except EngineError as error:
+    ...     print(error)
+    x: wrong input (expected float32 (1, 4), got float32 (1, 3))
+    """
+    if len(arrays) != len(inputs):
+        raise EngineError("wrong number of inputs", expected=len(inputs), got=len(arrays))
+    for info, array in zip(inputs, arrays, strict=True):
+        if array.shape != info.shape or array.dtype.name != info.dtype:
+            raise EngineError(
+                "wrong input",
+                key=info.name,
+                expected=f"{info.dtype} {info.shape}",
+                got=f"{array.dtype} {array.shape}",
+            )
+
+
+def pinned_shape(name: str, sizes: Sequence[int | None], file: object) -> tuple[int, ...]:
+    """Shape of an input with its free batch axis pinned to 1.
+
+    Args:
+        name: of the input, for the message.
+        sizes: None for every free axis.
+        file: the model, for the message.
+
+    Raises:
+        EngineError: an axis other than the first is free.
+
+    >>> pinned_shape("x", [None, 4], "m.onnx")
+    (1, 4)
+    """
+    if any(size is None for size in sizes[1:]):
+        shown = [size if size is not None else "?" for size in sizes]
+        raise EngineError(
+            "an axis other than the batch has no fixed size",
+            file=file,
+            key=name,
+            expected="fixed sizes after the first axis",
+            got=shown,
+            next_step="export the model with fixed input sizes",
+        )
+    return tuple(1 if size is None else int(size) for size in sizes)

@@ -1,0 +1,57 @@
+"""The whole way of one prediction: raw application input → preprocessing → file → outputs in the source's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgeship_agent.contract.manifest import BundleManifest, Variant
+from edgeship_agent.processing import prepare
+from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.bound import BoundModel
+from edgeship_agent.runtime.engine import Array, Engine, EngineOptions
+
+
+class Predictor:
+    """One prediction path for the worker, the library, the golden check and the build.
+
+    Args:
+        manifest: holds the input contracts.
+        variant: which of its artifacts runs.
+        engine: that artifact, opened.
+    """
+
+    def __init__(self, manifest: BundleManifest, variant: Variant, engine: Engine) -> None:
+        self._contracts = manifest.input_contracts
+        self._bound = BoundModel(engine, variant)
+
+    @classmethod
+    def open(cls, manifest: BundleManifest, variant: Variant, model: Path, *, threads: int = 1) -> Predictor:
+        """Open the variant's file in its runtime.
+
+        Raises:
+            ConfigError: the runtime is not installed.
+            EngineError: the runtime refused the model.
+            ContractError: the file is not what the manifest says.
+        """
+        engine = open_engine(variant.runtime, model, EngineOptions(threads=threads))
+        return cls(manifest, variant, engine)
+
+    def run(self, raw: Mapping[str, Array]) -> dict[str, Array]:
+        """One prediction.
+
+        Args:
+            raw: model input name → one raw application sample, without batch axis.
+
+        Returns:
+            Output name → array in the source's layout, batch axis of 1 included.
+
+        Raises:
+            InputError: an input is missing or of the wrong shape or dtype.
+            EngineError: the runtime failed.
+        """
+        return self._bound.run(prepare(self._contracts, raw))
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._bound.close()

@@ -1,0 +1,91 @@
+"""Arrays ↔ the tensors of frames and tensor files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.frames import Tensor, TensorFile
+from edgeship_agent.runtime.engine import Array
+
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64"),
+    )
+}
+#: numpy 1 allows no more axes.
+_MAX_AXES: Final = 32
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(TensorFile)
+
+
+def to_tensor(name: str, array: Array) -> Tensor:
+    """A named tensor that views the array's bytes, or holds a copy where the array is not contiguous.
+
+    Raises:
+        ContractError: a dtype that does not travel.
+
+    >>> to_tensor("x", np.array([1, 2], np.uint8)).shape
+    (2,)
+    """
+    if array.dtype.name not in _DTYPES:
+        raise ContractError("a dtype that does not travel", key=name, expected=" ".join(_DTYPES), got=array.dtype)
+    flat = np.ascontiguousarray(array, dtype=_DTYPES[array.dtype.name])
+    data = flat.view(np.uint8).reshape(-1).data if flat.size and flat.ndim else flat.tobytes()
+    return Tensor(name=name, dtype=array.dtype.name, shape=array.shape, data=data)
+
+
+def to_array(tensor: Tensor) -> Array:
+    """A read-only array over the tensor's bytes.
+
+    Raises:
+        ContractError: unknown dtype, negative size, or not exactly as many bytes as the shape needs.
+
+    >>> to_array(to_tensor("x", np.eye(2))).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise ContractError("unknown dtype", key=tensor.name, expected=" ".join(_DTYPES), got=tensor.dtype[:32])
+    if len(tensor.shape) > _MAX_AXES or min(tensor.shape, default=0) < 0:
+        raise ContractError("impossible shape", key=tensor.name, got=str(tensor.shape)[:80])
+    needed = math.prod(tensor.shape) * dtype.itemsize
+    if needed != len(tensor.data):
+        raise ContractError("wrong number of bytes", key=tensor.name, expected=needed, got=len(tensor.data))
+    array: Array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    return array
+
+
+def encode_tensor_file(samples: Sequence[Mapping[str, Array]]) -> bytes:
+    """Bytes of a tensor file: one mapping name → array per sample."""
+    return _encoder.encode(
+        TensorFile(samples=tuple(tuple(to_tensor(name, array) for name, array in sample.items()) for sample in samples))
+    )
+
+
+def decode_tensor_file(data: bytes, *, file: object = None) -> TensorFile:
+    """The tensor file in some bytes.
+
+    Raises:
+        ContractError: the bytes are not such a file.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ContractError(f"unreadable: {error}", file=file, expected="TensorFile") from error
+
+
+def sample_arrays(sample: Sequence[Tensor]) -> dict[str, Array]:
+    """Name → array of one sample of a tensor file.
+
+    Raises:
+        ContractError: a damaged tensor.
+    """
+    return {tensor.name: to_array(tensor) for tensor in sample}
