@@ -24,6 +24,7 @@ _ROUTERS: Final = (
     "edgeship.server.api.incidents",
     "edgeship.server.api.events",
     "edgeship.server.api.blobs",
+    "edgeship.server.api.tuf",
     "edgeship.server.api.releases",
     "edgeship.server.api.rollouts",
     "edgeship.server.api.explain",
@@ -52,5 +53,5 @@ def create_app(context: ServerContext) -> Litestar:
 
 
 def _explain_error(_request: Request[Any, Any, Any], error: EdgeshipError) -> Response[dict[str, object]]:
-    body = {"error": error.sentence(), "next_step": error.next_step, "exit_code": error.exit_code}
+    body: dict[str, object] = {"error": error.sentence(), "next_step": error.next_step, "exit_code": error.exit_code}
     return Response(body, status_code=400)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
@@ -57,8 +58,20 @@ class Store:
                     yield connection
             finally:
                 self._local.pending = None
-        for action in pending:
-            action()
+            for action in pending:  # still one writer at a time: two goals of a device leave in the order of commits
+                action()
+
+    @contextmanager
+    def savepoint(self, connection: Connection) -> Iterator[None]:
+        """A part of a writing transaction that fails alone: its changes and what it wanted to send are taken back."""
+        pending: list[Callable[[], None]] = self._local.pending
+        count = len(pending)
+        try:
+            with connection.begin_nested():
+                yield
+        except BaseException:
+            del pending[count:]
+            raise
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run ``action`` once this thread's writing transaction is committed; at once when there is none.
@@ -89,7 +102,7 @@ def open_store(url: str) -> Store:
         event.listen(engine, "begin", _begin_sqlite)
     try:
         _migrate(engine)
-    except (DatabaseError, command.util.CommandError) as error:
+    except (DatabaseError, CommandError) as error:
         engine.dispose()
         raise ConfigError(
             f"cannot open the database: {error}".splitlines()[0],

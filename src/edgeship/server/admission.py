@@ -1,0 +1,179 @@
+"""What a message must keep to before it may enter the database: sizes of strings and lists, ranges of numbers.
+
+The decoder vouches for types alone. A number that no column holds, or a name of a megabyte, is as malformed as
+bytes that cannot be read, and is told apart here so that nothing behind this line has to think of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.messages import (
+    Birth,
+    Death,
+    Heartbeat,
+    OutboxCounters,
+    RunningArm,
+    UpdateReport,
+    Window,
+    WindowBatch,
+)
+from edgeship_agent.contract.sketch import BinnedSketch, Sketch
+
+#: Longest name (model, version, boot id, reason code, ...), in characters.
+MAX_NAME: Final = 256
+#: Longest sentence, in characters.
+MAX_SENTENCE: Final = 4096
+#: Most entries of a list or map in one message.
+MAX_ENTRIES: Final = 1024
+#: Greatest count: exact as a float and in every JSON reader.
+MAX_COUNT: Final = 2**53 - 1
+#: Greatest absolute fixed-point sum that a sketch may hold: clipped values of 2^20 steps, squared, MAX_COUNT/2^12 times.
+MAX_SUM: Final = 2**81
+
+DeviceMessage = Birth | Death | Heartbeat | WindowBatch | UpdateReport
+
+
+def admit(device_id: str, message: DeviceMessage) -> None:
+    """Check a decoded message that arrived under a device's topic.
+
+    Raises:
+        ContractError: it speaks for another device, or breaks a bound; names the field.
+
+    >>> admit("a", Death(protocol_version=1, device_id="a", session=3))
+    """
+    if message.device_id != device_id:
+        raise ContractError("speaks for another device", key="device_id", expected=device_id, got=message.device_id[:80])
+    if isinstance(message, WindowBatch):
+        _check_batch(message)
+    elif isinstance(message, UpdateReport):
+        _check_report(message)
+    elif isinstance(message, Death):
+        _count("session", message.session)
+    else:
+        _check_state(message)
+
+
+def _check_state(message: Birth | Heartbeat) -> None:
+    _count("session", message.session)
+    _count("goal_generation", message.goal_generation)
+    _check_outbox(message.outbox)
+    _check_running(message.running)
+    if isinstance(message, Heartbeat):
+        _finite("uptime_s", message.uptime_s)
+        return
+    _finite("sent_at_s", message.sent_at_s)
+    for name in ("clock_quality", "agent_version", "target", "arch"):
+        _name(name, getattr(message, name))
+    _names("isa", message.isa)
+    for key in ("runtimes", "tags", "accepts"):
+        entries: dict[str, str] = getattr(message, key)
+        _names(key, entries)
+        _names(key, entries.values())
+    _entries("last_reports", message.last_reports)
+    for report in message.last_reports:
+        if report.device_id != message.device_id:
+            raise ContractError("speaks for another device", key="last_reports.device_id")
+        _check_report(report)
+
+
+def _check_running(running: tuple[RunningArm, ...]) -> None:
+    _entries("running", running)
+    for arm in running:
+        _names("running", (arm.model, arm.arm, arm.version, arm.digest, arm.variant, arm.state, arm.retained_version))
+
+
+def _check_report(report: UpdateReport) -> None:
+    for name in ("deployment", "model", "arm", "version", "digest", "reason", "loaded_digest"):
+        _name(name, getattr(report, name))
+    _name("detail", report.detail, MAX_SENTENCE)
+    for name in ("attempt", "seq", "session"):
+        _count(name, getattr(report, name))
+    _finite("at_s", report.at_s)
+    _names("figures", report.figures)
+
+
+def _check_batch(batch: WindowBatch) -> None:
+    _name("boot_id", batch.boot_id)
+    _count("floor_seq", batch.floor_seq)
+    _check_outbox(batch.outbox)
+    _entries("windows", batch.windows)
+    for window in batch.windows:
+        if window.boot_id != batch.boot_id:
+            raise ContractError("window of another start of the agent", key="windows.boot_id")
+        check_window(window)
+
+
+def check_window(window: Window) -> None:
+    """Check one window.
+
+    Raises:
+        ContractError: a bound is broken; names the field.
+    """
+    for name in ("boot_id", "model", "version", "arm", "digest", "variant", "profile_hash", "clock_quality"):
+        _name(name, getattr(window, name))
+    for name in ("started_at_s", "ended_at_s"):
+        _finite(name, getattr(window, name))
+    for name in ("seq", "inferences", "failures", "deadline_misses", "shed", "crashes"):
+        _count(name, getattr(window, name))
+    if window.seq == 0:
+        raise ContractError("out of range", key="seq", expected="≥ 1", got=0)
+    _check_sketch("latency_us", window.latency_us)
+    _names("signals", window.signals)
+    for name, sketch in window.signals.items():
+        _check_sketch(name, sketch)
+    _names("schema_faults", window.schema_faults)
+    for name, count in window.schema_faults.items():
+        _count(name, count)
+    _names("gauges", window.gauges)
+    _names("hard_stops", window.hard_stops)
+
+
+def _check_sketch(name: str, sketch: Sketch) -> None:
+    if isinstance(sketch, BinnedSketch):
+        counts: Iterable[int] = (*sketch.counts, sketch.missing_count)
+        if abs(sketch.sum_fixed) > MAX_SUM or not 0 <= sketch.sum_square_fixed <= MAX_SUM:
+            raise ContractError("sum out of range", key=name)
+    else:
+        counts = sketch.counts.values()
+        if any(abs(index) > 2**31 for index in sketch.counts):
+            raise ContractError("bucket out of range", key=name)
+    counts = tuple(counts)
+    _entries(name, counts)
+    if counts and not (0 <= min(counts) and sum(counts) <= MAX_COUNT):
+        raise ContractError("count out of range", key=name, expected=f"0–{MAX_COUNT}")
+
+
+def _check_outbox(outbox: OutboxCounters) -> None:
+    for name in OutboxCounters.__struct_fields__:
+        _count(f"outbox.{name}", getattr(outbox, name))
+
+
+def _name(key: str, value: str, limit: int = MAX_NAME) -> None:
+    if len(value) > limit:
+        raise ContractError("too long", key=key, expected=f"≤ {limit} characters", got=len(value))
+
+
+def _names(key: str, values: Iterable[str]) -> None:
+    listed = list(values)
+    _entries(key, listed)
+    for value in listed:
+        _name(key, value)
+
+
+def _entries(key: str, values: tuple[object, ...] | list[str]) -> None:
+    if len(values) > MAX_ENTRIES:
+        raise ContractError("too many entries", key=key, expected=f"≤ {MAX_ENTRIES}", got=len(values))
+
+
+def _count(key: str, value: int) -> None:
+    if not 0 <= value <= MAX_COUNT:
+        raise ContractError("out of range", key=key, expected=f"0–{MAX_COUNT}", got=value)
+
+
+def _finite(key: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise ContractError("not a finite number", key=key, got=value)

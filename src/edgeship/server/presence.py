@@ -1,0 +1,94 @@
+"""Who is there: births, heartbeats, wills and silence."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from edgeship.server.context import ServerContext
+from edgeship.server.store import devices
+from edgeship_agent.contract.messages import Birth, Death, Heartbeat
+
+
+def on_birth(context: ServerContext, connection: Connection, birth: Birth, *, retained: bool) -> bool:
+    """Take in a device's full state.
+
+    Returns:
+        Whether it counts: a birth that the broker kept from an older session does not. Any other one does, also with
+        a lower session number, since a device whose state directory was wiped starts to count anew.
+    """
+    now_s = context.clock()
+    row = devices.find(connection, birth.device_id)
+    if row is not None and retained and birth.session < row.session:
+        return False
+    devices.save_birth(connection, birth, now_s)
+    subject = f"device/{birth.device_id}"
+    data = {"session": birth.session, "target": birth.target}
+    if row is None:
+        sentence = f"{birth.device_id} is new: {birth.target} ({birth.arch})"
+        context.record(connection, "device_registered", subject, sentence, data)
+    elif not row.online:
+        context.record(connection, "device_online", subject, f"{birth.device_id} is online again", data)
+    return True
+
+
+def on_heartbeat(context: ServerContext, connection: Connection, heartbeat: Heartbeat) -> bool:
+    """A device is alive.
+
+    Returns:
+        Whether the device is known.
+    """
+    row = devices.find(connection, heartbeat.device_id)
+    if row is None or not devices.save_heartbeat(connection, heartbeat, context.clock()):
+        return False
+    if not row.online:
+        _record_return(context, connection, heartbeat.device_id)
+    return True
+
+
+def on_message(context: ServerContext, connection: Connection, device_id: str) -> None:
+    """A device said something else, so it is there."""
+    row = devices.find(connection, device_id)
+    if row is None:
+        return
+    devices.save_seen(connection, device_id, context.clock())
+    if not row.online:
+        _record_return(context, connection, device_id)
+
+
+def on_death(context: ServerContext, connection: Connection, death: Death) -> bool:
+    """The broker lost a device's connection.
+
+    Returns:
+        Whether it counts: the will of a session that a newer birth has replaced does not.
+    """
+    row = devices.find(connection, death.device_id)
+    if row is None or death.session < row.session:
+        return False
+    if row.online:
+        devices.save_offline(connection, death.device_id)
+        sentence = f"{death.device_id} lost its connection"
+        context.record(connection, "device_offline", f"device/{death.device_id}", sentence, {"cause": "will"})
+    return True
+
+
+def sweep(context: ServerContext, connection: Connection, listening_since_s: float) -> None:
+    """Mark devices offline that were not heard for ``silence_s``.
+
+    Args:
+        context: the server's parts.
+        connection: of a writing transaction.
+        listening_since_s: since when devices could be heard without a break; silence before that is the server's own.
+    """
+    limit_s = context.config.silence_s
+    now_s = context.clock()
+    if now_s - listening_since_s < limit_s:
+        return
+    for row in devices.silent_since(connection, now_s - limit_s):
+        devices.save_offline(connection, row.id)
+        sentence = f"{row.id} was not heard for {now_s - row.last_seen_s:.0f} s (limit {limit_s:g} s)"
+        context.record(connection, "device_offline", f"device/{row.id}", sentence, {"cause": "silence"})
+
+
+def _record_return(context: ServerContext, connection: Connection, device_id: str) -> None:
+    sentence = f"{device_id} is online again"
+    context.record(connection, "device_online", f"device/{device_id}", sentence, {})
