@@ -105,8 +105,10 @@ def canonical_json(value: object) -> bytes:
 
     >>> canonical_json({"b": 1, "a": 2})
     b'{"a":2,"b":1}'
+    >>> canonical_json({10: "class 10", 9: "class 9"})
+    b'{"10":"class 10","9":"class 9"}'
     """
-    return msgspec.json.encode(value, order="sorted")
+    return msgspec.json.encode(msgspec.to_builtins(value, str_keys=True), order="sorted")
 
 
 def signed_bytes(payload_type: str, payload: bytes) -> bytes:

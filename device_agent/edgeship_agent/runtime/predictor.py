@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import BundleManifest, Variant
 from edgeship_agent.processing import prepare
 from edgeship_agent.runtime import open_engine
@@ -23,7 +24,13 @@ class Predictor:
 
     def __init__(self, manifest: BundleManifest, variant: Variant, engine: Engine) -> None:
         self._contracts = manifest.input_contracts
+        self._output_names = tuple(spec.name for spec in manifest.outputs)
         self._bound = BoundModel(engine, variant)
+        missing = set(self._output_names) - {binding.name for binding in variant.outputs}
+        if missing:
+            raise ContractError(
+                "the variant does not bind every output", got=f"nothing for {', '.join(sorted(missing))}"
+            )
 
     @classmethod
     def open(cls, manifest: BundleManifest, variant: Variant, model: Path, *, threads: int = 1) -> Predictor:
@@ -44,13 +51,15 @@ class Predictor:
             raw: model input name → one raw application sample, without batch axis.
 
         Returns:
-            Output name → array in the source's layout, batch axis of 1 included.
+            Output name → array in the source's layout, batch axis of 1 included; in the manifest's order, so that the
+            first output comes first.
 
         Raises:
             InputError: an input is missing or of the wrong shape or dtype.
             EngineError: the runtime failed.
         """
-        return self._bound.run(prepare(self._contracts, raw))
+        results = self._bound.run(prepare(self._contracts, raw))
+        return {name: results[name] for name in self._output_names}
 
     def close(self) -> None:
         """Release the engine."""

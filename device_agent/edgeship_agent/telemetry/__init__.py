@@ -1,1 +1,1 @@
-""""""
+"""What a device says about its models: signals → windows → outbox. Integers and counts, never an input."""
