@@ -1,0 +1,202 @@
+"""Calibration and evaluation data: ``.npz`` files, or folders with one sub-folder of images per class."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.processing import check_finite, check_raw, prepare
+from edgeship_agent.runtime.engine import Array
+
+IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+#: Shares of the calibration file by position: of every five samples three set ranges, two select among schemes.
+_CALIBRATES: Final = frozenset({0, 2, 4})
+#: With fewer samples than this, all of them set ranges and the target's default scheme is taken.
+SELECTION_MIN: Final = 50
+
+
+class Dataset(Struct, frozen=True, kw_only=True):
+    """Samples in order.
+
+    Attributes:
+        samples: one mapping model input → raw sample (no batch axis) per sample.
+        labels: class index per sample, or None.
+        class_names: names of the classes where the data tells them.
+        digests: sha256 of each sample's content.
+        digest: sha256 over the samples' digests and labels, in order.
+    """
+
+    path: Path
+    samples: tuple[Mapping[str, Array], ...]
+    labels: tuple[int, ...] | None
+    class_names: tuple[str, ...]
+    digests: tuple[str, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def prepared(self, contracts: Sequence[InputContract]) -> list[dict[str, Array]]:
+        """Every sample as the model takes it, with a batch axis of 1."""
+        return [prepare(contracts, sample) for sample in self.samples]
+
+
+def load(path: Path, contracts: Sequence[InputContract]) -> Dataset:
+    """Read a data set and check every sample against the contract.
+
+    Raises:
+        InputError: not there, not readable, empty, or with a sample of the wrong shape or dtype, or with NaN.
+    """
+    if path.is_dir():
+        samples, labels, names = _read_folder(path, contracts)
+    elif path.is_file():
+        samples, labels, names = _read_archive(path, contracts)
+    else:
+        raise InputError("no such data", file=path, expected="an .npz file or a folder with one sub-folder per class")
+    if not samples:
+        raise InputError("the data set is empty", file=path, expected="at least one sample", got=0)
+    for index, sample in enumerate(samples):
+        _check(sample, contracts, path, index)
+    digests = tuple(_digest(sample) for sample in samples)
+    whole = hashlib.sha256("\n".join((*digests, repr(labels))).encode()).hexdigest()
+    return Dataset(
+        path=path, samples=samples, labels=labels, class_names=names, digests=digests, digest=f"sha256:{whole}"
+    )
+
+
+def check_disjoint(calibration: Dataset, evaluation: Dataset) -> None:
+    """Refuse an evaluation sample that the calibration has seen.
+
+    Raises:
+        InputError: names how many samples have the same content, and the first.
+    """
+    seen = set(calibration.digests)
+    shared = [index for index, digest in enumerate(evaluation.digests) if digest in seen]
+    if shared:
+        raise InputError(
+            f"{len(shared)} of {len(evaluation)} evaluation samples are also in the calibration data "
+            f"(the first is sample {shared[0]})",
+            file=evaluation.path,
+            expected="no sample in common",
+            next_step="take them out of one of the two",
+        )
+
+
+def split(count: int) -> tuple[list[int], list[int]]:
+    """Indices that set ranges, and indices that select among quantization schemes; disjoint, fixed by position.
+
+    >>> split(100)[0][:4], split(100)[1][:3]
+    ([0, 2, 4, 5], [1, 3, 6])
+    >>> split(3)
+    ([0, 1, 2], [])
+    """
+    if count < SELECTION_MIN:
+        return list(range(count)), []
+    ranges = [index for index in range(count) if index % 5 in _CALIBRATES]
+    return ranges, [index for index in range(count) if index % 5 not in _CALIBRATES]
+
+
+_Read = tuple[tuple[Mapping[str, Array], ...], tuple[int, ...] | None, tuple[str, ...]]
+
+
+def _read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"not a readable .npz file: {error}", file=path) from error
+    inputs = {contract.tensor: _array_of(arrays, contract, len(contracts), path) for contract in contracts}
+    sizes = {name: len(array) for name, array in inputs.items()}
+    count = next(iter(sizes.values()))
+    if len(set(sizes.values())) != 1:
+        raise InputError("inputs with different numbers of samples", file=path, got=sizes)
+    labels = _labels(arrays["y"], count, path) if "y" in arrays else None
+    samples = tuple({name: array[index] for name, array in inputs.items()} for index in range(count))
+    return samples, labels, ()
+
+
+def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int, path: Path) -> Array:
+    name = contract.tensor if contract.tensor in arrays else "x" if inputs == 1 else contract.tensor
+    if name not in arrays:
+        wanted = "x" if inputs == 1 else contract.tensor
+        raise InputError("missing array", file=path, key=wanted, got=", ".join(arrays) or "an empty file")
+    array = arrays[name]
+    if array.ndim == 0:
+        raise InputError("a single number is not a set of samples", file=path, key=name)
+    if array.ndim != len(contract.shape) + 1 or array.dtype.name != contract.dtype:
+        wanted = ", ".join(["N", *("any" if size < 0 else str(size) for size in contract.shape)])
+        raise InputError(
+            "not what the model takes, and a layout is never guessed",
+            file=path,
+            key=name,
+            expected=f"{contract.dtype} [{wanted}]",
+            got=f"{array.dtype} {list(array.shape)}",
+            next_step="describe the way from the array to the model with --preprocess FILE.toml",
+        )
+    return array
+
+
+def _labels(array: Array, count: int, path: Path) -> tuple[int, ...]:
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InputError("not one class index per sample", file=path, key="y", expected=f"integers [{count}]",
+                         got=f"{array.dtype} {list(array.shape)}")  # fmt: skip
+    if array.size and int(array.min()) < 0:
+        raise InputError("a negative class index", file=path, key="y", got=int(array.min()))
+    return tuple(int(label) for label in array)
+
+
+def _read_folder(path: Path, contracts: Sequence[InputContract]) -> _Read:
+    if len(contracts) != 1:
+        raise InputError("a folder of images feeds a model with one input", file=path,
+                         expected="an .npz file with one array per input", got=f"{len(contracts)} inputs")  # fmt: skip
+    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    samples: list[Mapping[str, Array]] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() in IMAGES:
+                samples.append({contracts[0].tensor: _image(file, contracts[0])})
+                labels.append(label)
+    return tuple(samples), tuple(labels), tuple(folder.name for folder in classes)
+
+
+def _image(file: Path, contract: InputContract) -> Array:
+    """Pixels as uint8 [height, width, 3], or [height, width] where the contract says two axes."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("L" if len(contract.shape) == 2 else "RGB"))
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise InputError("not a readable image", file=file) from error
+
+
+def _check(sample: Mapping[str, Array], contracts: Sequence[InputContract], path: Path, index: int) -> None:
+    for contract in contracts:
+        _placed(lambda wanted=contract: check_raw(wanted, sample[wanted.tensor]), path, index)  # type: ignore[misc]
+        _placed(lambda wanted=contract: check_finite(wanted.tensor, sample[wanted.tensor]), path, index)  # type: ignore[misc]
+
+
+def _placed(check: Callable[[], None], path: Path, index: int) -> None:
+    try:
+        check()
+    except InputError as error:
+        raise InputError(error.message, file=path, key=f"{error.key}, sample {index}", expected=error.expected,
+                         got=error.got, next_step=error.next_step) from error  # fmt: skip
+
+
+def _digest(sample: Mapping[str, Array]) -> str:
+    state = hashlib.sha256()
+    for name in sorted(sample):
+        array: np.ndarray[Any, Any] = np.ascontiguousarray(sample[name])
+        state.update(f"{name} {array.dtype.name} {array.shape} ".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()

@@ -1,0 +1,142 @@
+"""How far a variant is from its source: errors, predictions, task metric. Pure functions over arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build.schema import MetricFigures
+from edgeship.statistics.intervals import newcombe_paired, wilson
+from edgeship_agent.runtime.engine import Array
+
+Outputs = Sequence[Mapping[str, Array]]
+
+
+class Cells(Struct, frozen=True, kw_only=True):
+    """Paired counts: what the source and the variant got right on the same samples."""
+
+    both: int
+    only_reference: int
+    only_candidate: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """All samples."""
+        return self.both + self.only_reference + self.only_candidate + self.neither
+
+
+def relative_rms(candidate: Array, reference: Array) -> float | None:
+    """``‖q − f‖₂ ÷ ‖f‖₂`` over everything; None where it has no finite value.
+
+    >>> relative_rms(np.array([1.0, 0.0]), np.array([1.0, 0.0])), relative_rms(np.array([np.nan]), np.array([1.0]))
+    (0.0, None)
+    """
+    error = float(np.sum((candidate.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    scale = float(np.sum(reference.astype(np.float64) ** 2))
+    return _ratio(error, scale)
+
+
+def sqnr_db(rms: float | None) -> float | None:
+    """Signal to quantization noise in dB from a relative RMS: ``−20·log₁₀``; None where exact or not finite.
+
+    >>> sqnr_db(0.1)
+    20.0
+    """
+    return None if rms is None or rms == 0.0 else -20.0 * math.log10(rms)
+
+
+def worst_group(candidate: Array, reference: Array) -> float | None:
+    """Largest relative RMS of one channel group, the entries of the last axis over all samples.
+
+    A tensor that joins ranges of different size (pixel boxes and scores) loses the small one in int8 while the whole
+    still looks perfect. Source: build.md, trap 12.
+
+    Args:
+        candidate: [N, …, C]; ``reference`` likewise.
+
+    >>> f = np.array([[100.0, 0.1], [200.0, 0.2]])
+    >>> worst_group(np.array([[100.0, 0.0], [200.0, 0.0]]), f)
+    1.0
+    """
+    axes = tuple(range(reference.ndim - 1))
+    errors = np.sum((candidate.astype(np.float64) - reference.astype(np.float64)) ** 2, axis=axes)
+    scales = np.sum(reference.astype(np.float64) ** 2, axis=axes)
+    groups = [_ratio(float(error), float(scale)) for error, scale in zip(errors, scales, strict=True) if scale > 0.0]
+    known = [group for group in groups if group is not None]
+    return max(known, default=0.0) if len(known) == len(groups) else None
+
+
+def predictions(first: Array, *, classes: bool) -> list[object]:
+    """What each sample's first output says: the class, or the rounded numbers themselves.
+
+    Args:
+        first: [N, …].
+
+    >>> predictions(np.array([[0.1, 0.9], [0.8, 0.2]]), classes=True)
+    [1, 0]
+    """
+    flat = first.reshape(len(first), -1)
+    if classes:
+        return [int(index) for index in flat.argmax(axis=1)]
+    return [row.astype(np.float32).round(6).tobytes() for row in flat]
+
+
+def cells(reference_right: Sequence[bool], candidate_right: Sequence[bool]) -> Cells:
+    """Count the four pairs.
+
+    >>> cells([True, True, False], [True, False, False])
+    Cells(both=1, only_reference=1, only_candidate=0, neither=1)
+    """
+    pairs = list(zip(reference_right, candidate_right, strict=True))
+    return Cells(
+        both=sum(a and b for a, b in pairs),
+        only_reference=sum(a and not b for a, b in pairs),
+        only_candidate=sum(b and not a for a, b in pairs),
+        neither=sum(not a and not b for a, b in pairs),
+    )
+
+
+def figures(name: str, counts: Cells) -> MetricFigures:
+    """The metric of the candidate with its Wilson interval, and its drop with the paired Newcombe interval.
+
+    >>> figures("top1", Cells(both=540, only_reference=0, only_candidate=0, neither=0)).drop_high <= 0.01
+    True
+    """
+    right = counts.both + counts.only_candidate
+    interval = wilson(right, counts.n)
+    difference = newcombe_paired(counts.both, counts.only_reference, counts.only_candidate, counts.neither)
+    return MetricFigures(
+        name=name,
+        value=right / counts.n,
+        low=interval.low,
+        high=interval.high,
+        n=counts.n,
+        drop=difference.drop,
+        drop_low=difference.low,
+        drop_high=difference.high,
+    )
+
+
+def sample_rms(candidate: Array, reference: Array) -> list[float]:
+    """Relative RMS of every sample on its own; infinite where it has no value.
+
+    Args:
+        candidate: [N, …]; ``reference`` likewise.
+
+    >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]]))
+    [0.0, 0.5]
+    """
+    values = (relative_rms(a, b) for a, b in zip(candidate, reference, strict=True))
+    return [math.inf if value is None else value for value in values]
+
+
+def _ratio(error: float, scale: float) -> float | None:
+    if not math.isfinite(error) or not math.isfinite(scale):
+        return None
+    if scale == 0.0:
+        return 0.0 if error == 0.0 else None
+    return math.sqrt(error / scale)

@@ -1,0 +1,58 @@
+"""Everything that a build is told, in one frozen object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+#: Largest relative RMS of a quantized variant against the source. Source: shared measurements of eleven nets, where
+#: the best int8 of any quantizer lies at .009–.098 and the clipped, saturated or dead ones at .19–1.0.
+MAX_RELATIVE_RMS: Final = 0.1
+
+
+class BuildOptions(Struct, frozen=True, kw_only=True):
+    """What to build, from what, and within which limits.
+
+    Attributes:
+        source: the trained model.
+        targets: ids or files of hardware targets, in order.
+        calibration: data for ranges, scheme selection and the drift baseline.
+        evaluation: held-out data for every claim.
+        preprocess: TOML with the preprocessing contract, or None to feed arrays as they are.
+        input_schema: TOML that documents the features.
+        metric: ``top1``, ``agreement``, ``closeness`` or ``auto`` (top1 with labels, else closeness).
+        max_drop: largest accepted drop of the metric, as a fraction; None for the target's default.
+        max_relative_rms: largest accepted relative RMS of a quantized variant.
+        latency_p99_ms: budget, None for the target's default.
+        size_bytes: budget, None for the target's default.
+        accept_proxy_latency: let a latency measured on another ISA class judge the budget.
+        strict: a fallback is a failure.
+        task: ``classification``, ``raw`` or ``auto`` (classification where the evaluation data has labels).
+        labels: class names in the order of the output.
+        output: folder for the results.
+        key: author key file, or None for the one in the user's data folder.
+        install_toolchains: create a missing converter environment without asking.
+    """
+
+    source: Path
+    targets: tuple[str, ...]
+    calibration: Path
+    evaluation: Path
+    preprocess: Path | None = None
+    input_schema: Path | None = None
+    metric: str = "auto"
+    max_drop: float | None = None
+    max_relative_rms: float = MAX_RELATIVE_RMS
+    latency_p99_ms: float | None = None
+    size_bytes: int | None = None
+    accept_proxy_latency: bool = False
+    strict: bool = False
+    task: str = "auto"
+    labels: tuple[str, ...] = ()
+    name: str = ""
+    version: str = "1.0.0"
+    output: Path = Path("build")
+    key: Path | None = None
+    install_toolchains: bool = False

@@ -1,0 +1,170 @@
+"""The preprocessing contract and the documented features, from TOML.
+
+``--preprocess FILE.toml``, one table per model input, steps in order::
+
+    schema_version = 1
+
+    [[input]]
+    tensor = "image"        # may be left out where the model has one input
+    dtype = "uint8"         # of one raw sample
+    shape = [8, 8]          # of one raw sample, without a batch axis; -1 for any size
+
+    [[input.step]]
+    op = "cast"
+    dtype = "float32"
+
+    [[input.step]]
+    op = "scale"
+    factor = 0.0625
+
+``--input-schema FILE.toml``::
+
+    schema_version = 1
+
+    [[feature]]
+    tensor = "image"        # may be left out where the model has one input
+    name = "pixel"
+    unit = "1/16 of full brightness"
+    meaning = "ink on paper"
+    low = 0
+    high = 16
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from edgeship_agent.contract import manifest
+from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.manifest import Feature, InputContract, Step, TensorSpec
+
+T = TypeVar("T")
+FILE_VERSION: Final = 1
+_STEPS: Final[dict[str, Any]] = {
+    str(kind.__struct_config__.tag): kind
+    for kind in (manifest.Cast, manifest.Scale, manifest.Offset, manifest.Normalize, manifest.Reshape,
+                 manifest.Transpose, manifest.Pad, manifest.Resize, manifest.Crop, manifest.ColourOrder)
+}  # fmt: skip
+
+
+class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[int, ...]
+    tensor: str = ""
+    step: tuple[dict[str, Any], ...] = ()
+
+
+class _PreprocessFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    input: tuple[_Input, ...]
+    schema_version: int = FILE_VERSION
+
+
+class _FeatureEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    tensor: str = ""
+    unit: str = "unknown"
+    meaning: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+class _SchemaFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    feature: tuple[_FeatureEntry, ...] = field(default_factory=tuple)
+    schema_version: int = FILE_VERSION
+
+
+def fed_as_is(inputs: Sequence[TensorSpec]) -> tuple[InputContract, ...]:
+    """The contract without ``--preprocess``: an array of exactly the model's dtype and shape.
+
+    >>> fed_as_is([TensorSpec(name="x", dtype="float32", shape=(-1, 4))])[0].shape
+    (4,)
+    """
+    return tuple(InputContract(tensor=spec.name, dtype=spec.dtype, shape=spec.shape[1:]) for spec in inputs)
+
+
+def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContract, ...]:
+    """The preprocessing contract of every model input, in the model's order.
+
+    Raises:
+        ConfigError: unreadable, an unknown key or step, or an input that is missing or not the model's.
+    """
+    document = _convert(_table(path), _PreprocessFile, path)
+    contracts: dict[str, InputContract] = {}
+    for entry in document.input:
+        tensor = _tensor_of(entry.tensor, inputs, path)
+        steps = tuple(_step(step, path) for step in entry.step)
+        contracts[tensor] = InputContract(tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps)
+    missing = [spec.name for spec in inputs if spec.name not in contracts]
+    if missing:
+        raise ConfigError("no contract for a model input", file=path, key="input", expected=", ".join(missing))
+    return tuple(contracts[spec.name] for spec in inputs)
+
+
+def read_features(path: Path, contracts: Sequence[InputContract]) -> dict[str, tuple[Feature, ...]]:
+    """The documented features of each model input: one for all of a tensor, or one per element of a vector.
+
+    Raises:
+        ConfigError: unreadable, an unknown key, or a number of features that fits no tensor.
+    """
+    document = _convert(_table(path), _SchemaFile, path)
+    features: dict[str, list[Feature]] = {}
+    specs = [TensorSpec(name=contract.tensor, dtype=contract.dtype, shape=contract.shape) for contract in contracts]
+    for entry in document.feature:
+        documented = Feature(
+            name=entry.name, unit=entry.unit, meaning=entry.meaning, low=entry.low, high=entry.high, documented=True
+        )
+        features.setdefault(_tensor_of(entry.tensor, specs, path), []).append(documented)
+    for contract in contracts:
+        given = features.get(contract.tensor, [])
+        fits = {0, 1} | ({contract.shape[0]} if len(contract.shape) == 1 else set())
+        if len(given) not in fits:
+            raise ConfigError("a number of features that does not fit", file=path, key=contract.tensor,
+                              expected=" or ".join(str(n) for n in sorted(fits)), got=len(given))  # fmt: skip
+    return {name: tuple(entries) for name, entries in features.items()}
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=path) from error
+    if table.get("schema_version", FILE_VERSION) != FILE_VERSION:
+        raise ConfigError("unknown version", file=path, key="schema_version", expected=FILE_VERSION,
+                          got=table["schema_version"])  # fmt: skip
+    return table
+
+
+def _convert(table: Mapping[str, Any], kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error), file=path) from error
+
+
+def _step(table: dict[str, Any], path: Path) -> Step:
+    name = table.get("op")
+    if name not in _STEPS:
+        raise ConfigError("unknown step", file=path, key="input.step.op", expected=" | ".join(_STEPS), got=name)
+    kind = _STEPS[name]
+    unknown = set(table) - {"op", *kind.__struct_fields__}
+    if unknown:
+        raise ConfigError("unknown key", file=path, key=f"input.step ({name})",
+                          expected=" | ".join(kind.__struct_fields__), got=", ".join(sorted(unknown)))  # fmt: skip
+    step: Step = _convert(table, kind, path)
+    return step
+
+
+def _tensor_of(name: str, inputs: Sequence[TensorSpec], path: Path) -> str:
+    known = [spec.name for spec in inputs]
+    if not name and len(known) == 1:
+        return known[0]
+    if name not in known:
+        raise ConfigError("not an input of the model", file=path, key="tensor", expected=" | ".join(known),
+                          got=repr(name))  # fmt: skip
+    return name

@@ -1,0 +1,25 @@
+"""What a build says while it works. The command line prints it; tests and the demo may listen or not."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Listens to a build."""
+
+    def step(self, label: str, text: str, glyph: str = "done") -> None:
+        """Something is finished: one word, what happened, and ``done``, ``failed``, ``undecided`` or ``note``."""
+
+    def count(self, label: str, done: int, total: int) -> None:
+        """Something goes on: ``done`` of ``total``."""
+
+
+class Silence:
+    """Listens to nothing."""
+
+    def step(self, label: str, text: str, glyph: str = "done") -> None:
+        """Drop the line."""
+
+    def count(self, label: str, done: int, total: int) -> None:
+        """Drop the count."""

@@ -1,0 +1,69 @@
+"""A trained model as the build sees it: bytes that never change, and a signature."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import VerificationError
+from edgeship_agent.contract.manifest import Source, TensorSpec
+
+
+class SourceModel(Struct, frozen=True, kw_only=True):
+    """The model that everything is compared with.
+
+    Attributes:
+        path: the file as the user named it; only ever read.
+        data: the model as one self-contained file, weights included.
+        digest: of the file (and of the weight files beside it) as ``sha256:…``.
+        files: the file and every weight file beside it.
+        opset: of the default operator domain.
+        quantized: whether it already holds quantized operators.
+    """
+
+    path: Path
+    format: str
+    data: bytes
+    digest: str
+    files: tuple[Path, ...]
+    size_bytes: int
+    opset: int
+    operators: int
+    parameters: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    quantized: bool = False
+
+    def copy_to(self, folder: Path) -> Path:
+        """A private copy for one tool, since converters rewrite their input files (onnx2tf's simplification does)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"model.{self.format}"
+        path.write_bytes(self.data)
+        return path
+
+    def check_unchanged(self) -> None:
+        """Prove that nothing wrote to the user's file.
+
+        Raises:
+            VerificationError: its digest is not what was read.
+        """
+        now = digest_of_files(self.files)
+        if now != self.digest:
+            raise VerificationError("the source file changed during the build", file=self.path,
+                                    expected=self.digest, got=now, next_step="restore it and build again")  # fmt: skip
+
+    def lineage(self) -> Source:
+        """What the bundle records of it."""
+        return Source(file=self.path.name, format=self.format, digest=self.digest, size_bytes=self.size_bytes)
+
+
+def digest_of_files(files: tuple[Path, ...]) -> str:
+    """sha256 over the files' contents in order; of a single file it is the plain sha256 of it."""
+    state = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                state.update(chunk)
+    return "sha256:" + state.hexdigest()

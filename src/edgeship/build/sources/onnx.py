@@ -1,0 +1,165 @@
+"""ONNX files: read, checked, described."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import checker, external_data_helper, helper
+
+from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship_agent.contract.errors import ConversionError, InputError
+from edgeship_agent.contract.manifest import TensorSpec
+
+#: Operator domains that ONNX Runtime brings along. Source: ONNX Runtime, docs/OperatorKernels.md.
+KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+                               "MatMulInteger", "DynamicQuantizeLinear"})  # fmt: skip
+_DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
+
+
+def load(path: Path) -> SourceModel:
+    """Read an ONNX file, with the weight files beside it if it has any.
+
+    Raises:
+        InputError: damaged or truncated, or a signature that the fleet cannot serve.
+        ConversionError: an operator of an unknown domain.
+    """
+    model = _read(path)
+    files = (path, *_weight_files(model, path))
+    _check_domains(model, path)
+    _load_weights(model, path)
+    _check(model, path)
+    inputs, outputs = _signature(model, path)
+    nodes = list(_nodes(model.graph.node))
+    return SourceModel(
+        path=path,
+        format="onnx",
+        data=path.read_bytes() if len(files) == 1 else model.SerializeToString(deterministic=True),
+        digest=digest_of_files(files),
+        files=files,
+        size_bytes=sum(file.stat().st_size for file in files),
+        opset=max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0),
+        operators=len(nodes),
+        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
+        inputs=inputs,
+        outputs=outputs,
+        quantized=any(node.op_type in _QUANTIZED for node in nodes),
+    )
+
+
+def _read(path: Path) -> Any:
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise InputError(_DAMAGED, file=path, next_step="copy or export the file again") from error
+    if not model.graph.node:
+        raise InputError(_DAMAGED, file=path, expected="a graph with operators", got="none",
+                         next_step="copy or export the file again")  # fmt: skip
+    return model
+
+
+def _weight_files(model: Any, path: Path) -> tuple[Path, ...]:
+    names = {
+        entry.value
+        for tensor in external_data_helper._get_all_tensors(model)
+        if external_data_helper.uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = tuple(path.parent / name for name in sorted(names))
+    for file in files:
+        if not file.is_file():
+            raise InputError("the model's weight file is missing", file=path, expected=file.name, got="no such file")
+    return files
+
+
+def _load_weights(model: Any, path: Path) -> None:
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (ValueError, checker.ValidationError) as error:
+        raise InputError(f"the model's weight file cannot be read: {_first_line(error)}", file=path) from error
+
+
+def _check_domains(model: Any, path: Path) -> None:
+    own = {(function.domain, function.name) for function in model.functions}
+    nodes = (*_nodes(model.graph.node), *(node for function in model.functions for node in _nodes(function.node)))
+    for node in nodes:
+        if node.domain not in KNOWN_DOMAINS and (node.domain, node.op_type) not in own:
+            raise ConversionError(
+                f"operator {node.op_type} is of the domain {node.domain!r}, which no runtime here knows",
+                op=node.name or node.op_type,
+                file=path,
+                next_step="export the model with standard ONNX operators",
+            )
+
+
+def _check(model: Any, path: Path) -> None:
+    try:
+        checker.check_model(model)
+    except checker.ValidationError as error:
+        raise InputError(f"not a valid ONNX model: {_first_line(error)}", file=path,
+                         next_step="copy or export the file again")  from error  # fmt: skip
+
+
+def _nodes(nodes: Any) -> Iterator[Any]:
+    """Every node, those of subgraphs included."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
+
+
+def _signature(model: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_input(value, path) for value in model.graph.input if value.name not in weights)
+    if not inputs:
+        raise InputError("the model has no inputs", file=path)
+    return inputs, tuple(_output(value, path) for value in model.graph.output)
+
+
+def _input(value: Any, path: Path) -> TensorSpec:
+    shape = _shape(value)
+    if not shape or shape[0] not in {-1, 1} or -1 in shape[1:]:
+        raise InputError(
+            "an input that cannot be served one sample at a time",
+            file=path,
+            key=value.name,
+            expected="a first axis of 1 or free (the batch), every other axis fixed",
+            got=_shown(value),
+            next_step="fix its sizes: python -m onnxruntime.tools.make_dynamic_shape_fixed",
+        )
+    return TensorSpec(name=value.name, dtype=_dtype(value, path), shape=shape)
+
+
+def _output(value: Any, path: Path) -> TensorSpec:
+    return TensorSpec(name=value.name, dtype=_dtype(value, path), shape=_shape(value))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(
+        axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else -1
+        for axis in value.type.tensor_type.shape.dim
+    )
+
+
+def _shown(value: Any) -> str:
+    axes = (str(axis.dim_value or axis.dim_param or "?") for axis in value.type.tensor_type.shape.dim)
+    return "[" + ", ".join(axes) + "]"
+
+
+def _dtype(value: Any, path: Path) -> str:
+    kind = value.type.tensor_type.elem_type
+    try:
+        return str(helper.tensor_dtype_to_np_dtype(kind).name)
+    except (KeyError, TypeError) as error:
+        raise InputError("not a tensor of numbers", file=path, key=value.name) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
