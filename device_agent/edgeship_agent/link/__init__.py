@@ -1,1 +1,1 @@
-""""""
+"""The way to the fleet server: MQTT behind three methods."""

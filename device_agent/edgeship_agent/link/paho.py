@@ -1,0 +1,219 @@
+"""MQTT through paho: version 5, falling back to 3.1.1; reconnects with jittered, growing pauses.
+
+A broker's receipt proves nothing (queues overflow after it): windows leave the outbox on the server's own answer, and
+a report that is lost comes again with the next birth. So nothing is kept here.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from edgeship_agent.contract.errors import ConfigError, ContractError
+from edgeship_agent.contract.messages import PROTOCOL_VERSION, Death
+from edgeship_agent.contract.topics import Kind, Topic
+from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
+from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Received
+
+_KEEPALIVE_S: Final = 30
+_CONNECT_TIMEOUT_S: Final = 10.0
+_QOS: Final = 1
+_SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK)
+#: CONNACK: the broker does not speak this version of MQTT. Source: MQTT 5 section 3.2.2.2, MQTT 3.1.1 section 3.2.2.3.
+_WRONG_VERSION: Final = (0x84, 0x01)
+
+
+class Address(Struct, frozen=True, kw_only=True):
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+
+class Backoff(Struct, frozen=True, kw_only=True):
+    """Pauses between attempts to connect: doubling from the first to the longest, each cut by up to half at random."""
+
+    start_s: float = 0.2
+    max_s: float = 60.0
+
+    def pause_s(self, failures: int, rng: random.Random) -> float:
+        """The pause after that many failures in a row (from 1).
+
+        >>> 0.4 <= Backoff().pause_s(3, random.Random(0)) <= 0.8
+        True
+        """
+        longest_s: float = min(self.start_s * 2.0 ** min(failures - 1, 30), self.max_s)
+        return longest_s * rng.uniform(0.5, 1.0)
+
+
+def parse_address(url: str) -> Address:
+    """The address in ``mqtt://host[:port]``.
+
+    Raises:
+        ConfigError: another scheme, or no host.
+
+    >>> parse_address("mqtt://127.0.0.1").port
+    1883
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 1883
+    except ValueError:
+        port = 0
+    if parts.scheme != "mqtt" or not parts.hostname or not port:
+        raise ConfigError("not a broker address", key="broker_url", expected="mqtt://HOST:PORT", got=url)
+    return Address(host=parts.hostname, port=port)
+
+
+class PahoLink:
+    """A device's connection to its broker.
+
+    Args:
+        address: of the broker.
+        device_id: client id and level of the topics.
+        next_session: gives a session number that was never used before.
+        backoff: pauses between attempts.
+        rng: jitter.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        device_id: str,
+        next_session: Callable[[], int],
+        backoff: Backoff | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._address = address
+        self._device_id = device_id
+        self._next_session = next_session
+        self._backoff = backoff or Backoff()
+        self._rng = rng or random.Random()
+        self._closed = threading.Event()
+        self._down = threading.Event()
+        self._client: mqtt.Client | None = None
+        self._connected = False
+        self._wrong_version = False
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
+        self._on_event: Callable[[LinkEvent], None] = lambda _: None
+
+    def open(self, on_event: Callable[[LinkEvent], None]) -> None:
+        """Connect in the background; events come from the link's threads."""
+        self._on_event = on_event
+        self._thread.start()
+
+    def publish(self, topic: Topic, payload: bytes) -> bool:
+        """Hand a message over with QoS 1; False where the link is down."""
+        client = self._client
+        if client is None or not self._connected:
+            return False
+        return client.publish(topic.path(), payload, qos=_QOS).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def close(self) -> None:
+        """Disconnect without a will and stay down."""
+        self._closed.set()
+        client = self._client
+        if client is not None:
+            client.disconnect()
+        self._down.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        failures, session = 0, 0
+        version = MQTTProtocolVersion.MQTTv5
+        while not self._closed.is_set():
+            session = session or self._next_session()
+            self._wrong_version = False
+            was_up = self._one_connection(version, session)
+            if was_up:
+                failures, session = 0, 0
+            elif self._wrong_version:
+                is_v5 = version == MQTTProtocolVersion.MQTTv5
+                version = MQTTProtocolVersion.MQTTv311 if is_v5 else MQTTProtocolVersion.MQTTv5
+            failures += 1
+            self._closed.wait(self._backoff.pause_s(failures, self._rng))
+
+    def _one_connection(self, version: MQTTProtocolVersion, session: int) -> bool:
+        """Connect and stay until the connection ends; whether it was ever up."""
+        client = self._make_client(version, session)
+        self._client = client
+        self._down.clear()
+        was_up = threading.Event()
+        client.on_connect = lambda *arguments: self._connect_answered(arguments[0], arguments[3], session, was_up)
+        client.on_disconnect = lambda *_: self._down.set()
+        client.on_message = lambda _client, _data, message: self._message_came(message)
+        try:
+            client.connect(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, **_clean(version))
+        except (OSError, ValueError) as error:
+            self._on_event(Disconnected(reason=str(error)))
+            return False
+        client.loop_start()
+        if not self._wait_for_answer(was_up):
+            client.disconnect()
+        else:
+            self._down.wait()
+        self._connected = False
+        client.loop_stop()
+        self._client = None
+        if was_up.is_set() and not self._closed.is_set():
+            self._on_event(Disconnected(reason="the connection was lost"))
+        return was_up.is_set()
+
+    def _wait_for_answer(self, was_up: threading.Event) -> bool:
+        """Whether the broker let this device in before it gave up or the time was over."""
+        for _ in range(int(_CONNECT_TIMEOUT_S / 0.05)):
+            if was_up.wait(0.05):
+                return True
+            if self._down.is_set() or self._closed.is_set():
+                return was_up.is_set()
+        return False
+
+    def _make_client(self, version: MQTTProtocolVersion, session: int) -> mqtt.Client:
+        is_v5 = version == MQTTProtocolVersion.MQTTv5
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._device_id,
+            clean_session=None if is_v5 else True,
+            protocol=version,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        death = Death(protocol_version=PROTOCOL_VERSION, device_id=self._device_id, session=session)
+        will = Topic(device_id=self._device_id, kind=Kind.DEATH)
+        client.will_set(will.path(), encode(Kind.DEATH, death), qos=_QOS)
+        return client
+
+    def _connect_answered(self, client: mqtt.Client, reason: Any, session: int, was_up: threading.Event) -> None:
+        if reason.is_failure:
+            self._wrong_version = reason.value in _WRONG_VERSION
+            self._on_event(Disconnected(reason=f"the broker refuses: {reason}"))
+            self._down.set()
+            return
+        topics = [(Topic(device_id=self._device_id, kind=kind).path(), _QOS) for kind in _SUBSCRIBED]
+        client.subscribe(topics)
+        self._connected = True
+        was_up.set()
+        self._on_event(Connected(session=session))
+
+    def _message_came(self, message: mqtt.MQTTMessage) -> None:
+        if len(message.payload) > MAX_MESSAGE_BYTES:
+            return
+        try:
+            topic = Topic.parse(message.topic)
+        except ContractError:
+            return  # not of this contract: a broker may say what it likes
+        if topic.device_id == self._device_id and topic.kind in _SUBSCRIBED:
+            self._on_event(Received(topic=topic, payload=bytes(message.payload)))
+
+
+def _clean(version: MQTTProtocolVersion) -> dict[str, Any]:
+    """Sessions live with us, not with the broker."""
+    return {"clean_start": True} if version == MQTTProtocolVersion.MQTTv5 else {}

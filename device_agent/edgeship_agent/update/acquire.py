@@ -1,0 +1,171 @@
+"""From a digest in a goal to verified files on disk: index, variant, bundle manifest, then the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import ContractError, VerificationError
+from edgeship_agent.contract.manifest import BundleManifest, Variant
+from edgeship_agent.contract.oci import Descriptor, ImageIndex, ImageManifest, check_digest, digest_of
+from edgeship_agent.contract.wire import read_json
+from edgeship_agent.update.attempt import Attempt
+from edgeship_agent.update.download import Blob, BlobStore, Downloader
+from edgeship_agent.update.offer import (
+    DeviceFacts,
+    Refusal,
+    check_files,
+    choose_entry,
+    chosen_variant,
+    manifest_layer,
+    precheck,
+)
+from edgeship_agent.update.slots import SlotContent, SlotFile, SlotInfo
+from edgeship_agent.update.trust import TrustedSource
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A bundle's small documents, each verified against the one before it, and the variant for this device."""
+
+    index: bytes
+    variant_manifest: bytes
+    manifest_bytes: bytes
+    manifest: BundleManifest
+    variant: Variant
+
+    def blobs(self) -> tuple[Blob, ...]:
+        """The files of the variant."""
+        return tuple(Blob(digest=file.digest, size_bytes=file.size_bytes) for file in self.variant.files)
+
+
+class Acquirer:
+    """Obtains bundles.
+
+    Args:
+        store: verified blobs on disk.
+        downloader: fetches blobs.
+        trusted: the verified list of bundles that exist.
+        facts: what the device is and has, asked each time.
+    """
+
+    def __init__(
+        self, store: BlobStore, downloader: Downloader, trusted: TrustedSource, facts: Callable[[], DeviceFacts]
+    ) -> None:
+        self._store = store
+        self._downloader = downloader
+        self._trusted = trusted
+        self._facts = facts
+
+    @property
+    def facts(self) -> DeviceFacts:
+        """What the device is and has, now."""
+        return self._facts()
+
+    def obtain(self, attempt: Attempt, *, floor_s: float, retained: str | None) -> Offer | Refusal:
+        """Verify that the fleet's keys signed the bundle, choose a variant, and check that the device may take it.
+
+        Args:
+            attempt: names model, version, digest and length.
+            floor_s: no clock below this is believed.
+            retained: output contract hash of the bundle that a rollback would go to, or None.
+
+        Raises:
+            TransferError: the server cannot be reached.
+            VerificationError: something is not what was signed.
+            ContractError: something that was signed is not a bundle.
+        """
+        check_digest(attempt.digest)
+        self._trusted.fetch_index(attempt.digest, attempt.size_bytes, self._store.path(attempt.digest), floor_s)
+        facts = self._facts()
+        offer = self._read(attempt.digest, facts, fetch=True)
+        if isinstance(offer, Refusal):
+            return offer
+        refusal = precheck(
+            offer.manifest, offer.variant, facts, model=attempt.model, version=attempt.version, retained=retained
+        )
+        return refusal or offer
+
+    def stored(self, attempt: Attempt) -> Offer:
+        """The offer of an attempt that passed its checks before, from the disk alone.
+
+        Raises:
+            VerificationError: its documents are not there any more.
+            ContractError: they are not a bundle for this device any more.
+        """
+        offer = self._read(attempt.digest, self._facts(), fetch=False)
+        if isinstance(offer, Refusal):
+            raise ContractError(offer.detail)
+        return offer
+
+    def download(self, offer: Offer, should_stop: Callable[[], bool]) -> None:
+        """Fetch every file of the variant that is not here yet.
+
+        Raises:
+            TransferError, VerificationError: see :class:`Downloader`.
+        """
+        for blob in offer.blobs():
+            self._downloader.fetch(blob, should_stop)
+
+    def content(self, offer: Offer, attempt: Attempt) -> SlotContent:
+        """What a slot is made from; every blob is hashed again here.
+
+        Raises:
+            VerificationError: a blob was damaged; it is gone now.
+        """
+        for blob in offer.blobs():
+            if not self._store.has(blob):
+                raise VerificationError("a downloaded file was damaged on disk", file=self._store.path(blob.digest))
+        info = SlotInfo(
+            model=attempt.model,
+            version=attempt.version,
+            digest=attempt.digest,
+            variant=offer.variant.label,
+            arm=attempt.arm,
+        )
+        files = tuple(SlotFile(path=file.path, blob=self._store.path(file.digest)) for file in offer.variant.files)
+        return SlotContent(
+            info=info,
+            index=offer.index,
+            variant_manifest=offer.variant_manifest,
+            manifest=offer.manifest_bytes,
+            files=files,
+        )
+
+    def _read(self, digest: str, facts: DeviceFacts, *, fetch: bool) -> Offer | Refusal:
+        index_path = self._store.path(digest)
+        index_bytes = _read_checked(index_path, digest)
+        entry = choose_entry(read_json(index_bytes, ImageIndex, file=index_path), facts)
+        if isinstance(entry, Refusal):
+            return entry
+        variant_path = self._document(entry, fetch=fetch)
+        variant_bytes = _read_checked(variant_path, entry.digest)
+        image = read_json(variant_bytes, ImageManifest, file=variant_path)
+        layer = manifest_layer(image)
+        manifest_path = self._document(layer, fetch=fetch)
+        manifest_bytes = _read_checked(manifest_path, layer.digest)
+        manifest = read_json(manifest_bytes, BundleManifest, file=manifest_path)
+        variant = chosen_variant(manifest, entry)
+        check_files(variant, image)
+        return Offer(
+            index=index_bytes,
+            variant_manifest=variant_bytes,
+            manifest_bytes=manifest_bytes,
+            manifest=manifest,
+            variant=variant,
+        )
+
+    def _document(self, descriptor: Descriptor, *, fetch: bool) -> Path:
+        blob = Blob(digest=check_digest(descriptor.digest), size_bytes=descriptor.size)
+        return self._downloader.fetch(blob) if fetch else self._store.path(blob.digest)
+
+
+def _read_checked(path: Path, digest: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VerificationError(f"cannot be read: {error.strerror}", file=path) from error
+    if digest_of(data) != digest:
+        raise VerificationError("wrong digest", file=path, expected=digest, got=digest_of(data))
+    return data

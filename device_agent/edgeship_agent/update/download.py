@@ -1,0 +1,209 @@
+"""Downloads that resume: one URL per digest, Range requests, never a byte more than declared.
+
+A partial file lies in ``store/partial/<hex>``; what is complete and has the right hash moves to
+``store/blobs/sha256/<hex>``. Integrity comes from the digest alone, so that any proxy on the way may serve it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import ConfigError, TransferError, VerificationError
+from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.update.disk import digest_of_file, sync_directory
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a transfer may take.
+
+    Attributes:
+        timeout_s: for connecting and for each read.
+        slow_bytes_per_s: a transfer that is slower over ``slow_after_s`` is aborted and tried again later.
+    """
+
+    timeout_s: float = 20.0
+    slow_bytes_per_s: float = 512.0
+    slow_after_s: float = 30.0
+
+
+class Blob(Struct, frozen=True, kw_only=True):
+    """What to download: its digest and its exact length."""
+
+    digest: str
+    size_bytes: int
+
+
+class Interrupted(TransferError):
+    """The transfer was stopped on purpose; the partial file stays."""
+
+
+class MonotonicClock(Protocol):
+    """Seconds that never go back."""
+
+    def __call__(self) -> float: ...  # noqa: D102
+
+
+class BlobStore:
+    """Verified blobs on disk.
+
+    Args:
+        root: the ``store`` folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.blobs = root / "blobs" / "sha256"
+        self.partial = root / "partial"
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        self.partial.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where a verified blob lies, or would lie."""
+        return self.blobs / hex_of(digest)
+
+    def has(self, blob: Blob) -> bool:
+        """Whether a blob is there; hashed again, and removed if it was damaged."""
+        path = self.path(blob.digest)
+        if not path.is_file():
+            return False
+        if path.stat().st_size == blob.size_bytes and digest_of_file(path) == blob.digest:
+            return True
+        path.unlink()
+        return False
+
+    def keep_only(self, digests: Iterable[str]) -> None:
+        """Remove every blob and partial file that nothing refers to."""
+        wanted = {hex_of(digest) for digest in digests}
+        for folder in (self.blobs, self.partial):
+            for path in folder.iterdir():
+                if path.name not in wanted:
+                    path.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Room on the file system."""
+        return shutil.disk_usage(self.blobs).free
+
+
+class Downloader:
+    """Fetches blobs from one server.
+
+    Args:
+        base_url: ``http://host:port``; blobs lie at ``/blobs/sha256/<hex>``.
+        store: where they go.
+        clock: seconds that never go back.
+        limits: timeouts and the slowest speed.
+    """
+
+    def __init__(self, base_url: str, store: BlobStore, clock: MonotonicClock, limits: Limits | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._store = store
+        self._clock = clock
+        self._limits = limits or Limits()
+
+    def fetch(self, blob: Blob, should_stop: Callable[[], bool] = lambda: False) -> Path:
+        """The verified blob; downloads what is missing of it.
+
+        Raises:
+            TransferError: the server cannot be reached, is too slow, or refuses for good (not retryable).
+            VerificationError: what came has another digest; it was removed.
+            Interrupted: ``should_stop`` said so.
+        """
+        path = self._store.path(blob.digest)
+        if self._store.has(blob):
+            return path
+        partial = self._store.partial / path.name
+        if partial.exists() and partial.stat().st_size > blob.size_bytes:
+            partial.unlink()
+        self._transfer(blob, partial, should_stop)
+        got = digest_of_file(partial)
+        if got != blob.digest:
+            partial.unlink()
+            raise VerificationError("the download has another digest", file=path.name, expected=blob.digest, got=got)
+        partial.replace(path)
+        sync_directory(path.parent)
+        return path
+
+    def _transfer(self, blob: Blob, partial: Path, should_stop: Callable[[], bool]) -> None:
+        have_bytes = partial.stat().st_size if partial.exists() else 0
+        if have_bytes == blob.size_bytes and have_bytes > 0:
+            return
+        url = f"{self._base_url}/blobs/sha256/{hex_of(blob.digest)}"
+        connection = _connect(url, self._limits.timeout_s)
+        try:
+            headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
+            connection.request("GET", urlsplit(url).path, headers=headers)
+            response = connection.getresponse()
+            start_bytes = _start_of(response, have_bytes, url)
+            self._receive(response, partial, start_bytes, blob, should_stop)
+        except (OSError, http.client.HTTPException) as error:
+            raise TransferError(
+                f"transfer broken: {str(error) or type(error).__name__}", retryable=True, file=url
+            ) from error
+        finally:
+            connection.close()
+
+    def _receive(
+        self,
+        response: http.client.HTTPResponse,
+        partial: Path,
+        start_bytes: int,
+        blob: Blob,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        with partial.open("r+b" if partial.exists() else "wb") as file:
+            file.truncate(start_bytes)
+            file.seek(start_bytes)
+            received = start_bytes
+            mark_s, mark_bytes = self._clock(), received
+            while received < blob.size_bytes:
+                if should_stop():
+                    raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
+                chunk = response.read1(min(_CHUNK_BYTES, blob.size_bytes - received))
+                if not chunk:
+                    raise TransferError(
+                        f"transfer broken after {received} of {blob.size_bytes} bytes", retryable=True, file=partial
+                    )
+                file.write(chunk)
+                received += len(chunk)
+                elapsed_s = self._clock() - mark_s
+                if elapsed_s >= self._limits.slow_after_s:
+                    if (received - mark_bytes) / elapsed_s < self._limits.slow_bytes_per_s:
+                        raise TransferError("transfer too slow, aborted", retryable=True, file=partial)
+                    mark_s, mark_bytes = self._clock(), received
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _connect(url: str, timeout_s: float) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname:
+        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    if parts.scheme == "https" and parts.hostname:
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s)
+    raise ConfigError("not a server address", key="server_url", expected="http://HOST:PORT", got=url)
+
+
+def _start_of(response: http.client.HTTPResponse, have_bytes: int, url: str) -> int:
+    """From which byte on the answer goes.
+
+    Raises:
+        TransferError: the server refuses; 4xx is for good, but for 408, 416 and 429.
+    """
+    if response.status == 200:
+        return 0
+    if response.status == 206:
+        expected = f"bytes {have_bytes}-"
+        if (response.getheader("Content-Range") or "").startswith(expected):
+            return have_bytes
+        raise TransferError("the server answered another range than asked for", retryable=True, file=url)
+    retryable = response.status >= 500 or response.status in (408, 416, 429)
+    raise TransferError(f"the server answered {response.status} {response.reason}", retryable=retryable, file=url)

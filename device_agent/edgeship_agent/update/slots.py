@@ -1,0 +1,319 @@
+"""Slots: two bundles per model and arm, and an ``active`` pointer that is swapped in one step.
+
+``slots/<model>/<arm>/{a,b}/`` hold ``slot.json``, ``edgeship.json``, ``files/…`` and the chain that proves them:
+``index.json`` (its hash is the bundle's digest) names ``variant.json``, which names every file. ``active`` is a
+symbolic link to ``a`` or ``b``; ``staging`` is where a new bundle is put together and checked before it takes a slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import msgspec
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import ContractError, VerificationError
+from edgeship_agent.contract.manifest import BundleManifest, Variant, output_contract_hash
+from edgeship_agent.contract.oci import (
+    MANIFEST_FILE,
+    ImageIndex,
+    ImageManifest,
+    canonical_json,
+    digest_of,
+)
+from edgeship_agent.contract.wire import read_json
+from edgeship_agent.update.disk import digest_of_file, point_atomic, sync_directory, write_atomic
+
+SLOT_FILE: Final = "slot.json"
+INDEX_FILE: Final = "index.json"
+VARIANT_FILE: Final = "variant.json"
+CHECKED_FILE: Final = "checked.json"
+_STAGING: Final = "staging"
+_ACTIVE: Final = "active"
+
+
+class SlotInfo(Struct, frozen=True, kw_only=True):
+    """``slot.json``: which bundle a slot holds; ``variant`` is ``target/runtime/precision``."""
+
+    schema_version: int = 1
+    model: str
+    version: str
+    digest: str
+    variant: str
+    arm: str
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """``checked.json``: the last golden check and the fingerprint of the runtime that passed it."""
+
+    schema_version: int = 1
+    fingerprint: dict[str, str]
+    relative_rms: float
+
+
+class Slot(Struct, frozen=True, kw_only=True):
+    """A slot that holds a bundle."""
+
+    directory: Path
+    info: SlotInfo
+
+    def manifest(self) -> BundleManifest:
+        """The bundle manifest."""
+        path = self.directory / MANIFEST_FILE
+        return read_json(path.read_bytes(), BundleManifest, file=path)
+
+    def variant(self) -> Variant:
+        """The variant that the slot holds.
+
+        Raises:
+            ContractError: the manifest does not name it.
+        """
+        for variant in self.manifest().variants:
+            if variant.label == self.info.variant:
+                return variant
+        raise ContractError("the manifest has no such variant", file=self.directory, key=self.info.variant)
+
+    def contract_hash(self) -> str:
+        """Identity of the output contract."""
+        return output_contract_hash(self.manifest().output)
+
+    def digests(self) -> tuple[str, ...]:
+        """Every blob that the slot was made from: index, variant, bundle manifest and files."""
+        documents = (VARIANT_FILE, MANIFEST_FILE)
+        files = tuple(file.digest for file in self.variant().files)
+        return (self.info.digest, *(digest_of_file(self.directory / name) for name in documents), *files)
+
+    def checked(self) -> Checked | None:
+        """The last golden check, or None."""
+        path = self.directory / CHECKED_FILE
+        if not path.exists():
+            return None
+        try:
+            return read_json(path.read_bytes(), Checked, file=path)
+        except ContractError:
+            return None  # the check is simply made again
+
+    def remember_check(self, checked: Checked) -> None:
+        """Keep the result of a golden check beside the bundle."""
+        write_atomic(self.directory / CHECKED_FILE, canonical_json(checked))
+
+
+class SlotFile(Struct, frozen=True, kw_only=True):
+    """A verified blob and the path that it gets inside ``files/``."""
+
+    path: str
+    blob: Path
+
+
+class SlotContent(Struct, frozen=True, kw_only=True):
+    """What a slot is made from; every byte was verified already."""
+
+    info: SlotInfo
+    index: bytes
+    variant_manifest: bytes
+    manifest: bytes
+    files: tuple[SlotFile, ...]
+
+
+class Slots:
+    """The slots of one device.
+
+    Args:
+        root: the ``slots`` folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def arms(self) -> tuple[tuple[str, str], ...]:
+        """(model, arm) of everything that has a folder."""
+        return tuple(
+            (_name(model.name), _name(arm.name))
+            for model in sorted(self._root.iterdir())
+            if model.is_dir()
+            for arm in sorted(model.iterdir())
+            if arm.is_dir()
+        )
+
+    def all(self) -> tuple[Slot, ...]:
+        """Every slot that holds a bundle, active or not."""
+        folders = (self._folder(model, arm) / name for model, arm in self.arms() for name in ("a", "b"))
+        return tuple(slot for slot in map(_read_slot, folders) if slot is not None)
+
+    def active(self, model: str, arm: str) -> Slot | None:
+        """The slot that the pointer names, or None where no model is active."""
+        pointer = self._folder(model, arm) / _ACTIVE
+        if not pointer.is_symlink():
+            return None
+        name = str(pointer.readlink())
+        return _read_slot(self._folder(model, arm) / name) if name in ("a", "b") else None
+
+    def retained(self, model: str, arm: str) -> Slot | None:
+        """The other slot: the previous bundle, or None."""
+        active = self.active(model, arm)
+        if active is None:
+            return None
+        return _read_slot(self._other(active))
+
+    def find(self, model: str, arm: str, digest: str) -> Slot | None:
+        """The slot that holds a bundle, active or not, or None."""
+        for name in ("a", "b"):
+            slot = _read_slot(self._folder(model, arm) / name)
+            if slot is not None and slot.info.digest == digest:
+                return slot
+        return None
+
+    def staged(self, model: str, arm: str, digest: str) -> Slot | None:
+        """The bundle in the staging folder if it is the one of that digest."""
+        slot = _read_slot(self._folder(model, arm) / _STAGING)
+        return slot if slot is not None and slot.info.digest == digest else None
+
+    def stage(self, content: SlotContent) -> Slot:
+        """Put a bundle together in the staging folder; ``slot.json`` is written last."""
+        directory = self._folder(content.info.model, content.info.arm) / _STAGING
+        _remove(directory)
+        (directory / "files").mkdir(parents=True)
+        for file in content.files:
+            _place(file.blob, directory / "files" / file.path)
+        for name, data in (
+            (INDEX_FILE, content.index),
+            (VARIANT_FILE, content.variant_manifest),
+            (MANIFEST_FILE, content.manifest),
+            (SLOT_FILE, canonical_json(content.info)),
+        ):
+            write_atomic(directory / name, data)
+        sync_directory(directory / "files")
+        sync_directory(directory.parent)
+        return Slot(directory=directory, info=content.info)
+
+    def clear_staging(self, model: str, arm: str) -> None:
+        """Remove what was staged."""
+        _remove(self._folder(model, arm) / _STAGING)
+
+    def install_staged(self, model: str, arm: str, digest: str) -> Slot:
+        """Move the staged bundle into the slot that is not active; repeating it is harmless.
+
+        Raises:
+            VerificationError: neither the staging folder nor a slot holds that bundle.
+        """
+        staged = self.staged(model, arm, digest)
+        if staged is None:
+            found = self.find(model, arm, digest)
+            if found is None:
+                raise VerificationError("nothing is staged", file=self._folder(model, arm), expected=digest)
+            return found
+        active = self.active(model, arm)
+        destination = self._folder(model, arm) / "a" if active is None else self._other(active)
+        _remove(destination)
+        staged.directory.rename(destination)
+        sync_directory(destination.parent)
+        return Slot(directory=destination, info=staged.info)
+
+    def point(self, slot: Slot) -> None:
+        """Make a slot the active one, in one step."""
+        folder = self._folder(slot.info.model, slot.info.arm)
+        point_atomic(folder / _ACTIVE, slot.directory.name)
+
+    def clear_pointer(self, model: str, arm: str) -> None:
+        """No model is active any more; the slots keep their bundles."""
+        folder = self._folder(model, arm)
+        (folder / _ACTIVE).unlink(missing_ok=True)
+        if folder.exists():
+            sync_directory(folder)
+
+    def discard(self, slot: Slot) -> None:
+        """Empty a slot that is not active: a bundle that failed here is nothing to roll back to."""
+        _remove(slot.directory)
+        sync_directory(slot.directory.parent)
+
+    def _folder(self, model: str, arm: str) -> Path:
+        return self._root / _file_name(model) / _file_name(arm)
+
+    def _other(self, active: Slot) -> Path:
+        return active.directory.with_name("b" if active.directory.name == "a" else "a")
+
+
+def verify_slot(slot: Slot, *, digest_of_path: Callable[[Path], str] = digest_of_file) -> None:
+    """Hash a slot again, from the bundle's digest down to every file.
+
+    Raises:
+        VerificationError: a file is missing or is not the one that was signed for.
+    """
+    directory = slot.directory
+    index = read_json(_checked_bytes(directory / INDEX_FILE, slot.info.digest), ImageIndex, file=directory / INDEX_FILE)
+    variant_path = directory / VARIANT_FILE
+    variant_bytes = _read(variant_path)
+    if digest_of(variant_bytes) not in {descriptor.digest for descriptor in index.manifests}:
+        raise VerificationError("the index does not name this variant", file=variant_path)
+    layers = {layer.digest for layer in read_json(variant_bytes, ImageManifest, file=variant_path).layers}
+    if digest_of(_read(directory / MANIFEST_FILE)) not in layers:
+        raise VerificationError("the variant does not name this manifest", file=directory / MANIFEST_FILE)
+    for file in slot.variant().files:
+        path = directory / "files" / file.path
+        if file.digest not in layers:
+            raise VerificationError("the variant does not name this file", file=path)
+        if not path.is_file() or digest_of_path(path) != file.digest:
+            raise VerificationError("the file was changed after it was verified", file=path, expected=file.digest)
+
+
+def _checked_bytes(path: Path, digest: str) -> bytes:
+    data = _read(path)
+    if digest_of(data) != digest:
+        raise VerificationError("wrong digest", file=path, expected=digest, got=digest_of(data))
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise VerificationError(f"cannot be read: {error.strerror}", file=path) from error
+
+
+def _read_slot(directory: Path) -> Slot | None:
+    path = directory / SLOT_FILE
+    try:
+        info: Any = msgspec.json.decode(path.read_bytes(), type=SlotInfo)
+    except (OSError, msgspec.MsgspecError):
+        return None  # empty, or half made: not a slot
+    return Slot(directory=directory, info=info)
+
+
+def _place(blob: Path, destination: Path) -> None:
+    """A hard link where the file system has them, a copy otherwise."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        destination.hardlink_to(blob)
+    except OSError:
+        shutil.copyfile(blob, destination)
+        with destination.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _remove(directory: Path) -> None:
+    """Remove a folder; its ``slot.json`` goes first, so that half a folder is never taken for a slot."""
+    (directory / SLOT_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+def _file_name(name: str) -> str:
+    """A model or arm name as a folder name, whatever is in it.
+
+    >>> _file_name("a/b"), _file_name("..")
+    ('a%2Fb', '%2E%2E')
+    """
+    if not name:
+        raise ContractError("a model or arm without a name")
+    return quote(name, safe="").replace(".", "%2E") if name.startswith(".") else quote(name, safe="")
+
+
+def _name(file_name: str) -> str:
+    return unquote(file_name)
