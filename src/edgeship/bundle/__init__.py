@@ -4,6 +4,7 @@ from edgeship.bundle.export import export
 from edgeship.bundle.keys import AuthorKey, verify_author_signature
 from edgeship.bundle.layout import check_file_path
 from edgeship.bundle.read import Bundle
+from edgeship.bundle.verify import GoldenCheck, NotRun, VerifyReport, verify
 from edgeship.bundle.write import BundleDraft, DraftFile, VariantDraft, WrittenBundle, write_bundle
 
 __all__ = [
@@ -11,10 +12,14 @@ __all__ = [
     "Bundle",
     "BundleDraft",
     "DraftFile",
+    "GoldenCheck",
+    "NotRun",
     "VariantDraft",
+    "VerifyReport",
     "WrittenBundle",
     "check_file_path",
     "export",
+    "verify",
     "verify_author_signature",
     "write_bundle",
 ]

@@ -43,8 +43,7 @@ def export(bundle: Bundle, target: str, directory: Path) -> tuple[Path, ...]:
         try:
             temporary.chmod(0o755)
             names = [name for variant in variants for name in _copy(bundle, variant, temporary)]
-            manifest = _manifest_digest(bundle, variants[0])
-            (temporary / oci.MANIFEST_FILE).write_bytes(bundle.blob(manifest))
+            (temporary / oci.MANIFEST_FILE).write_bytes(bundle.blob(bundle.manifest_digest))
             if directory.exists():
                 directory.rmdir()
             temporary.rename(directory)
@@ -63,8 +62,3 @@ def _copy(bundle: Bundle, variant: Variant, directory: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bundle.blob(file.digest))
     return names
-
-
-def _manifest_digest(bundle: Bundle, variant: Variant) -> str:
-    layers = bundle.variant_manifest(variant.label).layers
-    return next(each.digest for each in layers if each.annotations[oci.ANNOTATION_FILE] == oci.MANIFEST_FILE)

@@ -64,6 +64,11 @@ class Bundle:
         return self.entry.digest
 
     @property
+    def manifest_digest(self) -> str:
+        """Digest of ``edgeship.json``."""
+        return self._manifest_layer().digest
+
+    @property
     def author_key(self) -> str:
         """The author's public key (hexadecimal), empty where the bundle is not signed."""
         return self.entry.annotations.get(oci.ANNOTATION_KEY, "")
@@ -175,7 +180,7 @@ class Bundle:
                                 key=oci.ANNOTATION_FILE, got=", ".join(names))  # fmt: skip
         return manifest
 
-    def _read_manifest(self) -> BundleManifest:
+    def _manifest_layer(self) -> oci.Descriptor:
         layers = {
             layer.digest: layer
             for manifest in self._manifests.values()
@@ -185,7 +190,10 @@ class Bundle:
         if len(layers) != 1:
             raise ContractError(f"every variant shares one {oci.MANIFEST_FILE}", file=self.directory, expected=1,
                                 got=len(layers))  # fmt: skip
-        layer = next(iter(layers.values()))
+        return next(iter(layers.values()))
+
+    def _read_manifest(self) -> BundleManifest:
+        layer = self._manifest_layer()
         path = blob_path(self.directory, layer.digest)
         manifest = _decode(self._document(layer), BundleManifest, path)
         if not 1 <= manifest.schema_version <= MANIFEST_VERSION:

@@ -1,5 +1,6 @@
 """Hardware targets: what a device has and wants, as data; parsing and checks, pure."""
 
+from edgeship.targets.check import CheckResult, ModelFacts, OperatorUse, check
 from edgeship.targets.model import (
     Budgets,
     Compiler,
@@ -15,14 +16,18 @@ from edgeship.targets.parse import parse, resolve
 
 __all__ = [
     "Budgets",
+    "CheckResult",
     "Compiler",
     "Dtypes",
     "Measure",
     "MetricBudget",
+    "ModelFacts",
     "OperatorRule",
+    "OperatorUse",
     "Operators",
     "RuntimeEntry",
     "Target",
+    "check",
     "parse",
     "resolve",
 ]

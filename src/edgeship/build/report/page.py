@@ -37,9 +37,11 @@ code { font: .9em ui-monospace, monospace; }
   text-align: left; vertical-align: top; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--es-rule);
   font-variant-numeric: tabular-nums;
 }
-.scroll td:last-child { min-width: 16rem; }
+.scroll .words td:last-child { min-width: 16rem; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-@media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .5rem; } }
+@media (max-width: 30rem) {
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .5rem; } .es-text { font-size: 11px; }
+}
 """
 
 

@@ -31,8 +31,9 @@ def accuracy_plot(document: BuildDocument, target: str) -> Markup:
         return fragment()
     name = next(each.metric.name for each in document.variants if each.target == target)
     words = {True: "proven within the margin", False: "proven worse than the margin", None: "not decided"}
-    counted = [f"{sum(row.holds is holds for row in rows)} {word}" for holds, word in words.items()]
-    finding = f"Of {len(rows)}: " + ", ".join(counted) + ". Right of zero is worse than the source."
+    counts = {word: sum(row.holds is holds for row in rows) for holds, word in words.items()}
+    counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    finding = f"Of {len(rows)}: {counted}. Right of zero is worse than the source."
     return interval_plot(f"{name} lost against the source, {target}", finding, rows)
 
 

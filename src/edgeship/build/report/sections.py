@@ -181,4 +181,4 @@ def _code(text: str) -> Markup:
 
 
 def _decibel(value: float | None) -> str:
-    return "no data" if value is None else f"{value:.1f} dB"
+    return "not finite" if value is None else f"{value:.1f} dB"

@@ -1,0 +1,197 @@
+"""What a model is made of, read from its file, and what the installed runtimes say about its operators."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from edgeship.targets.check import ModelFacts, OperatorUse
+from edgeship_agent.contract.errors import InputError
+from edgeship_agent.runtime import runtime_version
+
+_STANDARD: Final = ("", "ai.onnx")
+
+
+def read_onnx(path: Path) -> Any:
+    """Read an ONNX file (a ``ModelProto``).
+
+    Raises:
+        InputError: missing, truncated, not ONNX, or not a valid graph.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path))
+    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        reason = getattr(error, "strerror", None) or "truncated, or not ONNX"
+        raise InputError(f"cannot be read: {reason}", file=path, expected="a whole ONNX model",
+                         next_step="export the model again") from error  # fmt: skip
+    if not model.graph.node or not model.opset_import:
+        raise InputError("holds no graph", file=path, expected="a whole ONNX model",
+                         next_step="export the model again")  # fmt: skip
+    return model
+
+
+def facts_of(path: Path) -> ModelFacts:
+    """Everything that :func:`edgeship.targets.check` asks about an ONNX model.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    model = read_onnx(path)
+    types = _tensor_types(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    unsupported = {}
+    if runtime_version("onnxruntime"):
+        unsupported["onnxruntime"] = _unknown_to_onnxruntime(model)
+    if runtime_version("openvino"):
+        unsupported["openvino"] = _unknown_to_openvino(path)
+    return ModelFacts(
+        operators=_operators(model, types),
+        weight_bytes=weight_bytes(model),
+        peak_activation_bytes=_peak_activation_bytes(model, types, constants),
+        dynamic_inputs=tuple(value.name for value in inputs if None in (types.get(value.name) or ("", ()))[1][1:]),
+        io_dtypes=tuple(sorted({types[v.name][0] for v in [*inputs, *model.graph.output] if v.name in types})),
+        unsupported=unsupported,
+    )
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of all constants of a ``ModelProto``, those of ``Constant`` nodes included."""
+    tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
+    return sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors)
+
+
+def nodes_of(graph: Any) -> Iterator[Any]:
+    """Every node of a graph, those of its sub-graphs included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_of(attribute.g)
+
+
+def _item_size(data_type: int) -> int:
+    import onnx
+
+    try:
+        return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _tensor_types(model: Any) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Tensor → (numpy's name of its type, shape with None for what is not known), by shape inference."""
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        inferred = model
+    graph = inferred.graph
+    types = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        if not tensor.elem_type or not tensor.HasField("shape"):
+            continue
+        sizes = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
+        types[value.name] = (str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), sizes)
+    return types
+
+
+def _operators(model: Any, types: dict[str, tuple[str, tuple[int | None, ...]]]) -> tuple[OperatorUse, ...]:
+    found: dict[tuple[str, str], list[Any]] = {}
+    for node in nodes_of(model.graph):
+        domain = "" if node.domain in _STANDARD else node.domain
+        found.setdefault((domain, node.op_type), []).append(node)
+    uses = []
+    for (domain, op), nodes in sorted(found.items()):
+        known = [types[name] for node in nodes for name in node.input if name in types]
+        uses.append(
+            OperatorUse(
+                op=op,
+                domain=domain,
+                count=len(nodes),
+                dtypes=tuple(sorted({dtype for dtype, _ in known})),
+                max_rank=max((len(shape) for _, shape in known), default=0),
+            )
+        )
+    return tuple(uses)
+
+
+def _peak_activation_bytes(
+    model: Any, types: dict[str, tuple[str, tuple[int | None, ...]]], constants: set[str]
+) -> int | None:
+    """Largest sum of tensors that live at the same time, batch of one, in the order of the file."""
+    import numpy as np
+
+    sizes: dict[str, int] = {}
+    for name, (dtype, shape) in types.items():
+        if name not in constants:
+            known = [1 if axis == 0 and size is None else size for axis, size in enumerate(shape)]
+            if any(size is None for size in known):
+                return None
+            sizes[name] = math.prod(size or 0 for size in known) * np.dtype(dtype).itemsize
+    folded = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+    made = [name for node in model.graph.node for name in node.output if name and name not in folded]
+    if any(name not in sizes for name in made):
+        return None
+    last_use = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
+    last_use.update({value.name: len(model.graph.node) for value in model.graph.output})
+    live = {value.name for value in model.graph.input if value.name in sizes}
+    peak = 0
+    for index, node in enumerate(model.graph.node):
+        live |= {name for name in node.output if name in sizes and name not in folded}
+        peak = max(peak, sum(sizes[name] for name in live))
+        live = {name for name in live if last_use.get(name, index) > index}
+    return peak
+
+
+def _unknown_to_onnxruntime(model: Any) -> tuple[str, ...]:
+    """Operators without a kernel of the installed ONNX Runtime and without a definition by other operators."""
+    import onnx
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
+
+    kernels: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for kernel in get_all_opkernel_def():
+        if kernel.provider == "CPUExecutionProvider":
+            kernels.setdefault((kernel.domain, kernel.op_name), []).append(kernel.version_range)
+    opsets = {"" if each.domain in _STANDARD else each.domain: each.version for each in model.opset_import}
+    local = {(function.domain, function.name) for function in model.functions}
+    unknown = set()
+    for node in nodes_of(model.graph):
+        domain = "" if node.domain in _STANDARD else node.domain
+        version = opsets.get(domain, 1)
+        defined = (node.domain, node.op_type) in local
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, domain)
+            defined, version = defined or schema.has_function, schema.since_version
+        except onnx.defs.SchemaError:
+            pass
+        ranges = kernels.get((domain, node.op_type), [])
+        if not defined and not any(low <= version <= high for low, high in ranges):
+            unknown.add(OperatorUse(op=node.op_type, domain=domain).label)
+    return tuple(sorted(unknown))
+
+
+def _unknown_to_openvino(path: Path) -> tuple[str, ...]:
+    """Operators that the installed OpenVINO cannot read, or that its CPU plug-in cannot run."""
+    import openvino
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(path))
+    except RuntimeError as error:
+        named = re.findall(
+            r"(?:following ONNX operations:|rule found for operations:|translator found for:?)\s*([^\n]+)", str(error)
+        )
+        names = {re.sub(r"^ai\.onnx\.", "", part).strip(" .") for text in named for part in re.split(r"[,\s]+", text)}
+        first = str(error).strip().splitlines()[-1][:160]
+        return tuple(sorted(name for name in names if name)) or (f"something in it: {first}",)
+    taken = core.query_model(model, "CPU")
+    return tuple(sorted({op.get_type_name() for op in model.get_ordered_ops() if op.get_friendly_name() not in taken}))
