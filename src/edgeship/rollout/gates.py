@@ -326,16 +326,18 @@ def _measured(
     figures_of: Callable[[DeviceEvidence], _Figures | None],
     noun: str,
 ) -> GateResult:
-    """A limit on a measured number: broken only with enough calls and, where there is one, beyond its interval."""
+    """A limit on a measured number: broken beyond its interval, open where it is there but not proven beyond it."""
 
     def holds(device: DeviceEvidence) -> bool | None:
         figures = figures_of(device)
         if figures is None or figures.value is None or figures.limit is None or not math.isfinite(figures.value):
             return None
-        if figures.value <= figures.limit:
-            return True if device.calls >= policy.min_calls else None
-        proven = figures.interval is None or figures.interval.low > figures.limit
-        return False if proven and device.calls >= policy.min_calls else None
+        if device.calls < policy.min_calls:
+            return None
+        low = figures.value if figures.interval is None else figures.interval.low
+        if figures.value <= figures.limit or low <= 0.0:  # nothing there, or nothing that is told from chance
+            return True
+        return False if low > figures.limit else None
 
     judged = [device for device in evidence if device.calls > 0]
     return _worst_of(gate_id, rule, judged, holds, lambda d: figures_of(d) or _Figures(), noun)
@@ -368,11 +370,21 @@ def _worst_of(
     worst, holds = ranked[0], answers[ranked[0].device_id]
     same = tuple(device.device_id for device in ranked if answers[device.device_id] is holds)
     figures = figures_of(worst)
-    verb = {True: "keeps to", False: "exceeds", None: "is not decided against"}[holds]
-    sentence = f"{noun} {figures.words()} on {worst.device_id} {verb} the limit {figures.limit_words()}"
+    sentence = (
+        f"{noun} {figures.words()} on {worst.device_id} {_verb(holds, figures)} the limit {figures.limit_words()}"
+    )
     if holds is not True and len(judged) > 1:
         sentence += f" ({len(same)} of {len(judged)} devices)"
     return _gate(gate_id, rule, holds=holds, devices=same, sentence=sentence, figures=figures)
+
+
+def _verb(holds: bool | None, figures: _Figures) -> str:
+    if holds is None:
+        return "is not decided against"
+    if not holds:
+        return "exceeds"
+    beyond = figures.value is not None and figures.limit is not None and figures.value > figures.limit
+    return "is not told from chance;" if beyond else "keeps to"
 
 
 def _increase(device: DeviceEvidence) -> Change:

@@ -77,11 +77,19 @@ class ThresholdPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 _RATIOS: Final = ("max_failed_ratio", "max_failed_increase", "max_failed_device_ratio", "max_drift", "max_data_drift")
+_PROBATION_KEYS: Final = {
+    "inferences": "probation_inferences",
+    "duration_s": "probation_s",
+    "deadline_s": "probation_deadline_s",
+}
 _AT_LEAST_ONE: Final = ("min_windows", "min_calls")
 
 
 def parse_policy(document: Mapping[str, Any], *, file: object = None) -> ThresholdPolicy:
     """A policy from a TOML or JSON map; read when a rollout is created, so that a gate never fails to fire later.
+
+    A table ``[probation]`` with the keys ``inferences``, ``duration_s`` and ``deadline_s`` is another spelling of the
+    three ``probation_…`` keys.
 
     Raises:
         ConfigError: unknown key or name, wrong type, or a number that would make a gate meaningless.
@@ -93,7 +101,7 @@ def parse_policy(document: Mapping[str, Any], *, file: object = None) -> Thresho
     edgeship_agent.contract.errors.ConfigError: unreadable policy: Object contains unknown field `max_failed_rate`
     """
     try:
-        policy = msgspec.convert(dict(document), ThresholdPolicy)
+        policy = msgspec.convert(_flat(document), ThresholdPolicy)
     except (msgspec.ValidationError, TypeError) as error:
         raise ConfigError(f"unreadable policy: {error}", file=file) from error
     if policy.name != THRESHOLD:
@@ -122,6 +130,19 @@ def parse_stages(text: str) -> tuple[float, ...]:
     if any(later <= earlier for earlier, later in pairwise(shares)) or shares[-1] != 1.0:
         raise ConfigError("stages must grow and end with 100%", key="stages", expected="for example 20%,100%", got=text)
     return shares
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    flat = dict(document)
+    probation = flat.pop("probation", {})
+    if not isinstance(probation, Mapping):
+        raise TypeError("`probation` is not a table")
+    for key, value in probation.items():
+        name = _PROBATION_KEYS.get(key, f"probation.{key}")
+        if name in flat:
+            raise TypeError(f"`probation.{key}` and `{name}` are the same limit")
+        flat[name] = value
+    return flat
 
 
 def _share(part: str, text: str) -> float:
