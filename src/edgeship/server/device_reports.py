@@ -1,0 +1,138 @@
+"""What devices say about updates, taken over into the rollouts: repeats and late comers change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from edgeship.rollout import DeviceEvent, DeviceState, RolloutState, device_event, device_transition
+from edgeship.server.context import ServerContext
+from edgeship.server.store import reports, rollouts
+from edgeship.server.store.rollouts import Rollout
+from edgeship_agent.contract.messages import RunningArm, UpdateReport, UpdateState
+
+#: A rollback is a deployment of its own: its reports are not those of the update that it takes back.
+ROLLBACK_SUFFIX: Final = "-rollback"
+_ACTIVATED: Final = frozenset({UpdateState.PROBATION, UpdateState.COMMITTED})
+_WATCHED: Final = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
+_ENDS: Final = frozenset(
+    {
+        *(UpdateState.COMMITTED, UpdateState.ROLLED_BACK, UpdateState.INCONSISTENT),
+        *(UpdateState.REJECTED, UpdateState.FAILED_CLEAN, UpdateState.CANCELED),
+    }
+)
+
+
+def rollback_deployment(rollout_id: str) -> str:
+    """Name of the deployment that takes a rollout back.
+
+    >>> rollback_deployment("r3")
+    'r3-rollback'
+    """
+    return rollout_id + ROLLBACK_SUFFIX
+
+
+def on_report(context: ServerContext, connection: Connection, device_id: str, report: UpdateReport) -> None:
+    """Keep a report and move the device within its rollout.
+
+    A report that is known, of another attempt, or older than one that was seen is kept and moves nothing.
+    """
+    now_s = context.clock()
+    seen_seq = reports.add(connection, report, now_s)
+    if seen_seq is None or report.seq < seen_seq:
+        return
+    if report.deployment.endswith(ROLLBACK_SUFFIX):
+        _take_rollback_report(context, connection, report)
+        return
+    rollout = rollouts.find(connection, report.deployment)
+    known = rollouts.member(connection, report.deployment, device_id)
+    if rollout is None or known is None or known.attempt != report.attempt:
+        return
+    matches = report.loaded_digest == rollout.digest
+    state = device_transition(known.state, device_event(report.state, digest_matches=matches))
+    changes: dict[str, Any] = {"state": state, "substate": report.state.value, "reason": _reason(report, matches)}
+    if report.state in _ACTIVATED:
+        changes["without_field_traffic"] = report.without_field_traffic
+        if known.activated_at_s is None:
+            changes["activated_at_s"] = now_s
+    rollouts.save_member(connection, known, now_s, **changes)
+    if report.state in _ENDS and state is not known.state:
+        _record_end(context, connection, rollout, report, state)
+
+
+def on_running(context: ServerContext, connection: Connection, device_id: str, running: Iterable[RunningArm]) -> None:
+    """Compare what a device has loaded with what it had committed: another digest later is a regression."""
+    loaded = {arm.model: arm for arm in running if arm.state == "committed"}
+    if not loaded:
+        return
+    for known in rollouts.memberships(connection, device_id):
+        if known.state is not DeviceState.SUCCEEDED:
+            continue
+        rollout = rollouts.find(connection, known.rollout_id)
+        if rollout is None or rollout.state not in _WATCHED or rollout.model not in loaded:
+            continue
+        arm = loaded[rollout.model]
+        if arm.digest != rollout.digest:
+            state = device_transition(known.state, DeviceEvent.WRONG_DIGEST)
+            rollouts.save_member(connection, known, context.clock(), state=state, reason="wrong_digest")
+            sentence = f"{device_id} runs {arm.model} {arm.version}, not the {rollout.version} that it had committed"
+            _record(context, connection, device_id, "update_regressed", sentence, {"rollout": rollout.id})
+
+
+def _take_rollback_report(context: ServerContext, connection: Connection, report: UpdateReport) -> None:
+    rollout_id = report.deployment.removesuffix(ROLLBACK_SUFFIX)
+    known = rollouts.member(connection, rollout_id, report.device_id)
+    if known is None or report.state not in _ENDS:
+        return
+    if report.state is UpdateState.COMMITTED and report.loaded_digest == known.previous_digest:
+        return  # the evaluator confirms it and says so
+    now_s = context.clock()
+    rollouts.save_member(connection, known, now_s, reason=f"rollback {report.state.value}: {report.reason}")
+    sentence = f"{report.device_id} could not take the rollback: {report.detail or report.reason or report.state.value}"
+    _record(context, connection, report.device_id, "rollback_failed", sentence, {"rollout": rollout_id})
+    _keep_decision(connection, report, sentence, now_s)
+
+
+def _reason(report: UpdateReport, matches: bool) -> str:
+    if report.state is UpdateState.COMMITTED and not matches:
+        return "wrong_digest"
+    return report.reason
+
+
+def _record_end(
+    context: ServerContext, connection: Connection, rollout: Rollout, report: UpdateReport, state: DeviceState
+) -> None:
+    sentence = end_sentence(report, state)
+    data = {"rollout": rollout.id, "attempt": report.attempt, "reason": report.reason}
+    _record(context, connection, report.device_id, f"update_{state.value}", sentence, data)
+    if state is not DeviceState.SUCCEEDED:
+        _keep_decision(connection, report, sentence, context.clock())
+
+
+def end_sentence(report: UpdateReport, state: DeviceState) -> str:
+    """How an update attempt ended, in words."""
+    what = f"{report.model} {report.version}"
+    why = report.detail or report.reason.replace("_", " ")
+    words = {
+        DeviceState.SUCCEEDED: f"{report.device_id} runs {what}",
+        DeviceState.REJECTED: f"{report.device_id} refused {what}",
+        DeviceState.ROLLED_BACK: f"{report.device_id} rolled {what} back by itself",
+        DeviceState.CANCELED: f"{report.device_id} canceled {what}",
+    }
+    sentence = words.get(state, f"{report.device_id} failed to take {what}")
+    return f"{sentence}: {why}" if why and state is not DeviceState.SUCCEEDED else sentence
+
+
+def _keep_decision(connection: Connection, report: UpdateReport, sentence: str, at_s: float) -> None:
+    subject = f"refusal/{report.device_id}/{report.deployment}.{report.attempt}"
+    evidence = {"report": {name: getattr(report, name) for name in report.__struct_fields__}}
+    rollouts.record_decision(connection, subject, report.state.value, sentence, msgspec.to_builtins(evidence), at_s)
+
+
+def _record(
+    context: ServerContext, connection: Connection, device_id: str, kind: str, sentence: str, data: dict[str, Any]
+) -> None:
+    context.record(connection, kind, f"device/{device_id}", sentence, data)

@@ -1,0 +1,277 @@
+"""One step of every rollout that has something to do: offer, time out, judge, roll back, confirm.
+
+Everything is read from the database, so a server that was stopped in the middle goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from edgeship.rollout import (
+    DeviceEvent,
+    DeviceEvidence,
+    DeviceState,
+    RolloutEvent,
+    RolloutState,
+    StageEvent,
+    StageState,
+    Verdict,
+    VerdictKind,
+    deadline_event,
+    device_transition,
+    judge,
+    rollout_transition,
+    stage_transition,
+)
+from edgeship.server import rollout_evidence, rollout_plan
+from edgeship.server.context import ServerContext
+from edgeship.server.device_reports import rollback_deployment
+from edgeship.server.rollout_steps import (
+    decide,
+    offer,
+    roll_back,
+    staged,
+    verdict_evidence,
+    was_touched,
+    with_stage,
+)
+from edgeship.server.store import devices, goals, releases, reports, rollouts
+from edgeship.server.store.rollouts import Member, Rollout
+from edgeship_agent.contract.manifest import BundleManifest
+from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.contract.wire import read_json
+
+_JUDGED: Final = (RolloutState.RUNNING, RolloutState.PAUSED)
+#: A rollback that is incomplete is still confirmed when the last devices come back.
+_RETURNING: Final = (RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE)
+
+
+def tick(context: ServerContext, connection: Connection, now_s: float) -> None:
+    """Move every rollout that has something to do by at most one decision."""
+    for rollout in rollouts.in_states(connection, _JUDGED):
+        _advance(context, connection, rollout, now_s)
+    for rollout in rollouts.in_states(connection, _RETURNING):
+        _confirm_rollback(context, connection, rollout, now_s)
+
+
+def evidence_now(
+    context: ServerContext, connection: Connection, rollout: Rollout, now_s: float
+) -> tuple[list[DeviceEvidence], float]:
+    """The evidence of the devices that were reached so far, and the seconds since the stage started."""
+    reached = [known for known in rollouts.members(connection, rollout.id) if known.stage_index <= rollout.stage_index]
+    return rollout_evidence.gather(context, connection, rollout, reached), now_s - rollout.stage_started_s
+
+
+def _advance(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> None:
+    if rollout.state is RolloutState.RUNNING:
+        _admit_late_joiners(connection, rollout, now_s)
+        rollout = _offer_stage(context, connection, rollout, now_s)
+    _apply_deadlines(connection, rollout, now_s)
+    rollout = _start_soak(connection, rollout, now_s)
+    devices_evidence, elapsed_s = evidence_now(context, connection, rollout, now_s)
+    verdict = judge(rollout.policy, devices_evidence, elapsed_s=elapsed_s)
+    evidence = verdict_evidence(rollout, devices_evidence, elapsed_s, verdict)
+    if verdict.kind is VerdictKind.HALT:
+        _halt(context, connection, rollout, verdict, evidence)
+    elif rollout.state is not RolloutState.RUNNING or verdict.kind is VerdictKind.HOLD:
+        _keep_verdict(connection, rollout, verdict, now_s)
+    elif verdict.kind is VerdictKind.PAUSE:
+        _pause(context, connection, rollout, verdict, evidence)
+    else:
+        _promote(context, connection, rollout, verdict, evidence)
+
+
+def _admit_late_joiners(connection: Connection, rollout: Rollout, now_s: float) -> None:
+    """Devices that came after the draw join the last stage."""
+    known = {member.device_id: member.stage_index for member in rollouts.members(connection, rollout.id)}
+    rows = rollout_plan.matching_devices(connection, rollout.filter)
+    if all(row.id in known for row in rows):
+        return
+    release = releases.find(connection, rollout.model, rollout.version)
+    assert release is not None  # a rollout is only made of a release that is there, and none is ever removed
+    manifest_bytes = releases.read_files(connection, rollout.model, rollout.version).manifest
+    manifest = read_json(manifest_bytes, BundleManifest, file="edgeship.json")
+    late = rollout_plan.plan(connection, release, manifest, [row for row in rows if row.id not in known])
+    drawn = rollout_plan.draw(connection, late, rollout.stages, rollout.seed, known)
+    last = len(rollout.stages) - 1
+    rollouts.add_members(
+        connection,
+        [rollout_plan.as_member(device, rollout.id, drawn.get(device.device_id, last), now_s) for device in late],
+    )
+
+
+def _offer_stage(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> Rollout:
+    waiting = [
+        known
+        for known in rollouts.members(connection, rollout.id)
+        if known.stage_index <= rollout.stage_index and known.state is DeviceState.QUEUED
+    ]
+    offer(context, connection, rollout, waiting)
+    if rollout.stage_states[rollout.stage_index] is not StageState.PENDING:
+        return rollout
+    state = stage_transition(StageState.PENDING, StageEvent.OFFER)
+    changed = rollouts.save(
+        connection, rollout, stage_states=with_stage(rollout, state), stage_started_s=now_s, updated_at_s=now_s
+    )
+    sentence = f"stage {rollout.stage_index + 1} of {len(rollout.stages)} was offered to {len(waiting)} devices"
+    offered = {"devices": [known.device_id for known in waiting]}
+    decide(context, connection, changed, "stage_offered", sentence, offered)
+    return changed
+
+
+def _apply_deadlines(connection: Connection, rollout: Rollout, now_s: float) -> None:
+    for known in rollouts.members(connection, rollout.id):
+        if not known.state.is_pending or known.offered_at_s is None:
+            continue
+        if now_s - known.offered_at_s < rollout.policy.offer_timeout_s:
+            continue
+        event = deadline_event(
+            heard_since_offer=_was_heard(connection, known), activated=known.activated_at_s is not None
+        )
+        state = device_transition(known.state, event)
+        rollouts.save_member(connection, known, now_s, state=state, reason=event.value)
+
+
+def _was_heard(connection: Connection, known: Member) -> bool:
+    """Whether the device knows of the offer: it reported about it, or its newest goal is confirmed."""
+    goal = goals.goal_of(connection, known.device_id)
+    confirmed = goal is not None and goals.accepted_generation(connection, known.device_id) >= goal.generation
+    return bool(known.substate) or confirmed
+
+
+def _start_soak(connection: Connection, rollout: Rollout, now_s: float) -> Rollout:
+    if rollout.stage_states[rollout.stage_index] is not StageState.OFFERING:
+        return rollout
+    stage = [m for m in rollouts.members(connection, rollout.id) if m.stage_index == rollout.stage_index]
+    if not any(known.activated_at_s is not None for known in stage):
+        return rollout
+    state = stage_transition(StageState.OFFERING, StageEvent.SOAK)
+    return rollouts.save(connection, rollout, stage_states=with_stage(rollout, state), updated_at_s=now_s)
+
+
+def _keep_verdict(connection: Connection, rollout: Rollout, verdict: Verdict, now_s: float) -> None:
+    """The newest figures, for whoever looks; nothing is decided, so the revision stays."""
+    paused = rollout.state is RolloutState.PAUSED
+    reason = rollout.reason if paused else staged(verdict.sentence, rollout.stage_index)
+    if verdict != rollout.verdict or reason != rollout.reason:
+        rollouts.keep_verdict(connection, rollout, verdict, reason, now_s)
+
+
+def _halt(
+    context: ServerContext, connection: Connection, rollout: Rollout, verdict: Verdict, evidence: dict[str, Any]
+) -> None:
+    sentence = staged(verdict.sentence, rollout.stage_index)
+    stage = rollout.stage_states[rollout.stage_index]
+    if stage is not StageState.PENDING:  # paused before anybody of this stage was offered it
+        stage = stage_transition(stage, StageEvent.HALT)
+    state = rollout_transition(rollout.state, RolloutEvent.HALT)
+    halted = rollouts.save(
+        connection, rollout, state=state, stage_states=with_stage(rollout, stage), verdict=verdict, reason=sentence
+    )
+    decide(context, connection, halted, "halted", sentence, evidence)
+    roll_back(context, connection, halted, sentence)
+
+
+def _pause(
+    context: ServerContext, connection: Connection, rollout: Rollout, verdict: Verdict, evidence: dict[str, Any]
+) -> None:
+    sentence = staged(verdict.sentence, rollout.stage_index)
+    stage = stage_transition(rollout.stage_states[rollout.stage_index], StageEvent.PAUSE)
+    state = rollout_transition(rollout.state, RolloutEvent.PAUSE)
+    changes = {"state": state, "stage_states": with_stage(rollout, stage), "verdict": verdict, "reason": sentence}
+    paused = rollouts.save(connection, rollout, **changes, updated_at_s=context.clock())
+    decide(context, connection, paused, "paused_inconclusive", sentence, evidence)
+
+
+def _promote(
+    context: ServerContext, connection: Connection, rollout: Rollout, verdict: Verdict, evidence: dict[str, Any]
+) -> None:
+    sentence = staged(verdict.sentence, rollout.stage_index)
+    judging = stage_transition(rollout.stage_states[rollout.stage_index], StageEvent.JUDGE)
+    passed = with_stage(rollout, stage_transition(judging, StageEvent.PROMOTE))
+    now_s = context.clock()
+    changes: dict[str, Any] = {"stage_states": passed, "verdict": verdict, "reason": sentence, "updated_at_s": now_s}
+    is_last = rollout.stage_index == len(rollout.stages) - 1
+    if is_last:
+        state = rollout_transition(rollout.state, RolloutEvent.COMPLETE)
+        changes |= {"state": state, "ended_at_s": now_s}
+    else:
+        changes |= {"stage_index": rollout.stage_index + 1, "stage_started_s": now_s}
+    promoted = rollouts.save(connection, rollout, **changes)
+    decide(context, connection, promoted, "completed" if is_last else "promoted", sentence, evidence)
+
+
+def _confirm_rollback(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> None:
+    """Look who runs the old digest again; all of them ends the rollback, the deadline makes it incomplete."""
+    touched = [known for known in rollouts.members(connection, rollout.id) if was_touched(known)]
+    waiting = [known for known in touched if not _is_restored(connection, rollout, known)]
+    for known in touched:
+        _show_return(connection, known, known in waiting, now_s)
+    if not waiting:
+        state = rollout_transition(rollout.state, RolloutEvent.RESTORED)
+        _end_rollback(context, connection, rollout, state, _restored_sentence(touched), now_s)
+    elif (
+        rollout.state is RolloutState.ROLLING_BACK
+        and now_s - rollout.stage_started_s >= rollout.policy.rollback_timeout_s
+    ):
+        state = rollout_transition(rollout.state, RolloutEvent.ROLLBACK_DEADLINE)
+        names = ", ".join(known.device_id for known in waiting[:5])
+        words = f"Rollback incomplete: {len(waiting)} of {len(touched)} devices have not confirmed it: {names}"
+        _end_rollback(context, connection, rollout, state, words, now_s)
+
+
+def _is_restored(connection: Connection, rollout: Rollout, known: Member) -> bool:
+    """Whether a device reports that what it ran before is loaded again, for its newest goal."""
+    assigned = goals.assignment(connection, known.device_id, rollout.model)
+    deployment = rollback_deployment(rollout.id)
+    if assigned is not None and assigned.deployment not in (deployment, rollout.id):
+        return True  # a later rollout has taken the device over
+    if assigned is not None and assigned.deployment == deployment:
+        report = reports.newest(connection, known.device_id, deployment, assigned.attempt)
+        if report is not None and report.state is UpdateState.COMMITTED:
+            return report.loaded_digest == known.previous_digest
+    return _runs_previous(connection, rollout, known)
+
+
+def _runs_previous(connection: Connection, rollout: Rollout, known: Member) -> bool:
+    goal = goals.goal_of(connection, known.device_id)
+    row = devices.find(connection, known.device_id)
+    if goal is None or row is None or row.goal_generation < goal.generation:
+        return False
+    loaded = [arm["digest"] for arm in row.running if arm["model"] == rollout.model]
+    return loaded == ([known.previous_digest] if known.previous_digest else [])
+
+
+def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s: float) -> None:
+    if not is_waiting:
+        state = device_transition(known.state, DeviceEvent.RESTORED)
+        if state is not known.state:
+            rollouts.save_member(connection, known, now_s, state=state)
+        return
+    if known.reason.startswith("rollback "):
+        return
+    row = devices.find(connection, known.device_id)
+    online = row is not None and row.online
+    reason = "waiting for the rollback" if online else "offline: takes the rollback when it returns"
+    if known.reason != reason:
+        rollouts.save_member(connection, known, now_s, reason=reason)
+
+
+def _restored_sentence(touched: Sequence[Member]) -> str:
+    versions = sorted({known.previous_version for known in touched if known.previous_version})
+    where = f"run {' or '.join(versions)} again" if versions else "run no version of it"
+    return (
+        f"Rolled back: all {len(touched)} devices that had it {where}" if touched else "Rolled back: no device had it"
+    )
+
+
+def _end_rollback(
+    context: ServerContext, connection: Connection, rollout: Rollout, state: RolloutState, words: str, now_s: float
+) -> None:
+    release = releases.find(connection, rollout.model, rollout.version)
+    reason = words if release is None else f"{release.blocked_reason}. {words}"
+    ended = rollouts.save(connection, rollout, state=state, reason=reason, updated_at_s=now_s, ended_at_s=now_s)
+    decide(context, connection, ended, state.value, words, {"from": rollout.state.value})
