@@ -141,6 +141,18 @@ def oldest(connection: Connection, key: tuple[str, str, str], limit: int, profil
     return [decode(payload) for payload in connection.execute(query).scalars()]
 
 
+def count_of(connection: Connection, key: tuple[str, str, str], profile_hash: str) -> int:
+    """How many windows of a version over the same bins a device has sent."""
+    device_id, model, version = key
+    query = select(func.count()).where(
+        _windows.c.device_id == device_id,
+        _windows.c.model == model,
+        _windows.c.version == version,
+        _windows.c.profile_hash == profile_hash,
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def decode(payload: bytes) -> Window:
     """A window as it was stored."""
     return _decoder.decode(payload)
@@ -155,7 +167,9 @@ def keys_since(connection: Connection, since_s: float) -> set[tuple[str, str, st
 
 def totals(connection: Connection, device_id: str) -> Sequence[Row[Any]]:
     """Windows, calls, failures and crashes of a device per model and version, with the time of the newest window."""
-    columns = [func.sum(_windows.c[name]).label(name) for name in ("inferences", "failures", "deadline_misses", "crashes")]
+    columns = [
+        func.sum(_windows.c[name]).label(name) for name in ("inferences", "failures", "deadline_misses", "crashes")
+    ]
     group = (_windows.c.model, _windows.c.version, _windows.c.variant)
     query = (
         select(*group, func.count().label("windows"), func.max(_windows.c.received_at_s).label("newest_s"), *columns)
