@@ -13,6 +13,8 @@ from edgeship_agent.contract.errors import InputError
 from edgeship_agent.runtime import runtime_version
 
 _STANDARD: Final = ("", "ai.onnx")
+#: How OpenVINO names what it cannot read, in its different front ends.
+_NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?)\s*([^\n]+)")
 
 
 def read_onnx(path: Path) -> Any:
@@ -187,9 +189,7 @@ def _unknown_to_openvino(path: Path) -> tuple[str, ...]:
     try:
         model = core.read_model(str(path))
     except RuntimeError as error:
-        named = re.findall(
-            r"(?:following ONNX operations:|rule found for operations:|translator found for:?)\s*([^\n]+)", str(error)
-        )
+        named = _NAMED.findall(str(error))
         names = {re.sub(r"^ai\.onnx\.", "", part).strip(" .") for text in named for part in re.split(r"[,\s]+", text)}
         first = str(error).strip().splitlines()[-1][:160]
         return tuple(sorted(name for name in names if name)) or (f"something in it: {first}",)

@@ -1,0 +1,270 @@
+"""What a file is: ONNX, TFLite and OpenVINO models, data files, bundles; read without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
+from edgeship.bundle import Bundle
+from edgeship.bundle.layout import LAYOUT_FILE
+from edgeship_agent.contract.errors import InputError
+
+INSPECTION_VERSION: Final = 1
+_IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_MAX_CLASSES: Final = 1000
+
+
+class InspectedTensor(Struct, frozen=True, kw_only=True):
+    """An input, an output, or an array of a data file.
+
+    Attributes:
+        shape: numbers, or names where a size varies.
+        scale, zero_point: of an integer tensor in a model; scale 0 for none.
+        low, high: range of a data array, None where it has no number in it.
+        not_finite: NaN and infinite values of a data array.
+    """
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    scale: float = 0.0
+    zero_point: int = 0
+    low: float | None = None
+    high: float | None = None
+    not_finite: int = 0
+
+
+class Inspection(Struct, frozen=True, kw_only=True):
+    """What was found.
+
+    Attributes:
+        kind: ``onnx``, ``tflite``, ``openvino``, ``data``, ``images`` or ``bundle``.
+        digest: sha256 of the file (OpenVINO: of .xml and .bin, one after the other); of a bundle its identity.
+        weight_bytes: of all constants in a model.
+        operators: operator → how often it occurs.
+        classes: label → how many samples.
+        facts: everything else, by name.
+    """
+
+    schema_version: int = INSPECTION_VERSION
+    kind: str
+    path: str
+    digest: str = ""
+    size_bytes: int
+    tensors: tuple[InspectedTensor, ...] = ()
+    operators: dict[str, int] = field(default_factory=dict)
+    weight_bytes: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def inspect_path(path: Path) -> Inspection:
+    """Look at a model, a data file, a folder of images or a bundle.
+
+    Raises:
+        InputError: missing, damaged, or of a kind that is not known.
+        ContractError: a bundle whose documents are damaged.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise InputError("no such file or folder", file=path)
+    if path.is_dir():
+        return _folder(path)
+    if path.stat().st_size == 0:
+        raise InputError("is empty", file=path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError("a kind of file that is not known", file=path, expected=", ".join(_READERS), got=path.suffix
+                         or "no suffix", next_step="edgeship inspect MODEL.onnx")  # fmt: skip
+    return reader(path)
+
+
+def _folder(path: Path) -> Inspection:
+    for candidate in (path, path / "bundle"):
+        if (candidate / LAYOUT_FILE).is_file():
+            return _bundle(candidate)
+    classes = {
+        folder.name: sum(file.suffix.lower() in _IMAGES for file in folder.iterdir())
+        for folder in sorted(path.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    classes = {name: count for name, count in classes.items() if count}
+    if not classes:
+        raise InputError("neither a bundle nor a folder with one sub-folder of images per class", file=path,
+                         expected=f"{LAYOUT_FILE}, or sub-folders with {', '.join(sorted(_IMAGES))}")  # fmt: skip
+    files = [file for folder in path.iterdir() if folder.is_dir() for file in folder.iterdir() if file.is_file()]
+    return Inspection(kind="images", path=str(path), size_bytes=sum(file.stat().st_size for file in files),
+                      classes=classes, facts={"samples": f"{sum(classes.values()):,}"})  # fmt: skip
+
+
+def _bundle(path: Path) -> Inspection:
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    variants = {
+        each.label: f"{each.relative_rms:.3g} relative RMS · {each.metric.name} {100 * each.metric.value:.1f} % · "
+        f"{sum(file.size_bytes for file in each.files if file.role in {'model', 'weights'}):,} bytes"
+        for each in manifest.variants
+    }
+    tensors = [_spec("input", each.name, each.dtype, each.shape) for each in manifest.inputs]
+    tensors += [_spec("output", each.name, each.dtype, each.shape) for each in manifest.outputs]
+    return Inspection(
+        kind="bundle",
+        path=str(path),
+        digest=bundle.digest,
+        size_bytes=bundle.size_bytes,
+        tensors=tuple(tensors),
+        facts={
+            "model": f"{manifest.name} {manifest.version}",
+            "author": bundle.author_key or "not signed",
+            "source": f"{manifest.lineage.source.file} {manifest.lineage.source.digest}",
+            "labels": ", ".join(manifest.output.labels),
+            **variants,
+        },
+    )
+
+
+def _spec(role: str, name: str, dtype: str, shape: tuple[int, ...]) -> InspectedTensor:
+    return InspectedTensor(role=role, name=name, dtype=dtype, shape=tuple("N" if size < 0 else size for size in shape))
+
+
+def _onnx(path: Path) -> Inspection:
+    import onnx
+
+    model = read_onnx(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = [("input", value) for value in model.graph.input if value.name not in constants]
+    values += [("output", value) for value in model.graph.output]
+    operators: Counter[str] = Counter()
+    for node in nodes_of(model.graph):
+        operators["::".join(part for part in (node.domain, node.op_type) if part)] += 1
+    opsets = ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in model.opset_import)
+    tensors = []
+    for role, value in values:
+        kind = value.type.tensor_type
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else "unknown"
+        shape = tuple(
+            size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in kind.shape.dim
+        )
+        tensors.append(InspectedTensor(role=role, name=value.name, dtype=dtype, shape=shape))
+    return Inspection(
+        kind="onnx",
+        path=str(path),
+        digest=_digest(path),
+        size_bytes=path.stat().st_size,
+        tensors=tuple(tensors),
+        operators=dict(operators.most_common()),
+        weight_bytes=weight_bytes(model),
+        facts={"opset": opsets, "made by": f"{model.producer_name} {model.producer_version}".strip() or "unknown"},
+    )
+
+
+def _tflite(path: Path) -> Inspection:
+    from edgeship.build.tflite_file import read_tflite
+
+    tensors, operators, weights = read_tflite(path)
+    return Inspection(
+        kind="tflite",
+        path=str(path),
+        digest=_digest(path),
+        size_bytes=path.stat().st_size,
+        tensors=tuple(InspectedTensor(**tensor) for tensor in tensors),
+        operators=dict(Counter(operators).most_common()),
+        weight_bytes=weights,
+    )
+
+
+def _openvino(path: Path) -> Inspection:
+    import openvino
+
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise InputError("the weights are missing", file=weights, expected=f"the .bin beside {path.name}")
+    try:
+        model = openvino.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise InputError("not an OpenVINO model", file=path, got=str(error).strip().splitlines()[-1][:160],
+                         next_step="export the model again") from error  # fmt: skip
+    tensors = []
+    for role, ports in (("input", model.inputs), ("output", model.outputs)):
+        for port in ports:
+            shape = tuple("N" if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+            dtype = str(port.get_element_type().to_dtype())
+            tensors.append(InspectedTensor(role=role, name=port.get_any_name(), dtype=dtype, shape=shape))
+    operators = Counter(operator.get_type_name() for operator in model.get_ops())
+    return Inspection(
+        kind="openvino",
+        path=str(path),
+        digest=_digest(path, weights),
+        size_bytes=path.stat().st_size + weights.stat().st_size,
+        tensors=tuple(tensors),
+        operators=dict(operators.most_common()),
+        weight_bytes=weights.stat().st_size,
+    )
+
+
+def _arrays(path: Path) -> Inspection:
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"not a readable array file: {error}", file=path,
+                         next_step="write it with numpy.savez(FILE, x=…, y=…)") from error  # fmt: skip
+    tensors = tuple(_array(name, array) for name, array in arrays.items())
+    labels = arrays.get("y")
+    classes = {}
+    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub":
+        values, counts = np.unique(labels, return_counts=True)
+        if values.size <= _MAX_CLASSES:
+            classes = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+    samples = {len(array) for name, array in arrays.items() if array.ndim}
+    return Inspection(
+        kind="data",
+        path=str(path),
+        digest=_digest(path),
+        size_bytes=path.stat().st_size,
+        tensors=tensors,
+        classes=classes,
+        facts={"samples": " or ".join(f"{count:,}" for count in sorted(samples)) or "none"},
+    )
+
+
+def _array(name: str, array: Any) -> InspectedTensor:
+    import numpy as np
+
+    low = high = None
+    not_finite = 0
+    if array.dtype.kind in "iufb" and array.size:
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+        not_finite = int(array.size - finite.size)
+        if finite.size:
+            low, high = float(finite.min()), float(finite.max())
+    return InspectedTensor(role="array", name=name, dtype=str(array.dtype), shape=array.shape, low=low, high=high,
+                           not_finite=not_finite)  # fmt: skip
+
+
+def _digest(*paths: Path) -> str:
+    state = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                state.update(chunk)
+    return "sha256:" + state.hexdigest()
+
+
+_READERS: Final[dict[str, Callable[[Path], Inspection]]] = {
+    ".onnx": _onnx,
+    ".tflite": _tflite,
+    ".xml": _openvino,
+    ".npz": _arrays,
+    ".npy": _arrays,
+}

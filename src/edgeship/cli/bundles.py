@@ -1,0 +1,145 @@
+"""``edgeship inspect``, ``verify`` and ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeship.cli import console
+from edgeship_agent.contract.errors import VerificationError
+
+if TYPE_CHECKING:
+    from edgeship.build.inspection import Inspection
+    from edgeship.bundle import VerifyReport
+
+_SHOWN_OPERATORS = 12
+_SHOWN_CLASSES = 20
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@console.json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what a model file, data file or bundle is. Nothing is run."""
+    from edgeship.build.inspection import inspect_path
+
+    found = inspect_path(path)
+    if as_json:
+        console.result_json(found)
+    else:
+        _show(found)
+    console.next_steps(_after_inspect(found))
+
+
+def _show(found: Inspection) -> None:
+    console.result(f"{found.kind}  {found.path}")
+    console.result(f"{found.size_bytes:,} bytes  {found.digest}".rstrip())
+    for name, value in found.facts.items():
+        if value:
+            console.result(f"{name}: {value}")
+    if found.weight_bytes:
+        console.result(f"weights: {found.weight_bytes:,} bytes")
+    if found.tensors:
+        console.result("")
+        rows = [
+            [each.role, each.name, each.dtype, "[" + ", ".join(map(str, each.shape)) + "]", _range(each.low, each.high),
+             _quantized(each.scale, each.zero_point), f"{each.not_finite} not finite" if each.not_finite else ""]
+            for each in found.tensors
+        ]  # fmt: skip
+        console.table(["", "name", "dtype", "shape", "range", "quantized", ""], rows)
+    if found.operators:
+        names = list(found.operators.items())
+        more = len(names) - _SHOWN_OPERATORS
+        text = ", ".join(f"{name} ×{count}" for name, count in names[:_SHOWN_OPERATORS])
+        console.result(f"\noperators: {text}" + (f" and {more} more kinds" if more > 0 else ""))
+    if found.classes:
+        names = list(found.classes.items())
+        more = len(names) - _SHOWN_CLASSES
+        text = ", ".join(f"{name} ×{count}" for name, count in names[:_SHOWN_CLASSES])
+        console.result(f"\nclasses: {text}" + (f" and {more} more" if more > 0 else ""))
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:g} … {high:g}"
+
+
+def _quantized(scale: float, zero_point: int) -> str:
+    return f"scale {scale:g}, zero {zero_point}" if scale else ""
+
+
+def _after_inspect(found: Inspection) -> str:
+    if found.kind == "onnx":
+        return f"edgeship targets check {found.path} -t raspberry-pi-5"
+    return f"edgeship verify {found.path}" if found.kind == "bundle" else "edgeship build --help"
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@console.json_option
+def verify(bundle: Path, as_json: bool) -> None:
+    """Verify a bundle: signature, digests, golden outputs on each runtime that is installed.
+
+    Exit code 1 where anything does not fit.
+    """
+    from edgeship.bundle import Bundle
+    from edgeship.bundle import verify as verify_bundle
+    from edgeship.bundle.layout import LAYOUT_FILE
+
+    inner = bundle / "bundle"
+    opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
+    report = verify_bundle(opened)
+    if as_json:
+        console.result_json(report)
+    _show_report(report)
+    failed = [each for each in report.golden if not each.passed]
+    if failed:
+        raise VerificationError(
+            f"golden outputs of {len(failed)} of {len(report.golden)} variants were not reached", file=opened.directory,
+            got="; ".join(f"{each.variant}: {each.detail}" for each in failed),
+            next_step="do not ship this bundle; build it again",
+        )  # fmt: skip
+    if not as_json:
+        console.result(f"{report.name} {report.version} verified: {report.digest}")
+    console.next_steps(f"edgeship releases add {opened.directory}")
+
+
+def _show_report(report: VerifyReport) -> None:
+    console.step("signature", f"by author key {report.author_key}")
+    console.step("digests", f"{report.blobs} blobs, {report.size_bytes:,} bytes")
+    for each in report.golden:
+        if each.passed:
+            place = "" if each.same_isa else " (golden outputs from another ISA class: wider limit)"
+            rms = 0.0 if each.relative_rms is None else each.relative_rms
+            console.step("golden", f"{each.variant}: relative RMS {rms:.2g} ≤ {each.limit:.2g} on {each.samples} "
+                         f"samples, runtime {each.runtime_version}{place}")  # fmt: skip
+        else:
+            console.step("golden", f"{each.variant}: {each.detail}", "failed")
+    for missing in report.not_run:
+        console.step("not run", f"{missing.variant}: {missing.reason}", "undecided")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-t", "--target", required=True, help="Target whose files are wanted.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
+@console.json_option
+def export(bundle: Path, target: str, output: Path, as_json: bool) -> None:
+    """Copy one target's files out of a bundle; signature and digests are checked on the way."""
+    from edgeship.bundle import Bundle
+    from edgeship.bundle import export as export_files
+    from edgeship.bundle.layout import LAYOUT_FILE
+
+    inner = bundle / "bundle"
+    opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
+    files = export_files(opened, target, output.absolute())
+    if as_json:
+        console.result_json({"schema_version": 1, "bundle": opened.digest, "files": [str(file) for file in files]})
+    else:
+        for file in files:
+            console.result(str(file))
+    console.next_steps(f"edgeship inspect {next(file for file in files if file.suffix in _MODELS)}")
+
+
+_MODELS = {".onnx", ".tflite", ".xml"}
