@@ -31,7 +31,7 @@ MAX_SENTENCE: Final = 4096
 MAX_ENTRIES: Final = 1024
 #: Greatest count: exact as a float and in every JSON reader.
 MAX_COUNT: Final = 2**53 - 1
-#: Greatest absolute fixed-point sum that a sketch may hold: clipped values of 2^20 steps, squared, MAX_COUNT/2^12 times.
+#: Greatest fixed-point sum of a sketch: values are clipped at 2^20 steps, so 2^41 of their squares fit.
 MAX_SUM: Final = 2**81
 
 DeviceMessage = Birth | Death | Heartbeat | WindowBatch | UpdateReport
@@ -46,7 +46,8 @@ def admit(device_id: str, message: DeviceMessage) -> None:
     >>> admit("a", Death(protocol_version=1, device_id="a", session=3))
     """
     if message.device_id != device_id:
-        raise ContractError("speaks for another device", key="device_id", expected=device_id, got=message.device_id[:80])
+        got = message.device_id[:80]
+        raise ContractError("speaks for another device", key="device_id", expected=device_id, got=got)
     if isinstance(message, WindowBatch):
         _check_batch(message)
     elif isinstance(message, UpdateReport):
@@ -143,7 +144,7 @@ def _check_sketch(name: str, sketch: Sketch) -> None:
             raise ContractError("bucket out of range", key=name)
     counts = tuple(counts)
     _entries(name, counts)
-    if counts and not (0 <= min(counts) and sum(counts) <= MAX_COUNT):
+    if counts and not (min(counts) >= 0 and sum(counts) <= MAX_COUNT):
         raise ContractError("count out of range", key=name, expected=f"0–{MAX_COUNT}")
 
 

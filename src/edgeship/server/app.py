@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response
+from litestar.config.allowed_hosts import AllowedHostsConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -14,27 +16,22 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from edgeship import __version__
 from edgeship.server.context import ServerContext
-from edgeship_agent.contract.errors import EdgeshipError
+from edgeship.server.guards import add_headers, refuse_foreign_writes
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError, IllegalTransition, InputError
 
-#: Modules with a ``router``: a list of route handlers.
-_ROUTERS: Final = (
-    "edgeship.server.api.health",
-    "edgeship.server.api.devices",
-    "edgeship.server.api.drift",
-    "edgeship.server.api.incidents",
-    "edgeship.server.api.events",
-    "edgeship.server.api.blobs",
-    "edgeship.server.api.tuf",
-    "edgeship.server.api.releases",
-    "edgeship.server.api.rollouts",
-    "edgeship.server.api.explain",
-    "edgeship.server.pages",
-)
-_MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+_API: Final = ("health", "devices", "drift", "incidents", "events", "blobs", "tuf", "releases", "rollouts", "explain")
+_ROUTERS: Final = (*(f"edgeship.server.api.{name}" for name in _API), "edgeship.server.pages")
+#: A handler that takes more (a model file) says so itself.
+_MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
 
-def create_app(context: ServerContext) -> Litestar:
-    """The application over one context; handlers take ``context: ServerContext`` as a dependency."""
+def create_app(context: ServerContext, allowed_hosts: Sequence[str] = ()) -> Litestar:
+    """The application over one context.
+
+    Args:
+        context: handlers take it as a dependency: ``context: ServerContext``.
+        allowed_hosts: names by which it may be called, without a port; empty for any.
+    """
     handlers: list[Any] = []
     for name in _ROUTERS:
         if importlib.util.find_spec(name) is not None:
@@ -43,15 +40,28 @@ def create_app(context: ServerContext) -> Litestar:
         route_handlers=handlers,
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
-        exception_handlers={EdgeshipError: _explain_error},
-        logging_config=None,
+        exception_handlers={EdgeshipError: explain_error},
+        before_request=refuse_foreign_writes,
+        after_request=add_headers,
+        allowed_hosts=AllowedHostsConfig(list(allowed_hosts)) if allowed_hosts else None,
         request_max_body_size=_MAX_BODY_BYTES,
+        logging_config=None,
         openapi_config=OpenAPIConfig(
             title="Edgeship fleet server", version=__version__, path="/api", render_plugins=[JsonRenderPlugin()]
         ),
     )
 
 
-def _explain_error(_request: Request[Any, Any, Any], error: EdgeshipError) -> Response[dict[str, object]]:
-    body: dict[str, object] = {"error": error.sentence(), "next_step": error.next_step, "exit_code": error.exit_code}
-    return Response(body, status_code=400)
+def explain_error(_request: Request[Any, Any, Any], error: EdgeshipError) -> Response[dict[str, object]]:
+    """An error in the words of the command line, which shows them as its own."""
+    if isinstance(error, IllegalTransition):
+        status_code = 409
+    else:
+        status_code = 400 if isinstance(error, (ConfigError, InputError)) else 422
+    body: dict[str, object] = {
+        "schema_version": 1,
+        "error": error.sentence(),
+        "next_step": error.next_step,
+        "exit_code": error.exit_code,
+    }
+    return Response(body, status_code=status_code)

@@ -54,7 +54,7 @@ class Evaluator:
     def _guarded(self, part: Callable[[], None]) -> None:
         try:
             part()
-        except Exception:  # the thread's outermost loop: tomorrow's step must come whatever happens in this one
+        except Exception:  # noqa: BLE001 - the thread's outermost loop: tomorrow's step must come whatever happens in this one
             _log.exception("evaluation step failed")
 
     def _sweep(self) -> None:

@@ -86,7 +86,7 @@ class Ingest:
                 continue
             try:
                 self.process(messages)
-            except Exception:  # the thread's outermost loop: one bad batch must not end the ingest
+            except Exception:  # noqa: BLE001 - the thread's outermost loop: one bad batch must not end the ingest
                 _log.exception("batch of %d messages failed", len(messages))
                 self._stopping.wait(_RETRY_PAUSE_S)
 

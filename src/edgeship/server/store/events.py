@@ -25,6 +25,7 @@ def after(connection: Connection, event_id: int, limit: int = 200, subject: str 
     """Events with a greater id, oldest first.
 
     Args:
+        connection: of any transaction.
         event_id: 0 for all.
         limit: at most so many.
         subject: only this subject; empty for all.

@@ -1,0 +1,130 @@
+"""``edgeship devices``: list, show and tag devices."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from edgeship.cli import console
+from edgeship.cli.api_client import ApiClient, server_option
+from edgeship_agent.contract.errors import ConfigError
+
+
+@click.group()
+def devices() -> None:
+    """List, show and tag devices."""
+
+
+@devices.command(name="list")
+@click.option("--tag", help="Only devices with NAME=VALUE.")
+@server_option
+@console.json_option
+def list_devices(tag: str | None, server: str, as_json: bool) -> None:
+    """List every device: presence, target, what it runs."""
+    with ApiClient(server) as client:
+        document = client.get("devices", {"tag": tag} if tag else None)
+    if as_json:
+        console.result_json(document)
+        return
+    found = document["devices"]
+    if not found:
+        console.note("no device yet: a device appears when its agent connects to the broker")
+        console.next_steps("edgeship-agent run --config agent.toml")
+        return
+    console.table(("device", "presence", "target", "running", "incidents", "last heard"), [_row(d) for d in found])
+    console.next_steps(f"edgeship devices show {found[0]['id']}", "edgeship drift show")
+
+
+@devices.command()
+@click.argument("device_id")
+@server_option
+@console.json_option
+def show(device_id: str, server: str, as_json: bool) -> None:
+    """Show one device: identity, models, books of its windows."""
+    with ApiClient(server) as client:
+        device = client.get(f"devices/{device_id}")
+    if as_json:
+        console.result_json(device)
+        return
+    outbox = device["outbox"]
+    lines = {
+        "device": device["id"],
+        "presence": f"{_presence(device)}, last heard {_ago(device['last_seen_s'])}",
+        "target": f"{device['target']} ({device['arch']}{''.join(f' {name}' for name in device['isa'])})",
+        "runtimes": ", ".join(f"{name} {version}" for name, version in sorted(device["runtimes"].items())) or "none",
+        "tags": ", ".join(f"{name}={value}" for name, value in sorted(device["tags"].items())) or "none",
+        "goal": f"generation {device['goal_generation']} accepted",
+        "windows": f"{device['windows_stored']} stored, {device['windows_duplicate']} repeats dropped, "
+        f"{device['windows_evicted']} given up by the device; the device counts {outbox.get('created', 0)} created, "
+        f"{outbox.get('waiting', 0)} waiting",
+        "incidents": f"{device['open_incidents']} open",
+    }
+    for label, text in lines.items():
+        console.result(f"{label:<12}{text}")
+    for arm in device["running"]:
+        console.result(f"{'running':<12}{arm['model']} {arm['version']} {arm['variant']} ({arm['state']})")
+    for total in device["totals"]:
+        console.result(
+            f"{'calls':<12}{total['model']} {total['version']}: {total['inferences']} answered, "
+            f"{total['failures']} failed, {total['crashes']} worker deaths in {total['windows']} windows"
+        )
+    console.next_steps(
+        f"edgeship drift show --device {device['id']}", f"edgeship devices tag {device['id']} NAME=VALUE"
+    )
+
+
+@devices.command()
+@click.argument("device_id")
+@click.argument("tags", nargs=-1, metavar="NAME=VALUE...")
+@click.option("--remove", multiple=True, metavar="NAME", help="Take a tag of the operator's back.")
+@server_option
+@console.json_option
+def tag(device_id: str, tags: tuple[str, ...], remove: tuple[str, ...], server: str, as_json: bool) -> None:
+    """Tag a device; an operator's tags win over the device's own."""
+    wanted = dict(_parse_tag(text) for text in tags)
+    if not wanted and not remove:
+        raise ConfigError("nothing to change", expected="NAME=VALUE or --remove NAME")
+    with ApiClient(server) as client:
+        device = client.patch(f"devices/{device_id}/tags", {"set": wanted, "remove": list(remove)})
+    if as_json:
+        console.result_json(device)
+        return
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(device["tags"].items())) or "no tags"
+    console.result(f"{device_id}: {shown}")
+    console.next_steps(*(f"edgeship devices list --tag {name}={value}" for name, value in list(wanted.items())[:1]))
+
+
+def _parse_tag(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigError("not a tag", expected="NAME=VALUE", got=text)
+    return name, value
+
+
+def _row(device: dict[str, Any]) -> tuple[str, ...]:
+    running = ", ".join(
+        f"{arm['model']} {arm['version']}" + ("" if arm["state"] == "committed" else f" ({arm['state']})")
+        for arm in device["running"]
+    )
+    return (
+        device["id"],
+        _presence(device),
+        device["target"],
+        running or "nothing",
+        str(device["open_incidents"]),
+        _ago(device["last_seen_s"]),
+    )
+
+
+def _presence(device: dict[str, Any]) -> str:
+    return "✔ online" if device["online"] else "✖ offline"
+
+
+def _ago(at_s: float) -> str:
+    elapsed_s = max(0.0, time.time() - at_s)
+    for limit_s, unit_s, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
+        if elapsed_s < limit_s:
+            return f"{elapsed_s / unit_s:.0f} {unit} ago"
+    return f"{elapsed_s / 86400.0:.0f} days ago"

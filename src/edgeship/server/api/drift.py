@@ -1,0 +1,57 @@
+"""Drift over the API: the newest judgement of every device and model version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import get
+from msgspec import Struct
+
+from edgeship.server.context import ServerContext
+from edgeship.server.store import drift
+
+
+class DeviceDrift(Struct, frozen=True, kw_only=True):
+    """The newest judgement of one device and model version.
+
+    Attributes:
+        state: ``no_data``, ``ok``, ``warn`` or ``alert``.
+        figures: one per signal and reference: value, interval, samples, limits, state.
+        alarm: memory of the alarms by kind of incident.
+    """
+
+    device_id: str
+    model: str
+    version: str
+    updated_at_s: float
+    sample_count: int
+    state: str
+    worst_signal: str
+    worst_value: float
+    figures: list[dict[str, Any]]
+    alarm: dict[str, Any]
+
+
+class DriftList(Struct, frozen=True, kw_only=True):
+    """Answer of ``GET /api/v1/drift``."""
+
+    schema_version: int = 1
+    devices: list[DeviceDrift]
+
+
+@get("/api/v1/drift", sync_to_thread=True)
+def list_drift(
+    context: ServerContext, device: str | None = None, model: str | None = None, version: str | None = None
+) -> DriftList:
+    """Every judgement; of one device, model or version where they are named."""
+    with context.read() as connection:
+        rows = [
+            row
+            for row in drift.list_states(connection, device or "")
+            if model in (None, row.model) and version in (None, row.version)
+        ]
+    names = DeviceDrift.__struct_fields__
+    return DriftList(devices=[DeviceDrift(**{name: getattr(row, name) for name in names}) for row in rows])
+
+
+router = [list_drift]
