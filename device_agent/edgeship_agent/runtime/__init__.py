@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,7 +67,9 @@ def runtime_version(runtime: str) -> str | None:
     """
     if runtime not in _ADAPTERS:
         raise ConfigError("unknown runtime", expected=" | ".join(RUNTIMES), got=runtime)
+    from importlib import metadata  # 4 MB that an application's process need not pay for
+
     try:
-        return importlib.metadata.version(_ADAPTERS[runtime][0])
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(_ADAPTERS[runtime][0])
+    except metadata.PackageNotFoundError:
         return None

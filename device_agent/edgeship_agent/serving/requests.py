@@ -1,0 +1,159 @@
+"""Answers frames with a model session: no socket, no loop; bytes become a request, a request becomes bytes."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from edgeship_agent.contract.errors import EdgeshipError
+from edgeship_agent.contract.frames import (
+    LENGTH_BYTES,
+    InferReply,
+    InferRequest,
+    Reply,
+    Request,
+    StatusReply,
+    StatusRequest,
+)
+from edgeship_agent.runtime.tensors import to_array, to_tensor
+from edgeship_agent.serving.session import ModelSession
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A reply's frame, and what is still to be counted once it was sent."""
+
+    frame: bytes | bytearray
+    raw: dict[str, Array] | None = None
+    outputs: dict[str, Array] | None = None
+    latency_us: float = 0.0
+    late: bool = False
+
+
+def decode_request(payload: memoryview) -> Request:
+    """The request in a frame; tensors are views into the payload.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: it is not a request.
+    """
+    return _decoder.decode(payload)
+
+
+#: What :func:`decode_request` raises for bytes that are no request.
+MALFORMED: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+class RequestHandler:
+    """Turns requests into answers, one at a time, and counts them.
+
+    Args:
+        session: the model.
+        boot_id: names this start of the agent; part of every prediction id.
+        deadline_us: of requests that name none; 0 for none.
+    """
+
+    def __init__(self, session: ModelSession, boot_id: str, deadline_us: int = 0) -> None:
+        self._session = session
+        self._deadline_us = deadline_us
+        self._prefix = f"{boot_id}-{os.getpid():x}-"
+        self._predictions = 0
+
+    def answer(self, request: Request, received_ns: int) -> Answer:
+        """Answer a request; whatever goes wrong inside becomes the reply's ``error``.
+
+        Args:
+            request: as decoded.
+            received_ns: ``time.perf_counter_ns()`` when its last byte was here.
+        """
+        if isinstance(request, StatusRequest):
+            return Answer(frame=_frame(self._status(request)))
+        slot = self._session.slot.slot
+        if request.model and request.model != slot.model:
+            return self.refuse(request, f"the model {request.model[:80]!r} is not served here, but {slot.model!r}")
+        deadline_us = request.deadline_us or self._deadline_us
+        if deadline_us and _elapsed_us(received_ns) > deadline_us:
+            self._session.count_shed()
+            return self.refuse(request, f"shed: it waited longer than its deadline of {deadline_us / 1000:g} ms")
+        raw: dict[str, Array] | None = None
+        try:
+            raw = {tensor.name: to_array(tensor) for tensor in request.tensors}
+            outputs = self._session.predict(raw)
+            tensors = tuple(to_tensor(name, array) for name, array in outputs.items())
+        except EdgeshipError as error:
+            self._session.count_failure(raw, error)
+            return self.refuse(request, str(error))
+        except Exception as error:  # noqa: BLE001 (one call must never kill the worker)
+            self._session.count_failure(raw, error)
+            return self.refuse(request, f"internal error: {type(error).__name__}: {error}")
+        latency_us = _elapsed_us(received_ns)
+        self._predictions += 1
+        reply = InferReply(
+            request_id=request.request_id,
+            prediction_id=f"{self._prefix}{self._predictions:x}",
+            model=slot.model,
+            version=slot.version,
+            release_digest=slot.digest,
+            latency_us=round(latency_us),
+            tensors=tensors,
+        )
+        late = 0 < deadline_us < latency_us
+        return Answer(frame=_frame(reply), raw=raw, outputs=outputs, latency_us=latency_us, late=late)
+
+    def shed(self, request: Request, reason: str) -> Answer:
+        """Refuse an inference unseen and count it; other requests are answered."""
+        if isinstance(request, StatusRequest):
+            return Answer(frame=_frame(self._status(request)))
+        self._session.count_shed()
+        return self.refuse(request, f"shed: {reason}")
+
+    def refuse(self, request: InferRequest, error: str) -> Answer:
+        """An answer that holds nothing but an error."""
+        slot = self._session.slot.slot
+        reply = InferReply(
+            request_id=request.request_id,
+            prediction_id="",
+            model=slot.model,
+            version=slot.version,
+            release_digest=slot.digest,
+            latency_us=0,
+            error=error,
+        )
+        return Answer(frame=_frame(reply))
+
+    def count(self, answer: Answer) -> None:
+        """Measure and count an answer that was sent; a signal that cannot be measured loses no answer."""
+        if answer.raw is None or answer.outputs is None:
+            return
+        self._session.count_answer(answer.raw, answer.outputs, answer.latency_us, late=answer.late)
+
+    def _status(self, request: StatusRequest) -> StatusReply:
+        session = self._session
+        return StatusReply(
+            request_id=request.request_id,
+            model=session.slot.slot.model,
+            version=session.slot.slot.version,
+            arm=session.slot.slot.arm,
+            release_digest=session.slot.slot.digest,
+            variant=session.slot.slot.variant,
+            inferences=session.inferences,
+            errors=session.failures,
+        )
+
+
+def _frame(reply: Reply) -> bytearray:
+    frame = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(reply, frame, LENGTH_BYTES)
+    frame[:LENGTH_BYTES] = (len(frame) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
+    return frame
+
+
+def _elapsed_us(since_ns: int) -> float:
+    return (time.perf_counter_ns() - since_ns) / 1000.0

@@ -1,0 +1,231 @@
+"""One loaded model with its telemetry: what the worker and the in-process library share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from edgeship_agent.contract.errors import ContractError, InputError
+from edgeship_agent.contract.manifest import Feature, InputContract
+from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.sketch import ExponentialSketch, bucket_index, quantile
+from edgeship_agent.runtime.golden import GoldenResult, check_golden
+from edgeship_agent.runtime.isa import isa_class
+from edgeship_agent.runtime.predictor import Predictor
+from edgeship_agent.runtime.tensors import sample_arrays
+from edgeship_agent.serving.control import Counters
+from edgeship_agent.serving.slot import LoadedSlot
+from edgeship_agent.telemetry.gauges import ProcessGauges
+from edgeship_agent.telemetry.signals import measure
+from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MISSING: Final = "missing"
+TYPE: Final = "type"
+RANGE: Final = "range"
+_WARMUP_CALLS: Final = 5
+
+
+class ModelSession:
+    """A slot's model, opened, with counters and windows.
+
+    Args:
+        slot: what is served.
+        predictor: its engine behind the manifest.
+        limits: when windows close.
+        boot_id: names this start of the agent.
+        clock: both clocks, read by the caller's choice of clock.
+        clock_quality: written into every window.
+    """
+
+    def __init__(
+        self,
+        slot: LoadedSlot,
+        predictor: Predictor,
+        limits: WindowLimits,
+        boot_id: str,
+        clock: Callable[[], Clock],
+        clock_quality: str = "unknown",
+    ) -> None:
+        self.slot = slot
+        self.inferences = self.failures = self.deadline_misses = self.shed = 0
+        self._predictor = predictor
+        self._clock = clock
+        self._contracts = {contract.tensor: contract for contract in slot.manifest.input_contracts}
+        self._ranges = {
+            name: bounds
+            for name, contract in self._contracts.items()
+            if (bounds := documented_range(contract, slot.manifest.input_schema.get(name, ()))) is not None
+        }
+        self._latency_counts: dict[int, int] = {}
+        self._hard_stops: dict[str, None] = {}
+        self._gauges = ProcessGauges()
+        identity = WindowIdentity(
+            boot_id=boot_id,
+            model=slot.slot.model,
+            version=slot.slot.version,
+            arm=slot.slot.arm,
+            digest=slot.slot.digest,
+            variant=slot.slot.variant,
+            profile_hash=slot.profile_hash,
+            clock_quality=clock_quality,
+        )
+        self._windows = WindowBuilder(identity, slot.profile, limits, clock())
+
+    def predict(self, raw: Mapping[str, Array]) -> dict[str, Array]:
+        """One prediction, not counted; see :meth:`Predictor.run`."""
+        return self._predictor.run(raw)
+
+    def count_answer(
+        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_us: float, *, late: bool
+    ) -> None:
+        """Count an answered call and measure its signals; done after the answer was sent."""
+        self.inferences += 1
+        self.deadline_misses += late
+        index = bucket_index(max(latency_us, 1.0))
+        self._latency_counts[index] = self._latency_counts.get(index, 0) + 1
+        finite_input = self._check_schema(raw)
+        nan_output = finite_input and not all(_is_finite(array) for array in outputs.values())
+        values = measure(raw, outputs, self.slot.manifest.output)
+        self._windows.answered(latency_us, values, late=late, nan_output=nan_output)
+
+    def count_failure(self, raw: Mapping[str, Array] | None, error: Exception) -> None:
+        """Count a call that ended in an error; a missing or mistyped input is a schema fault as well."""
+        self.failures += 1
+        self._windows.failed()
+        if isinstance(error, InputError) and raw is not None:
+            absent = any(name not in raw for name in self._contracts)
+            self._windows.fault(MISSING if absent else TYPE)
+
+    def count_shed(self) -> None:
+        """Count a call that was refused unseen."""
+        self.shed += 1
+        self._windows.shed()
+
+    def _check_schema(self, raw: Mapping[str, Array]) -> bool:
+        """Count what the raw inputs break; returns whether every value was finite."""
+        finite = True
+        for name, array in raw.items():
+            if not _is_finite(array):
+                finite = False
+            limits = self._ranges.get(name)
+            if limits is not None and _is_outside(array, *limits):
+                self._windows.fault(RANGE)
+        if not finite:
+            self._windows.fault(MISSING)
+        return finite
+
+    def due_window(self) -> Window | None:
+        """The window that is due, or None."""
+        return self._close() if self._windows.is_due(self._clock()) else None
+
+    def last_window(self) -> Window | None:
+        """What may still be sent before the model is let go."""
+        return self._close()
+
+    def _close(self) -> Window | None:
+        window = self._windows.close(self._clock(), self._gauges.read())
+        if window is not None:
+            self._hard_stops.update(dict.fromkeys(window.hard_stops))
+        return window
+
+    def counters(self, memory_bytes: int) -> Counters:
+        """Totals since the session was opened."""
+        p99_us = quantile(ExponentialSketch(counts=self._latency_counts), 0.99)
+        return Counters(
+            inferences=self.inferences,
+            failures=self.failures,
+            deadline_misses=self.deadline_misses,
+            shed=self.shed,
+            latency_p99_ms=(p99_us or 0.0) / 1000.0,
+            memory_bytes=memory_bytes,
+            hard_stops=tuple(self._hard_stops),
+        )
+
+    def warm_up(self) -> None:
+        """Run some inferences, so that the first caller does not pay for what a runtime does lazily.
+
+        Raises:
+            EngineError: the model does not run.
+        """
+        for sample in warm_up_samples(self.slot):
+            self._predictor.run(sample)
+
+    def golden_samples(self) -> list[dict[str, Array]]:
+        """The bundle's golden inputs.
+
+        Raises:
+            ContractError: the bundle has none.
+        """
+        if self.slot.golden_inputs is None or self.slot.golden_outputs is None:
+            raise ContractError("the bundle has no golden inputs and outputs", file=self.slot.directory)
+        return [sample_arrays(sample) for sample in self.slot.golden_inputs.samples]
+
+    def judge_golden(self, outputs: Iterable[Mapping[str, Array]]) -> GoldenResult:
+        """Compare what the live engine gave for the golden inputs, in their order, with the golden outputs.
+
+        Raises:
+            ContractError: the bundle has none.
+        """
+        slot = self.slot
+        if slot.golden_inputs is None or slot.golden_outputs is None:
+            raise ContractError("the bundle has no golden inputs and outputs", file=slot.directory)
+        ready = iter(outputs)
+        return check_golden(
+            lambda _: next(ready), slot.manifest, slot.variant, slot.golden_inputs, slot.golden_outputs, isa_class()
+        )
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._predictor.close()
+
+
+def warm_up_samples(slot: LoadedSlot) -> list[dict[str, Array]]:
+    """Raw samples to warm up with: golden inputs, else zeros where every size is known, else none."""
+    if slot.golden_inputs is not None and slot.golden_inputs.samples:
+        samples = [sample_arrays(sample) for sample in slot.golden_inputs.samples[:_WARMUP_CALLS]]
+        return (samples * _WARMUP_CALLS)[:_WARMUP_CALLS]
+    contracts = slot.manifest.input_contracts
+    if any(size < 0 for contract in contracts for size in contract.shape):
+        return []
+    return [{contract.tensor: np.zeros(contract.shape, contract.dtype) for contract in contracts}] * _WARMUP_CALLS
+
+
+def documented_range(contract: InputContract, features: tuple[Feature, ...]) -> tuple[Array, Array] | None:
+    """Lower and upper limits that broadcast against a raw sample, or None where no range was documented.
+
+    A range that was only observed in the reference data is no rule: what leaves it is what drift sketches are for.
+    One feature describes every value; else there is one per value, or one per index of the last axis.
+
+    >>> contract = InputContract(tensor="x", dtype="float32", shape=(2,))
+    >>> low, high = documented_range(contract, (Feature(name="t", low=-5.0, documented=True), Feature(name="p")))
+    >>> low.tolist(), high.tolist()
+    ([-5.0, -inf], [inf, inf])
+    """
+    known = [feature.documented and (feature.low is not None or feature.high is not None) for feature in features]
+    if not any(known):
+        return None
+    lows = [-np.inf if not use or f.low is None else f.low for f, use in zip(features, known, strict=True)]
+    highs = [np.inf if not use or f.high is None else f.high for f, use in zip(features, known, strict=True)]
+    shape = contract.shape
+    if len(features) == 1:
+        limits_shape: tuple[int, ...] = ()
+    elif min(shape, default=0) > 0 and int(np.prod(shape)) == len(features):
+        limits_shape = shape
+    elif shape and shape[-1] == len(features):
+        limits_shape = (len(features),)
+    else:
+        return None
+    return np.asarray(lows).reshape(limits_shape), np.asarray(highs).reshape(limits_shape)
+
+
+def _is_outside(array: Array, low: Array, high: Array) -> bool:
+    # comparisons with NaN are false: what is missing is not also out of range
+    return bool((array < low).any() or (array > high).any())
+
+
+def _is_finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

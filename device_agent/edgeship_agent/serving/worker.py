@@ -1,0 +1,367 @@
+"""The inference worker: one process, one model, one Unix socket.
+
+::
+
+    python -m edgeship_agent.serving.worker --slot DIR --arm A --boot-id B --socket PATH --control-fd N --settings JSON
+
+A model that crashes its runtime kills this process and nothing else; the supervisor sees the end of the control socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
+from edgeship_agent.contract.frames import Request
+from edgeship_agent.contract.wire import read_json
+from edgeship_agent.runtime.predictor import Predictor
+from edgeship_agent.serving.connection import Connection
+from edgeship_agent.serving.control import (
+    ControlMessage,
+    ControlReader,
+    Drain,
+    Drained,
+    Failed,
+    FromWorker,
+    Ready,
+    Replay,
+    Replayed,
+    Stop,
+    WindowClosed,
+    WorkerSettings,
+    encode_control,
+)
+from edgeship_agent.serving.requests import RequestHandler
+from edgeship_agent.serving.session import ModelSession
+from edgeship_agent.serving.slot import LoadedSlot, read_slot
+from edgeship_agent.telemetry.gauges import resident_memory_bytes
+from edgeship_agent.telemetry.window import Clock, WindowLimits
+
+_MAX_SOCKET_PATH_BYTES: Final = 107
+_BACKLOG: Final = 128
+_PR_SET_PDEATHSIG: Final = 1
+_WINDOW_TICK_S: Final = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """A worker's command line."""
+
+    slot: Path
+    arm: str
+    boot_id: str
+    socket: Path
+    control_fd: int
+    settings: WorkerSettings
+
+
+class Control(asyncio.Protocol):
+    """The worker's end of the control socket pair."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._reader = ControlReader()
+
+    def data_received(self, data: bytes) -> None:
+        """Messages of the supervisor."""
+        try:
+            for message in self._reader.feed(data):
+                self._worker.obey(message)
+        except ContractError as error:
+            self._worker.stop(f"the supervisor cannot be understood: {error}")
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The supervisor died: so does its worker."""
+        self._worker.stop("the supervisor is gone")
+
+
+class Worker:
+    """Serves one session until it is told to stop or its supervisor dies.
+
+    Requests of all connections wait in one queue, in the order in which they were complete; the engine runs one at a
+    time. Between two of them the loop looks at every socket, so that waiting is measured and deadlines are kept.
+    """
+
+    def __init__(self, session: ModelSession, options: WorkerOptions) -> None:
+        self._session = session
+        self._options = options
+        self._settings = options.settings
+        self._handler = RequestHandler(session, options.boot_id, round(options.settings.deadline_ms * 1000.0))
+        self._waiting: deque[tuple[Connection, Request, int]] = deque()
+        self._connections: set[Connection] = set()
+        self._pump_is_due = False
+        self._is_draining = False
+        self._control: asyncio.Transport | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._stopped = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, control: socket.socket) -> None:
+        """Listen, tell the supervisor, and serve until stopped.
+
+        Raises:
+            EdgeshipError: the socket cannot be opened.
+        """
+        loop = asyncio.get_running_loop()
+        self._control, _ = await loop.create_unix_connection(lambda: Control(self), sock=control)
+        listener = listen(self._options.socket, self._settings.socket_mode)
+        self._server = await loop.create_unix_server(self._accept, sock=listener, backlog=_BACKLOG)
+        slot = self._session.slot.slot
+        self._tell(
+            Ready(
+                digest=slot.digest,
+                model=slot.model,
+                version=slot.version,
+                variant=slot.variant,
+                memory_bytes=resident_memory_bytes(),
+                arm=slot.arm,
+            )
+        )
+        self._start(self._report_counters())
+        self._start(self._close_windows())
+        await self._stopped.wait()
+        for task in self._tasks:
+            task.cancel()
+        self._server.close()
+
+    def _accept(self) -> Connection:
+        connection = Connection(self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
+        self._connections.add(connection)
+        return connection
+
+    def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
+        if len(self._waiting) >= self._settings.max_waiting:
+            connection.reply(self._handler.shed(request, f"{len(self._waiting)} requests are waiting").frame)
+            connection.finish()
+            return
+        self._waiting.append((connection, request, received_ns))
+        self._schedule_pump()
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Answer the oldest request; what is counted is counted after the answer was sent."""
+        self._pump_is_due = False
+        if not self._waiting:
+            return
+        connection, request, received_ns = self._waiting.popleft()
+        answer = self._handler.answer(request, received_ns)
+        connection.reply(answer.frame)
+        try:
+            self._handler.count(answer)
+        finally:
+            connection.finish()
+            if self._waiting:
+                self._schedule_pump()
+        self._send_due_window()
+        if self._is_draining:
+            self._finish_drain()
+
+    def obey(self, message: ControlMessage) -> None:
+        """Do what the supervisor says."""
+        if isinstance(message, Stop):
+            self._send_last_window()
+            self.stop("")
+        elif isinstance(message, Replay):
+            self._start(self._replay(message.inferences))
+        elif isinstance(message, Drain) and not self._is_draining:
+            self._is_draining = True
+            if self._server is not None:
+                self._server.close()
+            for connection in list(self._connections):
+                connection.close()
+            self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        """When every accepted request is answered, say so."""
+        if self._waiting:
+            return
+        self._send_last_window()
+        self._tell(self._session.counters(resident_memory_bytes()))
+        self._tell(Drained(inferences=self._session.inferences))
+
+    async def _replay(self, inferences: int) -> None:
+        """Run the golden inputs, again and again, one at a time between the requests of applications."""
+        done = 0
+        try:
+            samples = self._session.golden_samples()
+            while True:
+                outputs = []
+                for sample in samples:
+                    outputs.append(self._session.predict(sample))
+                    await asyncio.sleep(0)
+                done += len(samples)
+                result = self._session.judge_golden(outputs)
+                if not result.passed or done >= inferences:
+                    break
+        except EdgeshipError as error:
+            self._tell(Replayed(passed=False, relative_rms=-1.0, inferences=done, reason=str(error)))
+            return
+        self._tell(
+            Replayed(passed=result.passed, relative_rms=result.relative_rms, inferences=done, reason=result.reason)
+        )
+
+    async def _report_counters(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.counters_s)
+            self._tell(self._session.counters(resident_memory_bytes()))
+
+    async def _close_windows(self) -> None:
+        while True:
+            await asyncio.sleep(min(_WINDOW_TICK_S, self._settings.window_s / 4.0))
+            self._send_due_window()
+
+    def _send_due_window(self) -> None:
+        window = self._session.due_window()
+        if window is not None:
+            self._tell(WindowClosed(window=window))
+
+    def _send_last_window(self) -> None:
+        window = self._session.last_window()
+        if window is not None:
+            self._tell(WindowClosed(window=window))
+
+    def _tell(self, message: FromWorker) -> None:
+        if self._control is not None and not self._control.is_closing():
+            self._control.write(encode_control(message))
+
+    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self, reason: str) -> None:
+        """Leave the loop; the reason, if any, goes to stderr."""
+        if reason:
+            print(f"worker: {reason}", file=sys.stderr)  # noqa: T201 (the supervisor logs what a worker writes here)
+        self._stopped.set()
+
+
+def listen(path: Path, mode: int) -> socket.socket:
+    """A listening Unix socket at a path; a socket that a dead worker left there is replaced.
+
+    Raises:
+        EdgeshipError: the path is too long or cannot be used.
+    """
+    if len(str(path).encode()) > _MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(
+            "the socket's path is too long for this system",
+            file=path,
+            expected=f"≤ {_MAX_SOCKET_PATH_BYTES} bytes",
+            got=len(str(path).encode()),
+            next_step="use a shorter state_dir",
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(mode)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise EdgeshipError(f"the socket cannot be opened: {error.strerror}", file=path) from error
+    return listener
+
+
+def read_clocks() -> Clock:
+    """Now, on both clocks."""
+    return Clock(monotonic_s=time.monotonic(), wall_s=time.time())
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, even while a model runs; elsewhere the socket says it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def parse_arguments(arguments: Sequence[str]) -> WorkerOptions:
+    """The command line.
+
+    Raises:
+        ContractError: the settings are not what this version knows.
+    """
+    parser = argparse.ArgumentParser(prog="edgeship-agent worker", description=__doc__)
+    parser.add_argument("--slot", type=Path, required=True)
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--boot-id", required=True)
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--settings", default="{}")
+    given = parser.parse_args(arguments)
+    return WorkerOptions(
+        slot=given.slot,
+        arm=given.arm,
+        boot_id=given.boot_id,
+        socket=given.socket,
+        control_fd=given.control_fd,
+        settings=read_json(given.settings.encode(), WorkerSettings, file="--settings"),
+    )
+
+
+def run(options: WorkerOptions) -> int:
+    """Open the slot, its engine and the socket, serve until told to stop; returns the exit code."""
+    control = socket.socket(fileno=options.control_fd)
+    settings = options.settings
+    step = "slot"
+    try:
+        slot = read_slot(options.slot)
+        _check_arm(slot, options)
+        step = "engine"
+        predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=settings.threads)
+        limits = WindowLimits(duration_s=settings.window_s, inferences=settings.window_inferences)
+        session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
+        step = "warmup"
+        session.warm_up()
+        step = "socket"
+        control.setblocking(False)
+        asyncio.run(_serve(session, options, control))
+    except EdgeshipError as error:
+        control.setblocking(True)
+        with contextlib.suppress(OSError):
+            control.sendall(encode_control(Failed(reason=step, detail=str(error))))
+        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 (the supervisor logs what a worker writes here)
+        return error.exit_code
+    finally:
+        options.socket.unlink(missing_ok=True)
+    session.close()
+    return 0
+
+
+def _check_arm(slot: LoadedSlot, options: WorkerOptions) -> None:
+    if slot.slot.arm != options.arm:
+        raise ContractError("the slot is of another arm", file=options.slot, expected=options.arm, got=slot.slot.arm)
+
+
+async def _serve(session: ModelSession, options: WorkerOptions, control: socket.socket) -> None:
+    await Worker(session, options).serve(control)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the supervisor decides
+    die_with_parent()
+    try:
+        options = parse_arguments(sys.argv[1:])
+    except EdgeshipError as error:
+        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 (no supervisor to tell yet)
+        sys.exit(2)
+    sys.exit(run(options))
+
+
+if __name__ == "__main__":
+    main()
