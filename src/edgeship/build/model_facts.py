@@ -14,7 +14,7 @@ from edgeship_agent.runtime import runtime_version
 
 _STANDARD: Final = ("", "ai.onnx")
 #: How OpenVINO names what it cannot read, in its different front ends.
-_NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?)\s*([^\n]+)")
+_NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?|failed for:)\s*([^\n]+)")
 
 
 def read_onnx(path: Path) -> Any:
@@ -64,18 +64,24 @@ def facts_of(path: Path) -> ModelFacts:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of all constants of a ``ModelProto``, those of ``Constant`` nodes included."""
-    tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
+    """Bytes of all constants of a ``ModelProto``: initializers and ``Constant`` nodes, those of sub-graphs included."""
+    tensors = [attribute.t for node in nodes_of(model.graph) for attribute in node.attribute if attribute.HasField("t")]
+    tensors += [tensor for graph in _graphs_of(model.graph) for tensor in graph.initializer]
     return sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors)
+
+
+def _graphs_of(graph: Any) -> Iterator[Any]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs_of(attribute.g)
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
     """Every node of a graph, those of its sub-graphs included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from nodes_of(attribute.g)
+    for each in _graphs_of(graph):
+        yield from each.node
 
 
 def _item_size(data_type: int) -> int:
@@ -92,7 +98,7 @@ def _tensor_types(model: Any) -> dict[str, tuple[str, tuple[int | None, ...]]]:
     import onnx
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = model
     graph = inferred.graph
@@ -167,6 +173,8 @@ def _unknown_to_onnxruntime(model: Any) -> tuple[str, ...]:
     local = {(function.domain, function.name) for function in model.functions}
     unknown = set()
     for node in nodes_of(model.graph):
+        if node.op_type == "Constant":  # becomes an initializer, without a kernel
+            continue
         domain = "" if node.domain in _STANDARD else node.domain
         version = opsets.get(domain, 1)
         defined = (node.domain, node.op_type) in local
