@@ -8,14 +8,11 @@
     tensor = "image"        # may be left out where the model has one input
     dtype = "uint8"         # of one raw sample
     shape = [8, 8]          # of one raw sample, without a batch axis; -1 for any size
-
-    [[input.step]]
-    op = "cast"
-    dtype = "float32"
-
-    [[input.step]]
-    op = "scale"
-    factor = 0.0625
+    steps = [
+        { op = "cast", dtype = "float32" },
+        { op = "scale", factor = 0.0625 },
+        { op = "reshape", shape = [1, 8, 8] },
+    ]
 
 ``--input-schema FILE.toml``::
 
@@ -57,7 +54,7 @@ class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dtype: str
     shape: tuple[int, ...]
     tensor: str = ""
-    step: tuple[dict[str, Any], ...] = ()
+    steps: tuple[dict[str, Any], ...] = ()
 
 
 class _PreprocessFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +95,7 @@ def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContr
     contracts: dict[str, InputContract] = {}
     for entry in document.input:
         tensor = _tensor_of(entry.tensor, inputs, path)
-        steps = tuple(_step(step, path) for step in entry.step)
+        steps = tuple(_step(step, path) for step in entry.steps)
         contracts[tensor] = InputContract(tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps)
     missing = [spec.name for spec in inputs if spec.name not in contracts]
     if missing:
@@ -150,11 +147,11 @@ def _convert(table: Mapping[str, Any], kind: type[T], path: Path) -> T:
 def _step(table: dict[str, Any], path: Path) -> Step:
     name = table.get("op")
     if name not in _STEPS:
-        raise ConfigError("unknown step", file=path, key="input.step.op", expected=" | ".join(_STEPS), got=name)
+        raise ConfigError("unknown step", file=path, key="input.steps.op", expected=" | ".join(_STEPS), got=name)
     kind = _STEPS[name]
     unknown = set(table) - {"op", *kind.__struct_fields__}
     if unknown:
-        raise ConfigError("unknown key", file=path, key=f"input.step ({name})",
+        raise ConfigError("unknown key", file=path, key=f"input.steps ({name})",
                           expected=" | ".join(kind.__struct_fields__), got=", ".join(sorted(unknown)))  # fmt: skip
     step: Step = _convert(table, kind, path)
     return step

@@ -1,0 +1,131 @@
+"""ONNX Runtime: the source as it is, and static QDQ int8 with true min–max ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+from onnx import version_converter
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme, bind_by_position
+from edgeship.build.quiet import quiet
+from edgeship.build.sources import SourceModel
+from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.engine import Array
+
+RUNTIME: Final = "onnxruntime"
+#: DequantizeLinear has an axis from here on, so weights can be quantized per channel. Source: ONNX operator changelog.
+PER_CHANNEL_OPSET: Final = 13
+_TYPES: Final = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+class OnnxRuntimeBackend:
+    """Converts nothing; quantizes with ONNX Runtime's own quantizer."""
+
+    def convert(self, job: Job) -> Artifact:
+        """The source's own bytes."""
+        model = job.source.copy_to(job.folder / "fp32")
+        inputs, outputs = _bindings(job.source, model)
+        return Artifact(runtime=RUNTIME, precision="fp32", model=model, inputs=inputs, outputs=outputs)
+
+    def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
+        """Static QDQ int8 from a private copy of the float file, its opset raised first where that allows more."""
+        folder = job.folder / f"int8-{scheme.name}"
+        folder.mkdir(parents=True)
+        ready, per_channel = _prepare(float_artifact.model, folder, job.source.opset)
+        model = folder / "model.onnx"
+        try:
+            with quiet():
+                quantize_static(
+                    str(ready),
+                    str(model),
+                    _Reader(job.samples),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=per_channel,
+                    reduce_range=scheme.weight_bits == 7,
+                    activation_type=_TYPES[scheme.activation],
+                    weight_type=QuantType.QInt8,
+                    calibrate_method=CalibrationMethod.MinMax,
+                )
+        except Exception as error:  # noqa: BLE001 (the quantizer documents none of what it raises)
+            raise ConversionError(f"ONNX Runtime's quantizer: {_first_line(error)}", target=RUNTIME) from error
+        inputs, outputs = _bindings(job.source, model)
+        fallback = f"per tensor: the model could not be raised from opset {job.source.opset} to {PER_CHANNEL_OPSET}"
+        fallbacks = () if per_channel else (fallback,)
+        return Artifact(
+            runtime=RUNTIME,
+            precision="int8",
+            model=model,
+            inputs=inputs,
+            outputs=outputs,
+            scheme=scheme.text if per_channel else scheme.text.replace("per channel", "per tensor"),
+            notes=fallbacks,
+            fallbacks=fallbacks,
+        )
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Hands the calibration samples over one by one."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples: Iterator[Mapping[str, Array]] = iter(samples)
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next sample, or None."""
+        sample = next(self._samples, None)
+        return None if sample is None else dict(sample)
+
+
+def _prepare(model: Path, folder: Path, opset: int) -> tuple[Path, bool]:
+    """The float file with shapes inferred and constants folded; whether it can hold per-channel weights."""
+    raised = folder / "raised.onnx"
+    per_channel = opset >= PER_CHANNEL_OPSET
+    document = onnx.load(str(model))
+    if not per_channel:
+        try:
+            with quiet():
+                document = version_converter.convert_version(document, PER_CHANNEL_OPSET)
+            per_channel = True
+        except Exception:  # noqa: BLE001 (onnx's converter raises what its C++ part throws); the caller records it
+            document = onnx.load(str(model))
+    raised.write_bytes(document.SerializeToString(deterministic=True))
+    ready = folder / "ready.onnx"
+    try:
+        with quiet():
+            quant_pre_process(str(raised), str(ready), skip_symbolic_shape=True)
+            _flatten_biases(ready)
+    except Exception:  # noqa: BLE001 (an optional step: without it the same model is quantized with fewer fusions)
+        return raised, per_channel
+    return ready, per_channel
+
+
+def _flatten_biases(model: Path) -> None:
+    """Biases of Gemm as vectors: the fusion leaves [1, N], on which the quantizer's per-channel rule fails."""
+    document = onnx.load(str(model))
+    weights = {tensor.name: tensor for tensor in document.graph.initializer}
+    for node in document.graph.node:
+        bias = weights.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            del bias.dims[0]
+    # shapes that old files state for their weights, as inputs or in between, would contradict
+    for values in (document.graph.input, document.graph.value_info):
+        for value in [each for each in values if each.name in weights]:
+            values.remove(value)
+    model.write_bytes(document.SerializeToString(deterministic=True))
+
+
+def _bindings(source: SourceModel, model: Path) -> Bindings:
+    engine = open_engine(RUNTIME, model)
+    try:
+        return bind_by_position(source, engine.signature, RUNTIME)
+    finally:
+        engine.close()
+
+
+def _first_line(error: BaseException) -> Any:
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

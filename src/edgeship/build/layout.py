@@ -1,0 +1,154 @@
+"""Which way round a converted file wants its tensors: never guessed, found by running it against the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, permutations, product
+from typing import Final
+
+import numpy as np
+
+from edgeship.build.backends.base import Bindings, Samples, bind
+from edgeship.build.metrics import relative_rms
+from edgeship.build.sources import SourceModel
+from edgeship_agent.contract.errors import ConversionError, EngineError
+from edgeship_agent.contract.manifest import Binding, TensorSpec
+from edgeship_agent.runtime.bound import from_artifact, to_artifact
+from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
+
+#: A float file whose outputs lie further from the source than this computes something else. Source: converters that
+#: keep the meaning stay below 1e-5 on every model measured for this project.
+PARITY_RMS: Final = 1e-3
+#: Layouts that are tried before the converter's file is refused.
+_MOST_LAYOUTS: Final = 64
+
+
+def find_bindings(source: SourceModel, engine: Engine, samples: Samples, expected: Samples) -> Bindings:
+    """Bindings under which the file computes what the source computes.
+
+    Args:
+        source: names and shapes.
+        engine: the converted float file.
+        samples: prepared inputs, batch axis of 1 included.
+        expected: the source's outputs for them.
+
+    Raises:
+        ConversionError: no assignment of axes makes the file agree with the source.
+    """
+    signature = engine.signature
+    pairs = _pair(source.inputs, signature.inputs, "input")
+    targets = _pair(source.outputs, signature.outputs, "output")
+    choices = [list(_orders(spec, info)) for spec, info in pairs]
+    for (spec, info), orders in zip(pairs, choices, strict=True):
+        if not orders:
+            raise ConversionError(
+                f"the converted file's input {spec.name} is {list(info.shape)}, the source's {list(spec.shape)}",
+                target="litert",
+            )
+    best: float | None = None
+    refused = "it does not run"
+    for combination in islice(product(*choices), _MOST_LAYOUTS):
+        inputs = tuple(bind(spec.name, info, order) for (spec, info), order in zip(pairs, combination, strict=True))
+        try:
+            results = _run(engine, inputs, samples)
+        except EngineError as error:
+            refused = error.message
+            continue
+        outputs, worst = _bind_outputs(targets, results, expected)
+        if outputs is not None and worst <= PARITY_RMS:
+            return inputs, outputs
+        best = worst if best is None else min(best, worst)
+    raise ConversionError(
+        "the converted file does not compute what the source computes"
+        + (f" (relative RMS {best:.3g}, limit {PARITY_RMS:g})" if best is not None else f": {refused}"),
+        target="litert",
+    )
+
+
+def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> tuple[Binding, ...]:
+    """The same layout for another file with the same tensor names, such as the quantized one.
+
+    Raises:
+        ConversionError: a name is missing.
+    """
+    by_name = {info.name: info for info in infos}
+    missing = [binding.artifact_name for binding in bindings if binding.artifact_name not in by_name]
+    if missing:
+        raise ConversionError(f"the quantized file has no tensor {missing[0]}", target="litert")
+    return tuple(bind(each.name, by_name[each.artifact_name], each.transpose) for each in bindings)
+
+
+def _pair(
+    specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str
+) -> list[tuple[TensorSpec, TensorInfo]]:
+    """By name where every name is there, else by position."""
+    if len(specs) != len(infos):
+        raise ConversionError(f"the converted file has {len(infos)} {kind}s, the source {len(specs)}", target="litert")
+    by_name = {info.name: info for info in infos}
+    if all(spec.name in by_name for spec in specs):
+        return [(spec, by_name[spec.name]) for spec in specs]
+    return list(zip(specs, infos, strict=True))
+
+
+def _orders(spec: TensorSpec, info: TensorInfo) -> Iterator[tuple[int, ...]]:
+    """Orders of the axes that give the file's shape, channels-last first, as converters to TFLite prefer it."""
+    shape = (1, *spec.shape[1:])
+    rank = len(shape)
+    if len(info.shape) != rank:
+        return
+    channels_last = (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
+    candidates = dict.fromkeys([channels_last, tuple(range(rank)), *permutations(range(rank))])
+    for order in candidates:
+        if tuple(shape[axis] for axis in order) == info.shape:
+            yield order
+
+
+def _run(engine: Engine, inputs: Sequence[Binding], samples: Samples) -> list[list[Array]]:
+    results = []
+    for sample in samples:
+        arrays: list[Array] = [np.empty(0)] * len(inputs)
+        for binding in inputs:
+            arrays[binding.artifact_index] = to_artifact(binding, sample[binding.name])
+        results.append(engine.run(arrays))
+    return results
+
+
+def _bind_outputs(
+    targets: Sequence[tuple[TensorSpec, TensorInfo]],
+    results: Sequence[Sequence[Array]],
+    expected: Sequence[Mapping[str, Array]],
+) -> tuple[tuple[Binding, ...] | None, float]:
+    bindings: list[Binding] = []
+    worst = 0.0
+    for spec, info in targets:
+        wanted = [np.asarray(sample[spec.name]) for sample in expected]
+        found = [result[info.index] for result in results]
+        error, chosen = _best_order(spec, info, found, wanted)
+        if chosen is None:
+            return None, float("inf")
+        bindings.append(chosen)
+        worst = max(worst, error)
+    return tuple(bindings), worst
+
+
+def _best_order(
+    spec: TensorSpec, info: TensorInfo, found: Sequence[Array], wanted: Sequence[Array]
+) -> tuple[float, Binding | None]:
+    """The first order of the source's axes that reproduces the output, else the one with the least error."""
+    best: tuple[float, Binding | None] = (float("inf"), None)
+    if found[0].ndim != wanted[0].ndim:
+        return best
+    flexible = TensorInfo(name=info.name, index=info.index, dtype=info.dtype,
+                          shape=(-1,) * found[0].ndim, scale=info.scale, zero_point=info.zero_point)  # fmt: skip
+    known = info if info.shape == found[0].shape else flexible
+    for order in permutations(range(found[0].ndim)):
+        if tuple(wanted[0].shape[axis] for axis in order) != found[0].shape:
+            continue
+        binding = bind(spec.name, known, order)
+        back = np.stack([from_artifact(binding, array) for array in found])
+        error = relative_rms(back, np.stack(wanted))
+        if error is not None and error < best[0]:
+            best = (error, binding)
+        if best[0] <= PARITY_RMS:
+            break
+    return best
