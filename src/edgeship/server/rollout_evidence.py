@@ -8,15 +8,12 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from edgeship.drift import SignalDistance, worst
-from edgeship.rollout import DeviceEvidence, DriftFigure
+from edgeship.rollout import DeviceEvidence
 from edgeship.server.context import ServerContext
-from edgeship.server.drift_figures import baseline_distances
-from edgeship.server.profiles import Profiles
+from edgeship.server.monitor import drift_evidence
 from edgeship.server.store import reports, schema, windows
 from edgeship.server.store.rollouts import Member, Rollout
 from edgeship_agent.contract.messages import Window
-from edgeship_agent.contract.profile import Family
 from edgeship_agent.contract.sketch import ExponentialSketch, merge, quantile
 
 #: So many of a device's newest windows give its latency and its hard stops.
@@ -72,7 +69,7 @@ def _of_device(context: ServerContext, connection: Connection, rollout: Rollout,
     before = _traffic_before(connection, rollout, known)
     stops = since.hard_stops + ((known.reason,) if known.reason in HARD_STOP_REASONS else ())
     key = (known.device_id, rollout.model, rollout.version)
-    distances = baseline_distances(connection, Profiles(context.blobs), key, known.offered_at_s)
+    drift = drift_evidence(context, connection, key, known.offered_at_s)
     return DeviceEvidence(
         **common,
         windows=since.windows,
@@ -83,8 +80,8 @@ def _of_device(context: ServerContext, connection: Connection, rollout: Rollout,
         latency_p99_before_ms=None if before is None else before.latency_p99_ms,
         calls_before=None if before is None else before.calls,
         failures_before=None if before is None else before.failures,
-        prediction_drift=_figure(distances, Family.OUTPUT),
-        data_drift=_figure(distances, Family.INPUT),
+        prediction_drift=drift.prediction,
+        data_drift=drift.data,
         hard_stops=tuple(dict.fromkeys(stops)),
     )
 
@@ -148,18 +145,4 @@ def _traffic_before(connection: Connection, rollout: Rollout, known: Member) -> 
         calls=sum(window.inferences for window in earlier) + failures,
         failures=failures,
         latency_p99_ms=latency_p99_ms(earlier),
-    )
-
-
-def _figure(distances: Sequence[SignalDistance], family: Family) -> DriftFigure | None:
-    named = worst(distances, family.value)
-    if named is None:
-        return None
-    return DriftFigure(
-        signal=named.signal,
-        statistic=named.statistic,
-        value=named.value,
-        low=named.low,
-        high=named.high,
-        n=named.n,
     )

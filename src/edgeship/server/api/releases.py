@@ -1,0 +1,85 @@
+"""Releases over REST."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Response, get, post
+from litestar.exceptions import NotFoundException
+from msgspec import Struct
+
+from edgeship.server.context import ServerContext
+from edgeship.server.releases import AddedRelease, ReleaseRequest, register
+from edgeship.server.store import releases as store
+from edgeship.server.store.releases import Release
+from edgeship.server.version_table import VariantRow, VersionRow, variant_rows, version_rows
+
+
+class ReleaseList(Struct, frozen=True, kw_only=True):
+    """Answer of ``GET /api/v1/releases``."""
+
+    schema_version: int = 1
+    releases: list[Release]
+
+
+class ReleaseDetail(Release, frozen=True, kw_only=True):
+    """Answer of ``GET /api/v1/releases/{model}/{version}``: the release's own fields, and what is known about it.
+
+    Attributes:
+        variants: what was claimed for each variant when it was built.
+        versions: every version of the model beside this one: accuracy, latency, status, traffic share.
+    """
+
+    schema_version: int = 1
+    variants: list[VariantRow]
+    versions: list[VersionRow]
+
+
+@post("/api/v1/releases", sync_to_thread=True)
+def add_release(data: ReleaseRequest, context: ServerContext) -> Response[AddedRelease]:
+    """Register a bundle whose blobs were uploaded."""
+    added = register(context, data)
+    return Response(added, status_code=201 if added.created else 200)
+
+
+@get("/api/v1/releases", sync_to_thread=True)
+def list_releases(context: ServerContext, model: str = "") -> ReleaseList:
+    """Every release, newest first."""
+    with context.read() as connection:
+        return ReleaseList(releases=store.list_all(connection, model))
+
+
+@get("/api/v1/releases/{model:str}/{version:str}", sync_to_thread=True)
+def show_release(model: str, version: str, context: ServerContext) -> ReleaseDetail:
+    """One release: claims per variant, and the version table of its model."""
+    with context.read() as connection:
+        release = store.find(connection, model, version)
+        if release is None:
+            raise NotFoundException(f"no release {model} {version}; `edgeship releases list` names all")
+        manifest = store.read_files(connection, model, version).manifest
+        versions = version_rows(connection, model, context.clock())
+    return ReleaseDetail(**msgspec.structs.asdict(release), variants=variant_rows(manifest), versions=versions)
+
+
+@get("/api/v1/releases/{model:str}/{version:str}/{document:str}", sync_to_thread=True)
+def read_document(model: str, version: str, document: str, context: ServerContext) -> Response[bytes]:
+    """``build.json``, ``report.html`` or ``edgeship.json`` as it came along."""
+    with context.read() as connection:
+        found = store.find(connection, model, version) is not None
+        files = store.read_files(connection, model, version) if found else None
+    documents = {} if files is None else _documents(files)
+    data, media_type = documents.get(document, (None, ""))
+    if data is None:
+        raise NotFoundException(f"no {document} of release {model} {version}")
+    headers = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"}
+    return Response(data, media_type=media_type, headers=headers)
+
+
+def _documents(files: store.ReleaseFiles) -> dict[str, tuple[bytes | None, str]]:
+    return {
+        "edgeship.json": (files.manifest, "application/json"),
+        "build.json": (files.build, "application/json"),
+        "report.html": (files.report, "text/html; charset=utf-8"),
+    }
+
+
+router = [add_release, list_releases, show_release, read_document]

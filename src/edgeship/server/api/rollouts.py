@@ -1,0 +1,103 @@
+"""Rollouts over REST."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from litestar import Response, get, post
+from litestar.exceptions import NotFoundException
+from msgspec import Struct
+
+from edgeship.server import rollouts
+from edgeship.server.context import ServerContext
+from edgeship.server.rollout_plan import PlannedDevice
+from edgeship.server.rollouts import Change, RolloutRequest
+from edgeship.server.store import rollouts as store
+from edgeship.server.store.rollouts import Member, Rollout
+
+_ACTIONS: Final = {
+    "pause": rollouts.pause,
+    "resume": rollouts.resume,
+    "abort": rollouts.abort,
+    "rollback": rollouts.take_back,
+}
+
+
+class RolloutList(Struct, frozen=True, kw_only=True):
+    """Answer of ``GET /api/v1/rollouts``."""
+
+    schema_version: int = 1
+    rollouts: list[Rollout]
+
+
+class RolloutDevice(Member, frozen=True, kw_only=True, rename={"device_id": "id"}):
+    """A device of a rollout."""
+
+
+class RolloutDetail(Rollout, frozen=True, kw_only=True):
+    """Answer of ``GET /api/v1/rollouts/{id}``: the rollout's own fields, and its devices.
+
+    Attributes:
+        previous_versions: what the devices ran before that were offered it: what a rollback goes to.
+    """
+
+    schema_version: int = 1
+    devices: list[RolloutDevice]
+    previous_versions: list[str]
+
+
+class RolloutPreview(Struct, frozen=True, kw_only=True):
+    """Answer to a dry run: nothing was stored."""
+
+    schema_version: int = 1
+    rollout: Rollout
+    devices: list[PlannedDevice]
+
+
+@post("/api/v1/rollouts", sync_to_thread=True)
+def create_rollout(data: RolloutRequest, context: ServerContext) -> Response[RolloutDetail | RolloutPreview]:
+    """Create and start a rollout; with ``dry_run`` only work out who would get what."""
+    if data.dry_run:
+        rollout, planned = rollouts.preview(context, data)
+        return Response(RolloutPreview(rollout=rollout, devices=planned), status_code=200)
+    return Response(_detail(context, rollouts.create(context, data).id), status_code=201)
+
+
+@get("/api/v1/rollouts", sync_to_thread=True)
+def list_rollouts(context: ServerContext) -> RolloutList:
+    """Every rollout, newest first."""
+    with context.read() as connection:
+        return RolloutList(rollouts=store.list_all(connection))
+
+
+@get("/api/v1/rollouts/{rollout_id:str}", sync_to_thread=True)
+def show_rollout(rollout_id: str, context: ServerContext) -> RolloutDetail:
+    """One rollout with its devices."""
+    return _detail(context, rollout_id)
+
+
+@post("/api/v1/rollouts/{rollout_id:str}/{action:str}", sync_to_thread=True, status_code=200)
+def change_rollout(rollout_id: str, action: str, context: ServerContext, data: Change | None = None) -> RolloutDetail:
+    """``pause``, ``resume``, ``abort`` or ``rollback``."""
+    if action not in _ACTIONS:
+        raise NotFoundException(f"no action {action}; there are {', '.join(_ACTIONS)}")
+    _ACTIONS[action](context, rollout_id, data or Change())
+    return _detail(context, rollout_id)
+
+
+def _detail(context: ServerContext, rollout_id: str) -> RolloutDetail:
+    with context.read() as connection:
+        rollout = store.find(connection, rollout_id)
+        if rollout is None:
+            raise NotFoundException(f"no rollout {rollout_id}; `edgeship rollouts list` names all")
+        members = store.members(connection, rollout_id)
+    before = sorted({known.previous_version for known in members if known.offered_at_s and known.previous_version})
+    return RolloutDetail(
+        **msgspec.structs.asdict(rollout),
+        devices=[RolloutDevice(**msgspec.structs.asdict(known)) for known in members],
+        previous_versions=before,
+    )
+
+
+router = [create_rollout, list_rollouts, show_rollout, change_rollout]

@@ -1,0 +1,135 @@
+"""Why an incident was opened, and the same finding again from the windows that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, or_, select
+
+from edgeship.drift import SignalDistance, compare, merge_windows
+from edgeship.server.context import ServerContext
+from edgeship.server.explanation import GONE, Explanation, Rule, replayed
+from edgeship.server.profiles import Profiles
+from edgeship.server.store import drift, incidents, rollouts, schema, windows
+from edgeship_agent.contract.errors import ConfigError, ContractError
+from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.sketch import Sketch
+
+_DEVICE: Final = "device"
+
+
+def explain_incident(context: ServerContext, connection: Connection, number: str) -> Explanation:
+    """Explain an incident by its number.
+
+    Raises:
+        ConfigError: there is none of that number.
+    """
+    row = incidents.find(connection, int(number)) if number.isdecimal() else None
+    if row is None:
+        raise ConfigError("no such incident", key=f"incident/{number}", next_step="edgeship incidents list")
+    evidence: dict[str, Any] = row.evidence
+    seen = _windows_of(connection, row.device_id, evidence.get("windows", []))
+    advice = str(evidence.get("next_step", "look at the device"))
+    decisions = rollouts.decisions(connection, f"incident/{row.id}")
+    return Explanation(
+        id=f"incident/{row.id}",
+        sentence=row.sentence,
+        state=row.state,
+        decided_at_s=row.opened_at_s,
+        window=_window(seen, evidence),
+        rules=[_rule(row)],
+        advice=advice[:1].upper() + advice[1:] + ".",
+        replay=_replay(context, connection, row, seen),
+        history=[f"{each.kind}: {each.sentence}" for each in decisions],
+        next_steps=[f"edgeship drift show {row.device_id}", f"edgeship devices show {row.device_id}"],
+    )
+
+
+def _windows_of(connection: Connection, device_id: str, keys: Sequence[Sequence[Any]]) -> list[Window]:
+    table = schema.windows
+    wanted = [and_(table.c.boot_id == boot_id, table.c.seq == seq) for boot_id, seq in keys]
+    if not wanted:
+        return []
+    query = select(table.c.payload).where(table.c.device_id == device_id, or_(*wanted))
+    return [windows.decode(payload) for payload in connection.execute(query).scalars()]
+
+
+def _window(seen: Sequence[Window], evidence: Mapping[str, Any]) -> str:
+    named = len(evidence.get("windows", []))
+    calls = sum(window.inferences for window in seen)
+    return f"{named} windows with {evidence.get('samples', calls)} calls" + (
+        "" if len(seen) == named else f"; {named - len(seen)} of them are gone"
+    )
+
+
+def _rule(row: Row[Any]) -> Rule:
+    rule, figures, n = _figures(row.evidence)
+    return Rule(
+        id=row.kind,
+        rule=rule,
+        value=figures.get("value"),
+        limit=figures.get("limit"),
+        low=figures.get("low"),
+        high=figures.get("high"),
+        n=n,
+        holds=False,
+        devices=(row.device_id,),
+        sentence=row.sentence,
+    )
+
+
+def _figures(evidence: Mapping[str, Any]) -> tuple[str, dict[str, float | None], int]:
+    """The rule in words, its numbers, and what they were made from, by the kind of finding."""
+    if "distance" in evidence:
+        distance = msgspec.convert(evidence["distance"], SignalDistance)
+        words = f"lower end of the {distance.statistic.replace('_', ' ')} of {distance.signal} ≤ {distance.alert:g}"
+        figures = {"value": distance.value, "limit": distance.alert, "low": distance.low, "high": distance.high}
+        return words, dict(figures), distance.n
+    limit, low = evidence.get("limit", 0), evidence.get("low")
+    if "crashes" in evidence:
+        count = len(evidence.get("windows", []))
+        return f"the worker dies at most {limit} times", {"value": evidence["crashes"], "limit": limit}, count
+    if "failures" in evidence:
+        value = evidence["failures"] / max(1, evidence["calls"])
+        return f"failed calls ≤ {limit:.0%}", {"value": value, "limit": limit, "low": low}, evidence["calls"]
+    faults: dict[str, int] = evidence.get("schema_faults", {})
+    n = int(evidence.get("samples", 0))
+    value = max(faults.values(), default=0) / max(1, n)
+    return f"calls that break the input schema ≤ {limit:.0%}", {"value": value, "limit": limit, "low": low}, n
+
+
+def _replay(context: ServerContext, connection: Connection, row: Row[Any], seen: Sequence[Window]) -> str:
+    evidence: dict[str, Any] = row.evidence
+    if len(seen) != len(evidence.get("windows", [])):
+        return GONE
+    if "distance" in evidence:
+        return _replay_distance(context, connection, row, seen)
+    if "crashes" in evidence:
+        return replayed(sum(window.crashes for window in seen) == evidence["crashes"])
+    failures, calls = (sum(getattr(window, name) for window in seen) for name in ("failures", "inferences"))
+    if "failures" in evidence:
+        return replayed((failures, calls + failures) == (evidence["failures"], evidence["calls"]))
+    faults: dict[str, int] = {}
+    for window in seen:
+        for check, count in window.schema_faults.items():
+            faults[check] = faults.get(check, 0) + count
+    return replayed(faults == evidence.get("schema_faults"))
+
+
+def _replay_distance(context: ServerContext, connection: Connection, row: Row[Any], seen: Sequence[Window]) -> str:
+    stored = msgspec.convert(row.evidence["distance"], SignalDistance)
+    profile = Profiles(context.blobs).find(row.evidence.get("profile_hash", ""))
+    key = (row.device_id, row.model, row.version)
+    reference: Mapping[str, Sketch] | None = None
+    if stored.reference == _DEVICE:
+        own = drift.find_reference(connection, key, row.evidence.get("profile_hash", ""))
+        reference = None if own is None else own.signals
+    if profile is None or (stored.reference == _DEVICE and reference is None):
+        return GONE
+    try:
+        again = compare(profile, merge_windows(seen), reference, reference=stored.reference)
+    except ContractError:
+        return GONE
+    return replayed(stored in again)
