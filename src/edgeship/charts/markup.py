@@ -29,7 +29,7 @@ def fragment(*children: Child) -> Markup:
     return Markup("".join(_pieces(children)))
 
 
-def element(name: str, *children: Child, **attributes: Attribute) -> Markup:
+def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
     """One element.
 
     An underscore at the end of an attribute's name is dropped (``class_``), others become hyphens; False and None leave

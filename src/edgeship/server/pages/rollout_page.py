@@ -1,0 +1,247 @@
+"""One rollout, understood in five seconds: verdict with its number, stages, intervals, causes, timeline, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from edgeship.charts import Child, Markup, element, fragment, interval_plot, phase_rail
+from edgeship.rollout import GateResult, RolloutState
+from edgeship.server.event_bus import Event
+from edgeship.server.pages.verdicts import (
+    consequence,
+    gate_label,
+    headline,
+    interval_rows,
+    phases,
+    rail_words,
+    verdict_finding,
+)
+from edgeship.server.pages.words import (
+    clock,
+    command,
+    device_link,
+    facts,
+    path,
+    plural,
+    release_link,
+    rows_table,
+    section,
+    short_digest,
+    state_kind,
+    state_word,
+)
+from edgeship.server.store.rollouts import Decision, Member, Rollout
+
+#: State → what a person can do, the primary action first. Abort and roll back always stand last.
+_ACTIONS: Final = {
+    RolloutState.RUNNING: ("pause", "abort", "rollback"),
+    RolloutState.PAUSED: ("resume", "abort", "rollback"),
+    RolloutState.SCHEDULED: ("abort",),
+    RolloutState.VALIDATED: ("abort",),
+    RolloutState.COMPLETED: ("rollback",),
+    RolloutState.ABORTED: ("rollback",),
+    RolloutState.ROLLBACK_INCOMPLETE: ("rollback",),
+}
+_ACTION_WORDS: Final = {"pause": "Pause", "resume": "Resume", "abort": "Abort", "rollback": "Roll back"}
+ACTIONS: Final = frozenset(_ACTION_WORDS)
+
+
+class RolloutView(Struct, frozen=True, kw_only=True):
+    """Everything that the page shows.
+
+    Attributes:
+        difference: chart of when it turned, or None where there is nothing to compare.
+    """
+
+    now_s: float
+    rollout: Rollout
+    members: list[Member]
+    decisions: list[Decision]
+    events: list[Event]
+    difference: Markup | None = None
+
+
+def render(view: RolloutView) -> Markup:
+    """The page's content, top to bottom in the order in which it is asked."""
+    rollout = view.rollout
+    return fragment(
+        element(
+            "h1",
+            f"Rollout {rollout.id} · {rollout.model} {_from_versions(view.members)}{rollout.version} ",
+            state_word(rollout.state.value),
+        ),
+        _verdict(view),
+        _actions(rollout),
+        phase_rail("Stages", _rail_finding(view), phases(rollout, view.members)),
+        _gates(view),
+        view.difference,
+        element("div", _causes(view.members), _timeline(view), class_="columns"),
+        _devices(view),
+        _definition(view),
+    )
+
+
+def render_list(found: Sequence[Rollout], now_s: float) -> Markup:
+    """The list of all rollouts."""
+    if not found:
+        return fragment(
+            element("h1", "Rollouts"),
+            element("p", "No release has been rolled out yet.", class_="lead"),
+            element("p", command("edgeship rollouts create MODEL VERSION --stages 20%,100%")),
+        )
+    active = sum(rollout.state.is_active for rollout in found)
+    rows: list[tuple[Child, ...]] = [
+        (
+            element("a", rollout.id, href=path("rollouts", rollout.id)),
+            release_link(rollout.model, rollout.version),
+            state_word(rollout.state.value),
+            element("span", rail_words(rollout), class_="word"),
+            headline(rollout),
+            clock(rollout.updated_at_s, now_s),
+        )
+        for rollout in found
+    ]
+    return fragment(
+        element("h1", "Rollouts"),
+        element("p", f"{plural(len(found), 'rollout')}, {active or 'none'} active.", class_="lead"),
+        rows_table("Newest first", ("rollout", "release", "state", "stages", "why", "changed"), rows),
+    )
+
+
+def _from_versions(members: Sequence[Member]) -> str:
+    previous = sorted({member.previous_version for member in members if member.previous_version})
+    return f"{', '.join(previous[:3])} → " if previous else ""
+
+
+def _verdict(view: RolloutView) -> Markup:
+    second = consequence(view.rollout, view.members, view.now_s)
+    return element(
+        "div",
+        element("p", headline(view.rollout), class_="lead"),
+        element("p", second) if second else None,
+        class_=f"verdict verdict-{state_kind(view.rollout.state.value)}",
+    )
+
+
+def _actions(rollout: Rollout) -> Markup:
+    actions = _ACTIONS.get(rollout.state, ())
+    forms = [
+        element(
+            "form",
+            element("button", _ACTION_WORDS[action], type="submit", class_="primary" if index == 0 else None),
+            method="post",
+            action=path("rollouts", rollout.id, action),
+        )
+        for index, action in enumerate(actions)
+    ]
+    same = f"edgeship rollouts {actions[0]} {rollout.id}" if actions else f"edgeship explain rollout/{rollout.id}"
+    return element("div", forms, command(same), class_="actions")
+
+
+def _rail_finding(view: RolloutView) -> str:
+    passed = sum(state.value == "passed" for state in view.rollout.stage_states)
+    return f"{passed} of {plural(len(view.rollout.stages), 'stage')} passed."
+
+
+def _gates(view: RolloutView) -> Markup:
+    verdict = view.rollout.verdict
+    if verdict is None:
+        return section("Is it worse?", element("p", "no data: the stage has not been judged yet.", class_="muted"))
+    rows = interval_rows(verdict.gates)
+    chart = interval_plot("Gates against their limits", verdict_finding(view.rollout), rows) if rows else None
+    return section("Is it worse?", chart, _gate_table(verdict.gates))
+
+
+def _gate_table(gates: Sequence[GateResult]) -> Markup:
+    words = {True: state_word("ok", shown="holds"), False: state_word("failed", shown="broken")}
+    rows: list[tuple[Child, ...]] = [
+        (
+            gate_label(gate.id),
+            words.get(gate.holds) if gate.holds is not None else state_word("inconclusive", shown="undecided"),
+            gate.sentence,
+            gate.rule,
+            ", ".join(gate.devices[:5]) + (f" and {len(gate.devices) - 5} more" if len(gate.devices) > 5 else ""),
+        )
+        for gate in gates
+    ]
+    table = rows_table("Every gate, broken ones first", ("gate", "verdict", "finding", "rule", "devices"), rows)
+    return element("details", element("summary", f"All {len(gates)} gates in words"), table)
+
+
+def _causes(members: Sequence[Member]) -> Markup:
+    causes: dict[str, list[str]] = {}
+    for member in members:
+        if member.state.is_failure or member.state.value == "rejected":
+            cause = f"{member.state.value.replace('_', ' ')}{_reason(member.reason)}"
+            causes.setdefault(cause, []).append(member.device_id)
+    rows: list[tuple[Child, ...]] = [
+        (cause, len(names), _device_links(names)) for cause, names in sorted(causes.items(), key=lambda c: -len(c[1]))
+    ]
+    table = rows_table("Devices by what ended their update", ("cause", "devices", "which"), rows)
+    return section("Failures by cause", table if rows else element("p", "No device failed.", class_="muted"))
+
+
+def _reason(reason: str) -> str:
+    return f": {reason.replace('_', ' ')}" if reason else ""
+
+
+def _device_links(names: Sequence[str]) -> Markup:
+    links: list[Child] = []
+    for name in names[:5]:
+        links += [", " if links else None, device_link(name)]
+    return fragment(links, f" and {len(names) - 5} more" if len(names) > 5 else None)
+
+
+def _timeline(view: RolloutView) -> Markup:
+    lines = {(entry.at_s, entry.sentence) for entry in view.decisions} | {(e.at_s, e.sentence) for e in view.events}
+    seen: set[str] = set()
+    items = []
+    for at_s, sentence in sorted(lines):
+        if sentence not in seen:
+            seen.add(sentence)
+            items.append(element("li", clock(at_s, view.now_s), element("span", sentence, class_="what")))
+    content = element("ol", items, class_="timeline") if items else element("p", "Nothing yet.", class_="muted")
+    return section("Timeline", content)
+
+
+def _devices(view: RolloutView) -> Markup:
+    rows: list[tuple[Child, ...]] = [
+        (
+            device_link(member.device_id),
+            state_word(member.state.value),
+            member.substate.replace("_", " ") or "no report yet",
+            member.stage_index + 1,
+            member.stratum,
+            member.previous_version or "none",
+            member.reason.replace("_", " ") + (" (without field traffic)" if member.without_field_traffic else ""),
+        )
+        for member in view.members
+    ]
+    header = ("device", "state", "update", "stage", "stratum", "before", "reason")
+    return section("Devices", rows_table("By stage", header, rows, empty="No device is part of this rollout."))
+
+
+def _definition(view: RolloutView) -> Markup:
+    rollout = view.rollout
+    wanted = ", ".join(f"{key}={value}" for key, value in sorted(rollout.filter.items()))
+    limits = [(name, getattr(rollout.policy, name)) for name in rollout.policy.__struct_fields__]
+    table = rows_table("Limits of the policy", ("limit", "value"), [(name, f"{value}") for name, value in limits])
+    return section(
+        "Definition",
+        facts(
+            [
+                ("release", release_link(rollout.model, rollout.version)),
+                ("bundle", short_digest(rollout.digest)),
+                ("devices", wanted or "the whole fleet"),
+                ("policy", rollout.policy.name),
+                ("seed", str(rollout.seed)),
+                ("created", clock(rollout.created_at_s, view.now_s)),
+                ("ended", clock(rollout.ended_at_s, view.now_s) if rollout.ended_at_s else "not yet"),
+                ("why", command(f"edgeship explain rollout/{rollout.id}")),
+            ]
+        ),
+        element("details", element("summary", "Policy"), table),
+    )
