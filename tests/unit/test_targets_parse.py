@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeship.build import target_files
+from edgeship.build.target_reference import reference
 from edgeship.targets import Target, parse
 from edgeship_agent.contract.errors import ConfigError
 
@@ -113,3 +114,10 @@ def test_id_must_be_the_files_name(tmp_path: Path) -> None:
         target_files.load(path)
     with pytest.raises(ConfigError, match="no such target file"):
         target_files.load(tmp_path / "missing.toml")
+
+
+def test_reference_page_is_fresh() -> None:
+    page = target_files.folder().parent / "docs" / "reference" / "targets.md"
+    assert page.read_text() == reference(target_files.list_all()), (
+        "python -m edgeship.build.target_reference > docs/reference/targets.md"
+    )

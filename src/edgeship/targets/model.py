@@ -18,14 +18,15 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 Architecture = Literal["x86_64", "aarch64", "armv7l", "cortex-m"]
 RuntimeName = Literal["litert", "onnxruntime", "openvino"]
-#: Instruction-set features that change int8 results or speed.
-IsaFeature = Literal["vnni", "dotprod", "i8mm", "amx", "avx2", "avx512", "neon"]
+#: Instruction-set features, in the words of ``edgeship_agent.runtime.isa``.
+IsaFeature = Literal["vnni", "dotprod", "i8mm", "avx2", "avx512f", "amx_int8", "amx_bf16", "asimd", "fp16", "sve"]
 
 
 class RuntimeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One inference runtime of a target.
 
     Attributes:
+        name: which one.
         version: range that a device may have, such as ``>=1.20,<2``.
         provider: execution provider or delegate, empty for the runtime's own on the CPU.
         threads: threads of one worker.
@@ -41,7 +42,13 @@ class RuntimeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Dtypes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Types that the hardware computes with; empty for no restriction."""
+    """Types that the hardware computes with; empty for no restriction.
+
+    Attributes:
+        weights: of constants.
+        activations: between operators.
+        io: of the model's inputs and outputs.
+    """
 
     weights: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
@@ -52,6 +59,7 @@ class OperatorRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One operator that a target takes, and for which types and ranks.
 
     Attributes:
+        op: such as ``Conv``, or ``com.example::Conv`` outside ONNX's own domain.
         dtypes: types that are taken; empty for any.
         max_rank: highest rank of an input; 0 for any.
     """
@@ -76,7 +84,12 @@ class Operators(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Compiler(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An external compiler that runs as an isolated toolchain."""
+    """An external compiler that runs as an isolated toolchain.
+
+    Attributes:
+        toolchain: its name.
+        arguments: of its command line.
+    """
 
     toolchain: str
     arguments: tuple[str, ...] = ()
@@ -95,7 +108,14 @@ class MetricBudget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Budgets that hold where the command line says nothing; 0 for none."""
+    """Budgets that hold where the command line says nothing; 0 for none.
+
+    Attributes:
+        latency_p99_ms: of one inference, in ms.
+        size_bytes: of everything that the runtime loads.
+        peak_ram_bytes: of the worker process.
+        metric: how much accuracy may be lost.
+    """
 
     latency_p99_ms: Amount = 0.0
     size_bytes: Count = 0
@@ -109,7 +129,14 @@ class Budgets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How latency is measured."""
+    """How latency is measured.
+
+    Attributes:
+        runner: on this machine, over SSH, or by an enrolled device.
+        warm_up: inferences before the clock starts.
+        min_queries: inferences that are timed, at least.
+        min_seconds: time that is measured, at least.
+    """
 
     runner: Literal["local", "ssh", "device"] = "local"
     warm_up: Count = 50
@@ -121,21 +148,33 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kind of device.
 
     Attributes:
+        schema_version: version of this file format.
+        id: name of the target and of its file.
+        title: what it is, for people.
         extends: id of the target that this one starts from.
+        notes: what else to know.
         arch: as ``platform.machine()`` says it.
         isa: instruction-set features that every device of this target has.
+        os: operating system.
         glibc: oldest C library among its devices, empty where that does not apply.
-        runtimes: in order of preference; ``[[runtime]]`` in the file.
+        runtimes: in order of preference.
         agent: whether the device agent runs there; otherwise the target is for building only.
-        verified_on: real hardware that the figures were taken on; empty for none yet.
+        verified_on: real hardware that the target was tried on; empty for none yet.
         compile: an external compiler, for hardware that needs one.
         warmup_s: how long the hardware takes after loading until its speed is steady, in seconds.
         format: file format, where it is not the runtime's own.
-        granularity, symmetric: how weights are quantized.
-        accumulator: type of the sums; ``saturation`` whether products saturate in 16 bits before they get there.
+        dtypes: types that it computes with.
+        granularity: of weight scales.
+        symmetric: whether weights have no zero point.
+        accumulator: type of the sums.
+        saturation: whether sums of two int8 products saturate in 16 bits (x86 without VNNI, for ``u8s8``).
+        ops: operators that it takes.
+        io_layout: layout of image inputs.
+        static_shapes: whether every size must be known when the model is built.
         memory_bytes: what the model's worker process may use.
         storage_bytes: what models may use on disk.
         defaults: budgets.
+        measure: how latency is measured.
     """
 
     schema_version: Annotated[int, Meta(ge=1, le=TARGET_VERSION)] = TARGET_VERSION
