@@ -51,9 +51,9 @@ from msgspec import Struct, field
 
 from edgeship_agent.contract.errors import ConfigError, ContractError
 from edgeship_agent.contract.topics import check_device_id
-from edgeship_agent.link.paho import parse_address
+from edgeship_agent.link.address import parse_address
 
-if sys.version_info >= (3, 11):
+if sys.version_info >= (3, 11):  # noqa: UP036 (the agent keeps to 3.10)
     import tomllib
 else:
     import tomli as tomllib
@@ -145,9 +145,9 @@ def read_config(path: Path) -> AgentConfig:
 
 
 def _decode_path(kind: type, value: object) -> object:
-    if kind is Path and isinstance(value, str):
-        return Path(value).expanduser()
-    raise NotImplementedError(kind)  # msgspec's word for "this hook does not know the type"
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError("Expected the path of a file as text")
+    return Path(value).expanduser()
 
 
 def _explain(message: str) -> str:

@@ -10,16 +10,15 @@ import random
 import threading
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
-from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from edgeship_agent.contract.errors import ConfigError, ContractError
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Death
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
+from edgeship_agent.link.address import Address, Backoff
 from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Received
 
 _KEEPALIVE_S: Final = 30
@@ -28,48 +27,6 @@ _QOS: Final = 1
 _SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK)
 #: CONNACK: the broker does not speak this version of MQTT. Source: MQTT 5 section 3.2.2.2, MQTT 3.1.1 section 3.2.2.3.
 _WRONG_VERSION: Final = (0x84, 0x01)
-
-
-class Address(Struct, frozen=True, kw_only=True):
-    """Where a broker listens."""
-
-    host: str
-    port: int
-
-
-class Backoff(Struct, frozen=True, kw_only=True):
-    """Pauses between attempts to connect: doubling from the first to the longest, each cut by up to half at random."""
-
-    start_s: float = 0.2
-    max_s: float = 60.0
-
-    def pause_s(self, failures: int, rng: random.Random) -> float:
-        """The pause after that many failures in a row (from 1).
-
-        >>> 0.4 <= Backoff().pause_s(3, random.Random(0)) <= 0.8
-        True
-        """
-        longest_s: float = min(self.start_s * 2.0 ** min(failures - 1, 30), self.max_s)
-        return longest_s * rng.uniform(0.5, 1.0)
-
-
-def parse_address(url: str) -> Address:
-    """The address in ``mqtt://host[:port]``.
-
-    Raises:
-        ConfigError: another scheme, or no host.
-
-    >>> parse_address("mqtt://127.0.0.1").port
-    1883
-    """
-    parts = urlsplit(url)
-    try:
-        port = parts.port or 1883
-    except ValueError:
-        port = 0
-    if parts.scheme != "mqtt" or not parts.hostname or not port:
-        raise ConfigError("not a broker address", key="broker_url", expected="mqtt://HOST:PORT", got=url)
-    return Address(host=parts.hostname, port=port)
 
 
 class PahoLink:
@@ -95,7 +52,7 @@ class PahoLink:
         self._device_id = device_id
         self._next_session = next_session
         self._backoff = backoff or Backoff()
-        self._rng = rng or random.Random()
+        self._rng = rng or random.SystemRandom()
         self._closed = threading.Event()
         self._down = threading.Event()
         self._client: mqtt.Client | None = None
@@ -159,7 +116,8 @@ class PahoLink:
         if not self._wait_for_answer(was_up):
             client.disconnect()
         else:
-            self._down.wait()
+            while not self._down.wait(0.5) and not self._closed.is_set():
+                pass
         self._connected = False
         client.loop_stop()
         self._client = None

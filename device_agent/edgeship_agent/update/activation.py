@@ -12,15 +12,13 @@ from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.golden_check import GoldenOutcome, check_slot
 from edgeship_agent.update.launcher import Launcher
-from edgeship_agent.update.ports import Activation, ReplayOutcome, Workers
+from edgeship_agent.update.ports import Activation, Workers
 from edgeship_agent.update.probation import Observation, Outcome, judge_probation
 from edgeship_agent.update.slots import Checked, Slot, Slots, verify_slot
 
 #: How often a probation is looked at, and how many silent replays end it.
 _POLL_S: Final = 0.05
 _MAX_SILENT_REPLAYS: Final = 5
-#: Replays of the golden inputs that may stand in for traffic.
-_MAX_REPLAYS: Final = 1000
 
 
 class Clock(Protocol):
@@ -174,18 +172,13 @@ class Activator:
     def _conclude(self, attempt: Attempt, seen: Observation, *, short: bool) -> Proof | None:
         """Golden inputs through the live worker: once, and where traffic was short until they stand in for it."""
         wanted = attempt.probation.inferences if short and not attempt.is_rollback else 0
-        outcome = ReplayOutcome(answered=False)
-        replayed = 0
-        for _ in range(_MAX_REPLAYS):
-            outcome = self._workers.replay(attempt.model, attempt.arm)
-            if not outcome.answered:
-                return None
-            replayed += outcome.inferences
-            if not outcome.passed or seen.inferences + replayed >= wanted:
-                break
+        outcome = self._workers.replay(attempt.model, attempt.arm, max(wanted - seen.inferences, 0))
+        if not outcome.answered:
+            return None
+        replayed = outcome.inferences
         figures = {**_figures(seen), "replayed": float(replayed), "relative_rms": outcome.relative_rms}
         if not outcome.passed:
-            detail = f"golden outputs through the live worker: relative RMS {outcome.relative_rms:.4g}"
+            detail = f"golden outputs through the live worker: {outcome.detail}"
             return structs.replace(_failed(seen, "golden_mismatch", detail), figures=figures)
         detail = ""
         if short:

@@ -7,6 +7,7 @@ version; fields that this version does not know are kept as they are when the fi
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Journal:
-    """The attempts of a device, on disk.
+    """The attempts of a device, on disk. May be used from several threads.
 
     Args:
         path: the file; made when it is not there.
@@ -39,6 +40,7 @@ class Journal:
 
     def __init__(self, path: Path, *, compact_bytes: int = COMPACT_BYTES) -> None:
         self._path = path
+        self._lock = threading.Lock()
         self._records: dict[AttemptKey, dict[str, Any]] = {}
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._clean = True
@@ -57,7 +59,8 @@ class Journal:
 
     def attempts(self) -> tuple[Attempt, ...]:
         """The newest snapshot of every attempt, oldest attempt first."""
-        return tuple(self._attempts.values())
+        with self._lock:
+            return tuple(self._attempts.values())
 
     def find(self, key: AttemptKey) -> Attempt | None:
         """The newest snapshot of one attempt."""
@@ -65,18 +68,20 @@ class Journal:
 
     def next_seq(self, deployment: str, attempt: int) -> int:
         """The highest report number used by a (deployment, attempt), over all of its models; 0 for none."""
-        numbers = (a.seq for a in self._attempts.values() if a.deployment == deployment and a.attempt == attempt)
+        numbers = (a.seq for a in self.attempts() if a.deployment == deployment and a.attempt == attempt)
         return max(numbers, default=0)
 
     def append(self, attempt: Attempt) -> None:
         """Persist a snapshot; it is on the disk when this returns."""
         record = {"v": JOURNAL_VERSION, "kind": "attempt", **msgspec.to_builtins(attempt)}
-        self._write(record)
-        self._remember(attempt.key, record, attempt)
+        with self._lock:
+            self._write(record)
+            self._remember(attempt.key, record, attempt)
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
-        self._write({"v": JOURNAL_VERSION, "kind": name})
+        with self._lock:
+            self._write({"v": JOURNAL_VERSION, "kind": name})
 
     def close(self) -> None:
         """Close the file."""

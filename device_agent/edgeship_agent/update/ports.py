@@ -26,12 +26,14 @@ class ReplayOutcome(Struct, frozen=True, kw_only=True):
     Attributes:
         answered: False where no worker answered; then the rest says nothing.
         inferences: how many samples were run.
+        detail: empty where passed, else one sentence.
     """
 
     answered: bool
     passed: bool = False
     relative_rms: float = 0.0
     inferences: int = 0
+    detail: str = ""
 
 
 class Workers(Protocol):
@@ -45,8 +47,8 @@ class Workers(Protocol):
         """Digest of the bundle that is loaded now (empty for none), and what it did since its activation."""
         ...
 
-    def replay(self, model: str, arm: str) -> ReplayOutcome:
-        """Run the golden inputs through the live worker."""
+    def replay(self, model: str, arm: str, inferences: int) -> ReplayOutcome:
+        """Run the golden inputs through the live worker: all of them, and again until at least so many were run."""
         ...
 
 

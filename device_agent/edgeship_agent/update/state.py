@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,13 +99,13 @@ class StateFile:
                 return pair.reason
         return None
 
-    def count_refusal(self, reason: str) -> int:
-        """Count a refused goal state; how many there were for that reason."""
+    def count_refusals(self, fresh: Mapping[str, int]) -> None:
+        """Add to the counters of refused goal states."""
         with self._lock:
             counts = dict(self._state.refused_goals)
-            counts[reason] = counts.get(reason, 0) + 1
+            for reason, number in fresh.items():
+                counts[reason] = counts.get(reason, 0) + number
             self._write(structs.replace(self._state, refused_goals=counts))
-            return counts[reason]
 
     def raise_floor(self, at_s: float) -> None:
         """Take a time that a key of this fleet signed for; the floor never sinks."""

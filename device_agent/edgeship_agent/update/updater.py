@@ -107,6 +107,11 @@ class Updater:
         self._stopped.set()
         self._changed.set()
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopped.is_set()
+
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -245,6 +250,8 @@ class Updater:
 
     def _activate(self, attempt: Attempt) -> Attempt:
         activation = self._parts.activator.activate(attempt)
+        if self._stopped.is_set():
+            return attempt  # the worker may have been ended with the agent: nothing is known yet
         if activation.ok:
             return self._enter(attempt, Event.PASS)
         self._remember_bad(attempt, activation.reason)

@@ -1,0 +1,166 @@
+"""``edgeship-agent run | status | infer | doctor``. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError
+
+_GLYPHS: Final = {"ok": "✔", "warn": "!", "fail": "✖"}
+_COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 0 done, 1 could not be done, 2 usage or configuration, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except EdgeshipError as error:
+        sys.stderr.write(f"✖ {error.sentence()}\n")
+        if error.next_step:
+            sys.stderr.write(f"next: {error.next_step}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgeship-agent",
+        description="Runs models on this device, reports telemetry, installs updates that can always be undone.",
+        epilog="next: edgeship-agent doctor --config agent.toml",
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the agent until it is stopped")
+    run.set_defaults(command=_run)
+    status = commands.add_parser("status", help="what the running agent says of itself")
+    status.set_defaults(command=_status)
+    infer = commands.add_parser("infer", help="ask the running agent for predictions")
+    infer.set_defaults(command=_infer)
+    infer.add_argument("--input", required=True, type=Path, help="x.npy, or x.npz with one array per model input")
+    infer.add_argument("--timeout-s", type=float, default=5.0, help="per prediction (default: 5)")
+    doctor = commands.add_parser("doctor", help="what is wrong with this device, and the command that mends it")
+    doctor.set_defaults(command=_doctor)
+    for command in (run, status, infer, doctor):
+        command.add_argument("--config", required=True, type=Path, help="agent.toml")
+    for command in (status, infer, doctor):
+        command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from edgeship_agent.config import read_config
+    from edgeship_agent.supervisor.run import run_agent
+
+    return run_agent(read_config(options.config))
+
+
+def _status(options: argparse.Namespace) -> int:
+    from edgeship_agent.config import read_config
+    from edgeship_agent.supervisor.places import Places
+    from edgeship_agent.supervisor.status import is_alive, read_status
+
+    config = read_config(options.config)
+    document = read_status(Places(config.state_dir).status)
+    if document is None:
+        raise EdgeshipError(
+            "no agent has run with this state directory",
+            file=config.state_dir,
+            next_step=f"edgeship-agent run --config {options.config}",
+        )
+    document["alive"] = is_alive(int(document["pid"]))
+    if options.json:
+        _write_json(document)
+    else:
+        _print_status(document, options.config)
+    return 0 if document["alive"] else 1
+
+
+def _print_status(document: dict[str, Any], config: Path) -> None:
+    alive = document["alive"]
+    link = "connected" if document["connected"] else "no broker"
+    said = f"running, process {document['pid']}, {link}" if alive else "not running"
+    _line("ok" if alive else "fail", document["device_id"], said)
+    for arm in document["running"] if alive else []:
+        retained = f", {arm['retained_version']} retained" if arm["retained_version"] else ", nothing to roll back to"
+        _line("ok", "model", f"{arm['model']} {arm['version']} ({arm['variant']}), {arm['state']}{retained}")
+    if alive and not document["running"]:
+        _line("warn", "model", "none")
+    for attempt in document["attempts"][-3:]:
+        why = f": {attempt['detail'] or attempt['reason']}" if attempt["reason"] or attempt["detail"] else ""
+        state = "ok" if attempt["state"] == "committed" else "warn"
+        _line(state, "update", f"{attempt['model']} {attempt['version']} {attempt['state']}{why}")
+    outbox = document["outbox"]
+    counts = " · ".join(f"{outbox[name]} {name}" for name in ("created", "acknowledged", "evicted", "waiting"))
+    _line("ok", "windows", counts)
+    _line("ok", "socket", document["socket"])
+    follow = "infer --input x.npy" if document["running"] and alive else ("doctor" if alive else "run")
+    command, _, rest = follow.partition(" ")
+    sys.stdout.write(f"next: edgeship-agent {command} --config {config}{' ' + rest if rest else ''}\n")
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from edgeship_agent.config import read_config
+    from edgeship_agent.supervisor.asking import ask, read_samples
+    from edgeship_agent.supervisor.places import find_socket
+
+    config = read_config(options.config)
+    samples = read_samples(options.input)
+    answers = ask(config.state_dir, find_socket(config.state_dir), samples, options.timeout_s)
+    if options.json:
+        _write_json({"schema_version": 1, "answers": answers})
+        return 0
+    for answer in answers:
+        outputs = "  ".join(f"{name}={_short(values)}" for name, values in answer["outputs"].items())
+        sys.stdout.write(f"{answer['model']} {answer['version']}  {answer['latency_us']} µs  {outputs}\n")
+    return 0
+
+
+def _short(values: Any) -> str:
+    text = str(values)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from edgeship_agent.doctor import examine
+
+    checks = examine(options.config)
+    failed = [check for check in checks if check.state == "fail"]
+    if options.json:
+        _write_json({"schema_version": 1, "ok": not failed, "checks": [msgspec.structs.asdict(c) for c in checks]})
+    else:
+        for check in checks:
+            _line(check.state, check.name, check.detail)
+            if check.mend:
+                sys.stdout.write(f"    mend: {check.mend}\n")
+    if not failed:
+        return 0
+    return ConfigError.exit_code if failed[0].name == "configuration" else EdgeshipError.exit_code
+
+
+def _line(state: str, name: str, text: str) -> None:
+    glyph, word = _GLYPHS[state], f"{state:<4}"
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        glyph = f"\x1b[{_COLOURS[state]}m{glyph}\x1b[0m"
+    sys.stdout.write(f"{glyph} {word} {name:<16} {text}\n")
+
+
+def _write_json(document: object) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""What this device is and has: asked anew before each update."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import Final
+
+from edgeship_agent.config import AgentConfig
+from edgeship_agent.runtime import RUNTIMES, runtime_version
+from edgeship_agent.runtime.isa import architecture
+from edgeship_agent.update.offer import DeviceFacts
+
+_MEMINFO: Final = Path("/proc/meminfo")
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Name → version of the inference runtimes that are installed; none of them is imported."""
+    versions = {name: runtime_version(name) for name in RUNTIMES}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def available_memory_bytes() -> int:
+    """Memory that a new process could get, as Linux estimates it; 0 where it does not tell."""
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return 0
+
+
+def gather_facts(config: AgentConfig) -> DeviceFacts:
+    """The facts that an update is checked against."""
+    free_bytes = shutil.disk_usage(config.state_dir).free
+    return DeviceFacts(
+        target=config.target,
+        arch=architecture(),
+        runtimes=installed_runtimes(),
+        memory_bytes=available_memory_bytes(),
+        disk_free_bytes=free_bytes - config.update.disk_reserve_bytes,
+        accepts=config.accepted(),
+    )
+
+
+def system_name() -> str:
+    """Kernel and machine, for people."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"

@@ -1,0 +1,87 @@
+"""Where things lie in the state directory, and where the sockets go when its path is too long for one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.update.disk import point_atomic, write_atomic
+
+#: Longest path of a Unix socket. Source: Linux unix(7), ``sun_path`` has 108 bytes with the closing zero.
+_MAX_SOCKET_BYTES: Final = 107
+#: Longest name that a worker's socket gets inside the socket folder.
+_LONGEST_NAME_BYTES: Final = 32
+SOCKET: Final = "infer.sock"
+
+
+class Places:
+    """Files and folders under one state directory.
+
+    Args:
+        state_dir: the directory; made, with mode 0700, when it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.root = state_dir
+        self.journal = state_dir / "journal.log"
+        self.outbox = state_dir / "outbox.sqlite"
+        self.state = state_dir / "state.json"
+        self.trust = state_dir / "tuf"
+        self.store = state_dir / "store"
+        self.slots = state_dir / "slots"
+        self.run = state_dir / "run"
+        self.status = self.run / "status.json"
+        self.socket_pointer = self.run / "socket-path"
+        self.lock = state_dir / "lock"
+
+    def make(self) -> None:
+        """Make the folders."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.run.mkdir(exist_ok=True, mode=0o700)
+            self.sockets.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be made: {error.strerror}",
+                file=self.root,
+                key="state_dir",
+                next_step=f"sudo install -d -o $USER -m 700 {self.root}",
+            ) from error
+        if self.sockets.stat().st_uid != os.getuid():
+            raise ConfigError("belongs to another user", file=self.sockets, next_step=f"sudo rm -r {self.sockets}")
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the sockets: ``run``, or a short one under the system's folder for temporary files."""
+        longest = len(os.fsencode(self.run)) + 1 + _LONGEST_NAME_BYTES
+        if longest <= _MAX_SOCKET_BYTES:
+            return self.run
+        name = hashlib.sha256(os.fsencode(self.root.absolute())).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"edgeship-{name}"
+
+    @property
+    def socket(self) -> Path:
+        """What applications connect to."""
+        return self.sockets / SOCKET
+
+    def publish_socket(self) -> None:
+        """Write the path of the socket down, for those who know the state directory alone."""
+        write_atomic(self.socket_pointer, os.fsencode(self.socket) + b"\n")
+        if self.sockets != self.run:
+            point_atomic(self.run / SOCKET, str(self.socket))
+
+
+def find_socket(state_dir: Path) -> Path:
+    """The socket of the agent that runs (or ran last) in a state directory."""
+    pointer = state_dir / "run" / "socket-path"
+    try:
+        return Path(os.fsdecode(pointer.read_bytes().rstrip(b"\n")))
+    except OSError:
+        return Places(state_dir).socket

@@ -1,0 +1,214 @@
+"""Puts an agent together and runs it: ``edgeship-agent run``."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import os
+import random
+import secrets
+import signal
+import threading
+import time
+from typing import Any, Final
+
+from edgeship_agent.config import AgentConfig
+from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.link.address import Backoff, parse_address
+from edgeship_agent.link.paho import PahoLink
+from edgeship_agent.runtime.isa import fingerprint
+from edgeship_agent.serving.control import WorkerSettings
+from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopRequest, clock_quality
+from edgeship_agent.supervisor.facts import gather_facts
+from edgeship_agent.supervisor.goal_desk import GoalDesk
+from edgeship_agent.supervisor.log import Log
+from edgeship_agent.supervisor.places import Places
+from edgeship_agent.supervisor.start import slots_to_serve
+from edgeship_agent.supervisor.status import StatusFile
+from edgeship_agent.supervisor.workers import WorkerPool
+from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.update.acquire import Acquirer
+from edgeship_agent.update.activation import Activator
+from edgeship_agent.update.download import BlobStore, Downloader
+from edgeship_agent.update.journal import Journal
+from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.slots import Slots
+from edgeship_agent.update.state import StateFile
+from edgeship_agent.update.trust import TrustedSource, read_public_key
+from edgeship_agent.update.updater import Pace, Parts, Updater
+
+#: Pause after an unforeseen error of the updater (a full disk, say); serving and telemetry go on meanwhile.
+_UPDATER_PAUSE_S: Final = 10.0
+#: How long the updater gets to reach a safe point when the agent is stopped; the journal knows the rest.
+_UPDATER_STOP_S: Final = 2.0
+_INTERRUPTED: Final = 130
+
+
+def run_agent(config: AgentConfig) -> int:
+    """Run until a signal asks for the end; the exit code.
+
+    Raises:
+        ConfigError: a file of the configuration cannot be used, or another agent uses the state directory.
+        ContractError: a file of the state directory is damaged or newer than this agent.
+    """
+    places = Places(config.state_dir)
+    places.make()
+    lock = _lock(places)
+    log, inbox = Log(), Inbox()
+    agent, updater = _assemble(config, places, inbox, log)
+    for number, exit_code in ((signal.SIGTERM, 0), (signal.SIGINT, _INTERRUPTED)):
+        signal.signal(number, lambda *_, code=exit_code: inbox.put(StopRequest(code)))
+    is_idle = threading.Event()
+    threading.Thread(target=_keep_updating, args=(updater, log, is_idle), name="updater", daemon=True).start()
+    log("started", device=config.device_id, pid=os.getpid(), state_dir=config.state_dir)
+    try:
+        return agent.run()
+    finally:
+        updater.stop()
+        is_idle.wait(_UPDATER_STOP_S)
+        agent.close()
+        log("stopped", device=config.device_id)
+        os.close(lock)
+
+
+def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log) -> tuple[Agent, Updater]:
+    public_key = read_public_key(config.goal_key)
+    if not config.root.is_file():
+        raise ConfigError("cannot be read", file=config.root, key="root", next_step=_COPY_ROOT)
+    state, journal, slots = StateFile(places.state), Journal(places.journal), Slots(places.slots)
+    outbox = Outbox(places.outbox, config.telemetry.outbox_bytes)
+    if outbox.set_aside is not None:
+        log("outbox_damaged", set_aside=outbox.set_aside, detail="waiting windows and counters are lost")
+    launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
+    settings = WorkerSettings(
+        threads=config.serving.threads,
+        window_s=config.telemetry.window_s,
+        window_inferences=config.telemetry.window_inferences,
+        clock_quality=clock_quality(time.time(), state.now.time_floor_s),
+    )
+    pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, _WorkerLog(log))
+    activator = Activator(slots, pool, launcher, fingerprint, time.monotonic)
+    places.publish_socket()
+    for slot in slots_to_serve(slots, activator, log):
+        pool.begin(slot)
+    updater = _make_updater(config, places, _UpdaterGround(state, journal, slots, activator, launcher), inbox)
+    desk = GoalDesk(config.device_id, public_key, state, time.time)
+    remembered = desk.remembered()
+    if remembered is not None:
+        updater.submit(remembered)
+    agent_version = importlib.metadata.version("edgeship-agent")
+    fixed = {
+        "device_id": config.device_id,
+        "target": config.target,
+        "agent_version": agent_version,
+        "boot_id": boot_id,
+        "socket": str(places.socket),
+    }
+    parts = AgentParts(
+        config=config,
+        boot_id=boot_id,
+        agent_version=agent_version,
+        inbox=inbox,
+        state=state,
+        journal=journal,
+        slots=slots,
+        outbox=outbox,
+        pool=pool,
+        updater=updater,
+        link=_make_link(config, state),
+        desk=desk,
+        status=StatusFile(places.status, fixed, time.time),
+        log=log,
+    )
+    journal.mark("start")
+    return Agent(parts), updater
+
+
+class _UpdaterGround:
+    """What the updater shares with the rest of the agent."""
+
+    def __init__(
+        self, state: StateFile, journal: Journal, slots: Slots, activator: Activator, launcher: Launcher
+    ) -> None:
+        self.state = state
+        self.journal = journal
+        self.slots = slots
+        self.activator = activator
+        self.launcher = launcher
+
+
+def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, inbox: Inbox) -> Updater:
+    store = BlobStore(places.store)
+    acquirer = Acquirer(
+        store,
+        Downloader(config.server_url, store, time.monotonic),
+        TrustedSource(config.root, places.trust, config.server_url, ground.launcher),
+        lambda: gather_facts(config),
+    )
+    pace = Pace(attempts=config.update.attempts, retry_s=config.update.retry_s, retry_max_s=config.update.retry_max_s)
+    return Updater(
+        Parts(
+            journal=ground.journal,
+            slots=ground.slots,
+            store=store,
+            state=ground.state,
+            acquirer=acquirer,
+            activator=ground.activator,
+            publish=inbox.put,
+            pace=pace,
+        )
+    )
+
+
+def _make_link(config: AgentConfig, state: StateFile) -> PahoLink:
+    backoff = Backoff(start_s=config.link.reconnect_start_s, max_s=config.link.reconnect_max_s)
+    address = parse_address(config.broker_url)
+    return PahoLink(address, config.device_id, state.next_session, backoff, random.SystemRandom())
+
+
+def _keep_updating(updater: Updater, log: Log, is_idle: threading.Event) -> None:
+    """The updater's thread: an unforeseen error ends neither serving nor telemetry.
+
+    It lives as long as the process: Linux ends a child with the *thread* that started it, and workers shall outlive the
+    updater by their last windows.
+    """
+    while not updater.is_stopped:
+        try:
+            updater.run()
+        except Exception as error:  # noqa: BLE001 (the outermost loop of this thread)
+            log("updater_failed", detail=f"{type(error).__name__}: {error}", again_in_s=_UPDATER_PAUSE_S)
+            time.sleep(_UPDATER_PAUSE_S)
+    is_idle.set()
+    threading.Event().wait()
+
+
+class _WorkerLog:
+    """Logs what becomes of workers."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __call__(self, model: str, arm: str, what: str) -> None:
+        self._log("worker", model=model, arm=arm, state=what)
+
+
+_COPY_ROOT: Final = "copy DATA/trust/root.json of the server to this path"
+
+
+def _lock(places: Places) -> Any:
+    """One agent per state directory.
+
+    Raises:
+        ConfigError: another one runs.
+    """
+    handle = os.open(places.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ConfigError(
+            "another agent uses this state directory",
+            file=places.root,
+            next_step="edgeship-agent status --config FILE shows its process id",
+        ) from error
+    return handle

@@ -1,0 +1,59 @@
+"""What is served when the agent starts: the active bundle, unless the runtime under it has changed and it fails."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.update.activation import Activator
+from edgeship_agent.update.slots import Slot, Slots
+
+
+class Say(Protocol):
+    """Writes a line to the log."""
+
+    def __call__(self, event: str, **fields: object) -> None: ...  # noqa: D102
+
+
+def slots_to_serve(slots: Slots, activator: Activator, log: Say) -> list[Slot]:
+    """The slot of every model arm that may serve now.
+
+    The fingerprint (runtime version, ISA) of the last golden check is compared with today's: an update of the system
+    may have changed the runtime under a committed model. Where it differs the golden inputs come first; on failure the
+    previous bundle, checked the same way, takes over; with none the device serves no model.
+    """
+    chosen = []
+    for model, arm in slots.arms():
+        slot = _first_good(slots, activator, log, model, arm)
+        if slot is not None:
+            chosen.append(slot)
+    return chosen
+
+
+def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: str) -> Slot | None:
+    active = slots.active(model, arm)
+    if active is None:
+        return None
+    if _is_good(active, activator, log):
+        return active
+    previous = slots.retained(model, arm)
+    if previous is not None and _is_good(previous, activator, log):
+        slots.point(previous)
+        log("fallback", model=model, arm=arm, version=previous.info.version)
+        return previous
+    slots.clear_pointer(model, arm)
+    log("no_model", model=model, arm=arm, detail="no bundle on this device passes its golden check any more")
+    return None
+
+
+def _is_good(slot: Slot, activator: Activator, log: Say) -> bool:
+    try:
+        if activator.is_checked(slot):
+            return True
+        outcome = activator.golden(slot)
+    except ContractError as error:
+        log("unreadable_slot", model=slot.info.model, version=slot.info.version, detail=error.sentence())
+        return False
+    result = "passed" if outcome.passed else outcome.reason
+    log("fingerprint_changed", model=slot.info.model, version=slot.info.version, golden=result, detail=outcome.detail)
+    return outcome.passed

@@ -1,0 +1,333 @@
+"""The pool of workers: one per model arm, restarted when it dies, replaced without a gap."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct, structs
+
+from edgeship_agent.contract.messages import RunningArm, Window
+from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.contract.sketch import ExponentialSketch
+from edgeship_agent.serving.control import Counters, WorkerSettings
+from edgeship_agent.supervisor.places import SOCKET, Places
+from edgeship_agent.supervisor.worker_process import WorkerProcess
+from edgeship_agent.update.disk import point_atomic
+from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.ports import Activation, ReplayOutcome
+from edgeship_agent.update.probation import Observation
+from edgeship_agent.update.slots import Slot
+
+_READY_TIMEOUT_S: Final = 120.0
+_REPLAY_TIMEOUT_S: Final = 60.0
+_RESTART_FIRST_S: Final = 0.2
+_RESTART_MAX_S: Final = 30.0
+#: A worker that lived this long starts its restart pauses afresh.
+_HEALTHY_S: Final = 60.0
+#: Hard stops that a device acts on by itself; the others are evidence for the server.
+_OWN_HARD_STOPS: Final = frozenset({"nan_output"})
+
+
+class _Tally(Struct, kw_only=True):
+    """What a model did since its activation, over the lives of its workers."""
+
+    inferences: int = 0
+    failures: int = 0
+    crashes: int = 0
+    latency_p99_ms: float | None = None
+    hard_stops: tuple[str, ...] = ()
+
+    def add(self, counters: Counters | None) -> None:
+        if counters is None:
+            return
+        self.inferences += counters.inferences
+        self.failures += counters.failures
+        self.hard_stops = tuple(stop for stop in counters.hard_stops if stop in _OWN_HARD_STOPS) or self.hard_stops
+        if counters.inferences:
+            p99_ms = counters.latency_p99_ms
+            self.latency_p99_ms = p99_ms if self.latency_p99_ms is None else max(self.latency_p99_ms, p99_ms)
+
+
+class _Arm:
+    """What is served for one model arm."""
+
+    def __init__(self) -> None:
+        self.slot: Slot | None = None
+        self.worker: WorkerProcess | None = None
+        self.past = _Tally()
+        self.unreported_crashes = 0
+        self.crashed_at_s = 0.0
+        self.started_at_s = 0.0
+        self.restart_at_s: float | None = None
+        self.restart_pause_s = _RESTART_FIRST_S
+
+
+class WorkerPool:
+    """Starts, replaces and restarts workers. May be used from several threads.
+
+    Args:
+        places: folders of the state directory.
+        launcher: starts processes.
+        settings: what every worker is told.
+        boot_id: of this start of the agent.
+        on_window: called with every window that a worker closed (from its reading thread).
+        on_change: called when a worker became ready or died (from its reading thread).
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        launcher: Launcher,
+        settings: WorkerSettings,
+        boot_id: str,
+        on_window: Callable[[Window], None],
+        on_change: Callable[[str, str, str], None],
+    ) -> None:
+        self._places = places
+        self._launcher = launcher
+        self._settings = settings
+        self._boot_id = boot_id
+        self._on_window = on_window
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._arms: dict[tuple[str, str], _Arm] = {}
+        self._numbers = itertools.count(1)
+        self._stopping = False
+
+    # -- the updater's port ------------------------------------------------------------------------------------------
+
+    def serve(self, model: str, arm: str, slot: Slot | None) -> Activation:
+        """Serve a slot instead of what is served now; the old worker answers until the new one is ready."""
+        if slot is None:
+            self._withdraw(model, arm)
+            return Activation(ok=True)
+        with self._lock:
+            served = self._arm(model, arm)
+            worker = served.worker
+            is_same = served.slot is not None and served.slot.info.digest == slot.info.digest
+            if worker is None or not is_same or worker.exited.is_set():
+                worker = self._spawn(slot)
+        worker.ready.wait(_READY_TIMEOUT_S)
+        if not worker.is_ready:
+            worker.is_retiring = True
+            worker.kill()
+            detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
+            return Activation(ok=False, reason="activation_failed", detail=detail)
+        with self._lock:
+            old = served.worker if served.worker is not worker else None
+            if old is not None or served.worker is None:
+                served.past, served.slot, served.worker = _Tally(), slot, worker
+                served.restart_at_s = None
+                self._point(worker)
+        if old is not None:
+            old.stop()
+        self._on_change(model, arm, "serving")
+        return Activation(ok=True)
+
+    def observe(self, model: str, arm: str) -> tuple[str, Observation]:
+        """Digest that is loaded now (empty for none), and what it did since its activation."""
+        with self._lock:
+            served = self._arm(model, arm)
+            worker = served.worker
+            total = structs.replace(served.past)
+            if worker is not None:
+                total.add(worker.counters)
+            digest = worker.slot.info.digest if worker is not None and worker.is_ready else ""
+        return digest, Observation(
+            inferences=total.inferences,
+            failures=total.failures,
+            crashes=total.crashes,
+            latency_p99_ms=total.latency_p99_ms,
+            hard_stops=total.hard_stops,
+        )
+
+    def replay(self, model: str, arm: str, inferences: int) -> ReplayOutcome:
+        """Run the golden inputs through the live worker, at least so many."""
+        with self._lock:
+            worker = self._arm(model, arm).worker
+        answer = worker.run_golden(inferences, _REPLAY_TIMEOUT_S) if worker is not None and worker.is_ready else None
+        if answer is None:
+            return ReplayOutcome(answered=False)
+        return ReplayOutcome(
+            answered=True,
+            passed=answer.passed,
+            relative_rms=answer.relative_rms,
+            inferences=answer.inferences,
+            detail=answer.reason,
+        )
+
+    # -- the supervisor's side ---------------------------------------------------------------------------------------
+
+    def begin(self, slot: Slot) -> None:
+        """Start serving a slot without waiting: what was active when the agent ended."""
+        with self._lock:
+            served = self._arm(slot.info.model, slot.info.arm)
+            served.slot = slot
+            served.worker = self._spawn(slot)
+
+    def tick(self, now_s: float) -> None:
+        """Start workers again whose pause is over; report crashes that no window carries."""
+        lonely = []
+        with self._lock:
+            for served in self._arms.values():
+                if served.restart_at_s is not None and now_s >= served.restart_at_s and served.slot is not None:
+                    served.restart_at_s = None
+                    served.worker = self._spawn(served.slot)
+                waited_s = now_s - served.crashed_at_s
+                if served.unreported_crashes and waited_s >= 2 * self._settings.window_s and served.slot is not None:
+                    lonely.append((served.slot, served.unreported_crashes))
+                    served.unreported_crashes = 0
+        for slot, crashes in lonely:
+            self._on_window(_crash_window(slot, crashes, self._boot_id, self._settings.clock_quality))
+
+    def running(self, state_of: Callable[[Slot], tuple[str, str]]) -> tuple[RunningArm, ...]:
+        """What is loaded now.
+
+        Args:
+            state_of: gives (state, version that a rollback would go to) of a slot.
+        """
+        with self._lock:
+            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+        arms = []
+        for worker in workers:
+            if not worker.is_ready:
+                continue
+            info = worker.slot.info
+            state, retained_version = state_of(worker.slot)
+            arms.append(
+                RunningArm(
+                    model=info.model,
+                    arm=info.arm,
+                    version=info.version,
+                    digest=info.digest,
+                    variant=info.variant,
+                    state=state,
+                    retained_version=retained_version,
+                )
+            )
+        return tuple(arms)
+
+    def processes(self) -> list[dict[str, object]]:
+        """Model, arm, version and process id of every worker, for the status file."""
+        with self._lock:
+            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+            return [
+                {
+                    "model": worker.slot.info.model,
+                    "arm": worker.slot.info.arm,
+                    "version": worker.slot.info.version,
+                    "pid": worker.pid,
+                    "ready": worker.is_ready,
+                }
+                for worker in workers
+            ]
+
+    def stop(self) -> None:
+        """End every worker; their last windows arrive before this returns."""
+        with self._lock:
+            self._stopping = True
+            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+        threads = [threading.Thread(target=worker.stop) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    # -- from reading threads ----------------------------------------------------------------------------------------
+
+    def worker_died(self, worker: WorkerProcess) -> None:
+        """Count a death that was not asked for and plan the restart."""
+        key = (worker.slot.info.model, worker.slot.info.arm)
+        with self._lock:
+            served = self._arm(*key)
+            if worker.is_retiring or self._stopping or served.worker is not worker:
+                return
+            now_s = time.monotonic()
+            served.past.add(worker.counters)
+            worker.counters = None
+            served.past.crashes += 1
+            served.unreported_crashes += 1
+            served.crashed_at_s = now_s
+            if served.started_at_s and now_s - served.started_at_s >= _HEALTHY_S:
+                served.restart_pause_s = _RESTART_FIRST_S
+            served.restart_at_s = now_s + served.restart_pause_s
+            served.restart_pause_s = min(served.restart_pause_s * 2, _RESTART_MAX_S)
+        self._on_change(*key, f"died ({worker.failure or worker.return_code})")
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """Let applications reach it, if it is the one that serves."""
+        key = (worker.slot.info.model, worker.slot.info.arm)
+        with self._lock:
+            worker.is_ready = True
+            served = self._arm(*key)
+            is_current = served.worker is worker
+            if is_current:
+                served.started_at_s = time.monotonic()
+                self._point(worker)
+        if is_current:
+            self._on_change(*key, "serving")
+
+    def window_closed(self, worker: WorkerProcess, window: Window) -> None:
+        """Add the crashes of the time before, and hand it on."""
+        with self._lock:
+            served = self._arm(worker.slot.info.model, worker.slot.info.arm)
+            crashes = 0
+            if served.slot is not None and served.slot.info.digest == window.digest:
+                crashes, served.unreported_crashes = served.unreported_crashes, 0
+        self._on_window(structs.replace(window, crashes=window.crashes + crashes))
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _arm(self, model: str, arm: str) -> _Arm:
+        return self._arms.setdefault((model, arm), _Arm())
+
+    def _spawn(self, slot: Slot) -> WorkerProcess:
+        path = self._places.sockets / f"w{next(self._numbers)}.sock"
+        path.unlink(missing_ok=True)
+        worker = WorkerProcess(slot, path, self._boot_id, self)
+        worker.start(self._launcher, self._settings)
+        return worker
+
+    def _point(self, worker: WorkerProcess) -> None:
+        """Let applications reach this worker: the one socket that they open changes in one step."""
+        point_atomic(self._places.sockets / SOCKET, worker.socket_path.name)
+
+    def _withdraw(self, model: str, arm: str) -> None:
+        with self._lock:
+            served = self._arm(model, arm)
+            worker, served.worker, served.slot = served.worker, None, None
+            served.restart_at_s, served.past = None, _Tally()
+        if worker is None:
+            return
+        worker.stop()
+        self._on_change(model, arm, "serves no model")
+
+
+def _crash_window(slot: Slot, crashes: int, boot_id: str, clock_quality: str) -> Window:
+    """A window without calls, so that crashes become known where nothing was answered."""
+    profile = slot.variant().file("profile")
+    now_s = time.time()
+    return Window(
+        boot_id=boot_id,
+        seq=0,
+        model=slot.info.model,
+        version=slot.info.version,
+        arm=slot.info.arm,
+        digest=slot.info.digest,
+        variant=slot.info.variant,
+        profile_hash="" if profile is None else hex_of(profile.digest),
+        started_at_s=now_s,
+        ended_at_s=now_s,
+        clock_quality=clock_quality,
+        inferences=0,
+        failures=0,
+        deadline_misses=0,
+        shed=0,
+        crashes=crashes,
+        latency_us=ExponentialSketch(),
+        signals={},
+    )
