@@ -65,7 +65,13 @@ def run(
     for noisy in ("alembic", "httpx", "tuf", "uvicorn"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
+    announced: list[ServerInfo] = []
+
     def ready(info: ServerInfo) -> None:
+        if announced:
+            console.step("broker", f"started again at {info.broker_url}")
+            return
+        announced.append(info)
         console.step("ready", f"dashboard {info.url}   ·   broker {info.broker_url}")
         console.step("open", "no password: only programs on this machine can reach it", "note")
         console.step("devices", f"need {config.data / 'trust' / 'root.json'} and {config.data / 'trust' / 'goal.pub'}")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response
-from litestar.config.allowed_hosts import AllowedHostsConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -16,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from edgeship import __version__
 from edgeship.server.context import ServerContext
-from edgeship.server.guards import add_headers, refuse_foreign_writes
+from edgeship.server.guards import add_headers, guard
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, IllegalTransition, InputError
 
 _API: Final = ("health", "devices", "drift", "incidents", "events", "blobs", "tuf", "releases", "rollouts", "explain")
@@ -25,7 +23,7 @@ _ROUTERS: Final = (*(f"edgeship.server.api.{name}" for name in _API), "edgeship.
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
 
-def create_app(context: ServerContext, allowed_hosts: Sequence[str] = ()) -> Litestar:
+def create_app(context: ServerContext, allowed_hosts: frozenset[str] = frozenset()) -> Litestar:
     """The application over one context.
 
     Args:
@@ -41,9 +39,8 @@ def create_app(context: ServerContext, allowed_hosts: Sequence[str] = ()) -> Lit
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
         exception_handlers={EdgeshipError: explain_error},
-        before_request=refuse_foreign_writes,
+        before_request=guard(allowed_hosts),
         after_request=add_headers,
-        allowed_hosts=AllowedHostsConfig(list(allowed_hosts)) if allowed_hosts else None,
         request_max_body_size=_MAX_BODY_BYTES,
         logging_config=None,
         openapi_config=OpenAPIConfig(

@@ -41,6 +41,7 @@ class ServerContext:
         self.rng = rng
         self.bus = EventBus()
         self._publisher: Publisher | None = None
+        self._is_connected: Callable[[], bool] = lambda: False
 
     @property
     def engine(self) -> Engine:
@@ -82,9 +83,15 @@ class ServerContext:
         if publisher is not None:
             self.store.after_commit(lambda: publisher(topic, payload, retain))
 
-    def set_publisher(self, publisher: Publisher | None) -> None:
-        """Say how messages leave; None while there is no broker connection."""
+    def set_publisher(self, publisher: Publisher, is_connected: Callable[[], bool]) -> None:
+        """Say how messages leave, and how to ask whether they can."""
         self._publisher = publisher
+        self._is_connected = is_connected
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether devices can be reached now."""
+        return self._is_connected()
 
     def record(self, connection: Connection, kind: str, subject: str, sentence: str, data: dict[str, Any]) -> None:
         """Write an event and tell the live views about it once it is committed.

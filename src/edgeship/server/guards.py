@@ -7,6 +7,7 @@ rebinding) is not an allowed host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from litestar import Request, Response
@@ -27,6 +28,32 @@ HEADERS: Final = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def guard(allowed_hosts: frozenset[str]) -> Callable[[Request[Any, Any, Any]], None]:
+    """The check before every request.
+
+    Args:
+        allowed_hosts: names by which the server may be called, whatever the port (a tunnel changes it); empty for any.
+    """
+
+    def check(request: Request[Any, Any, Any]) -> None:
+        if allowed_hosts and host_name(request.headers.get("host", "")) not in allowed_hosts:
+            raise PermissionDeniedException("refused: the server is not known by this name")
+        refuse_foreign_writes(request)
+
+    return check
+
+
+def host_name(host: str) -> str:
+    """A ``Host`` header without its port.
+
+    >>> host_name("localhost:8080"), host_name("[::1]:8080"), host_name("127.0.0.1")
+    ('localhost', '::1', '127.0.0.1')
+    """
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
 
 
 def refuse_foreign_writes(request: Request[Any, Any, Any]) -> None:

@@ -86,7 +86,7 @@ def _run(config: ServerConfig, stack: ExitStack, on_ready: Callable[[ServerInfo]
     broker.start()
     stack.callback(broker.stop)
     _start_parts(context, broker, stack)
-    app = create_app(context, allowed_hosts=sorted(LOOPBACK))
+    app = create_app(context, allowed_hosts=LOOPBACK)
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"),
         announce,
@@ -100,7 +100,7 @@ def _start_parts(context: ServerContext, broker: Broker, stack: ExitStack) -> No
     monitor = Monitor(context)
     ingest = Ingest(context, link, monitor.touch)
     evaluator = Evaluator(context, link, ingest, monitor)
-    context.set_publisher(link.publish)
+    context.set_publisher(link.publish, lambda: link.is_connected)
     for part in (ingest, link, evaluator):
         part.start()
         stack.callback(part.stop)

@@ -59,7 +59,7 @@ async def _follow(context: ServerContext, last_id: int | None) -> AsyncIterator[
             loop.call_soon_threadsafe(news.set)
 
     with context.bus.subscribe(wake) as subscription:
-        yield ServerSentEventMessage(comment="connected")
+        yield ServerSentEventMessage(data=None, comment="connected")
         if last_id is not None:
             for event in await asyncio.to_thread(_missed, context, last_id):
                 last_id = event.id
@@ -68,7 +68,7 @@ async def _follow(context: ServerContext, last_id: int | None) -> AsyncIterator[
             try:
                 await asyncio.wait_for(news.wait(), _KEEP_ALIVE_S)
             except TimeoutError:
-                yield ServerSentEventMessage(comment="still here")
+                yield ServerSentEventMessage(data=None, comment="still here")
                 continue
             news.clear()
             for event in subscription.take():
