@@ -32,8 +32,8 @@ def parse(text: str, *, file: str = "target", parent: Callable[[str], str] | Non
     Raises:
         ConfigError: not TOML, an unknown or missing key, a wrong value, or a parent that does not exist.
 
-    >>> parse('id = "a"\\ntitle = "A"\\narch = "aarch64"\\nmemory_bytes = 1\\nstorage_bytes = 1\\n'
-    ...       '[[runtime]]\\nname = "litert"\\n').runtimes[0].threads
+    >>> parse('id = "a"\ntitle = "A"\narch = "aarch64"\nmemory_bytes = 1\nstorage_bytes = 1\n'
+    ...       '[[runtime]]\nname = "litert"\n').runtimes[0].threads
     1
     """
     return _to_target(resolve(_table(text, file), file=file, parent=parent), file)
@@ -47,7 +47,7 @@ def resolve(
     Raises:
         ConfigError: a parent is missing, or the chain is a circle or too long.
 
-    >>> resolve({"extends": "base", "id": "b"}, parent=lambda name: 'id = "a"\\narch = "x86_64"')
+    >>> resolve({"extends": "base", "id": "b"}, parent=lambda name: 'id = "a"\narch = "x86_64"')
     {'id': 'b', 'arch': 'x86_64', 'extends': 'base'}
     """
     chain = [dict(table)]
