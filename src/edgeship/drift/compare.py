@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
+from statistics import median
 from typing import Final
 
 from msgspec import Struct, field
@@ -52,6 +55,7 @@ class SignalDistance(Struct, frozen=True, kw_only=True):
         warn, alert: limits; a state is reached when ``low`` exceeds its limit: effect *and* significance.
         also: other distances of the same histograms: ``ks_low``, ``ks_high``, ``psi`` (bias-free) or
             ``total_variation``; for the reader, not judged.
+        design_effect: how many of the device's samples say as much as one independent one (:func:`design_effects`).
     """
 
     signal: str
@@ -67,6 +71,7 @@ class SignalDistance(Struct, frozen=True, kw_only=True):
     alert: float
     state: DriftState
     also: dict[str, float] = field(default_factory=dict)
+    design_effect: float = 1.0
 
 
 def compare(
@@ -76,6 +81,7 @@ def compare(
     *,
     reference: str = "baseline",
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    dependence: Mapping[str, float] | None = None,
 ) -> tuple[SignalDistance, ...]:
     """Distance of every signal of a profile from its reference, in the order of the profile.
 
@@ -85,6 +91,8 @@ def compare(
         reference_sketches: signal → what is normal; None for the profile's own baseline.
         reference: name of that reference in the result.
         limits: smallest effects.
+        dependence: signal → design effect of the device's samples (:func:`design_effects`); 1 where not given. It
+            holds for ``reference_sketches`` too: the same camera saw them.
 
     Raises:
         ContractError: a sketch is not over the profile's bins.
@@ -102,8 +110,69 @@ def compare(
     for signal in profile.signals:
         normal = signal.reference if reference_sketches is None else reference_sketches.get(signal.name)
         seen = sketches.get(signal.name)
-        results.append(_distance_of(signal, seen, normal, _Rule(reference=reference, limits=limits, alpha=alpha)))
+        effect = max(1.0, (dependence or {}).get(signal.name, 1.0))
+        rule = _Rule(
+            reference=reference,
+            limits=limits,
+            alpha=alpha,
+            design_effect=effect,
+            reference_effect=1.0 if reference_sketches is None else effect,
+        )
+        results.append(_distance_of(signal, seen, normal, rule))
     return tuple(results)
+
+
+def compare_windows(
+    profile: Profile,
+    windows: Sequence[Window],
+    reference_sketches: Mapping[str, Sketch] | None = None,
+    *,
+    reference: str = "baseline",
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> tuple[SignalDistance, ...]:
+    """:func:`compare` for windows of one device in the order of time: merged, and with their dependence allowed for.
+
+    Raises:
+        ContractError: the windows use different profiles, or not this one's bins.
+    """
+    unique = _unique(windows)
+    return compare(
+        profile,
+        merge_windows(unique),
+        reference_sketches,
+        reference=reference,
+        limits=limits,
+        dependence=design_effects([window.signals for window in unique]),
+    )
+
+
+def design_effects(windows: Sequence[Mapping[str, Sketch]]) -> dict[str, float]:
+    """How far the samples of each signal are from being independent, from how much neighbouring windows differ.
+
+    A camera that sends every frame three times, or looks at one scene for minutes, counts far more samples than it has
+    seen things. Two windows next to each other then differ by more than chance: by about the design effect, by which
+    the sample size is divided. The median over the pairs keeps one sudden change from hiding itself.
+
+    Args:
+        windows: signal → sketch, in the order of time.
+
+    Returns:
+        Signal → design effect, at least 1; signals without two windows are left out.
+
+    Source: Rao and Scott (1981), The analysis of categorical data from complex sample surveys, JASA 76 (first-order
+    correction); von Neumann (1941) for the differences of neighbours.
+
+    >>> calm = {"s": BinnedSketch(counts=(52, 48))}
+    >>> [round(effect, 1) for effect in design_effects([calm, {"s": BinnedSketch(counts=(20, 80))}]).values()]
+    [22.2]
+    """
+    ratios: dict[str, list[float]] = {}
+    for earlier, later in pairwise(windows):
+        for name in earlier.keys() & later.keys():
+            ratio = _heterogeneity(earlier[name], later[name])
+            if ratio is not None:
+                ratios.setdefault(name, []).append(ratio)
+    return {name: max(1.0, median(found)) for name, found in sorted(ratios.items())}
 
 
 def worst(distances: Iterable[SignalDistance], family: str | None = None) -> SignalDistance | None:
@@ -140,14 +209,15 @@ def merge_sketches(parts: Iterable[Mapping[str, Sketch]]) -> dict[str, Sketch]:
 def merge_windows(windows: Sequence[Window]) -> dict[str, Sketch]:
     """Add the signals of windows of one device; a window that is there twice counts once.
 
+    Fit for a chart or a reference; to judge, use :func:`compare_windows`, which also sees how the windows depend.
+
     Raises:
         ContractError: the windows use different profiles, so their bins mean different things.
     """
     hashes = {window.profile_hash for window in windows}
     if len(hashes) > 1:
         raise ContractError("windows over different profiles", key="profile_hash", got=", ".join(sorted(hashes)))
-    unique = {(window.boot_id, window.seq): window for window in windows}
-    return merge_sketches(window.signals for window in unique.values())
+    return merge_sketches(window.signals for window in _unique(windows))
 
 
 _ORDER: Final = {state: rank for rank, state in enumerate(DriftState)}
@@ -159,13 +229,17 @@ class _Rule(Struct, frozen=True, kw_only=True):
     reference: str
     limits: Limits
     alpha: float
+    design_effect: float
+    reference_effect: float
 
 
 def _distance_of(signal: SignalProfile, seen: Sketch | None, normal: Sketch | None, rule: _Rule) -> SignalDistance:
     p, q = _aligned(signal, seen, normal)
     n, m = sum(p), sum(q)
     ordered = isinstance(signal.reference, BinnedSketch)
-    value, interval = js_estimate(*thicken(p, q, ordered=ordered), rule.alpha)
+    fewer_p = [count / rule.design_effect for count in p]
+    fewer_q = [count / rule.reference_effect for count in q]
+    value, interval = js_estimate(*thicken(fewer_p, fewer_q, ordered=ordered), rule.alpha)
     if min(n, m) < MIN_SAMPLES:
         state = DriftState.NO_DATA
     elif interval.low > rule.limits.alert:
@@ -186,7 +260,31 @@ def _distance_of(signal: SignalProfile, seen: Sketch | None, normal: Sketch | No
         alert=rule.limits.alert,
         state=state,
         also=_also(p, q, ordered=ordered),
+        design_effect=rule.design_effect,
     )
+
+
+def _unique(windows: Sequence[Window]) -> list[Window]:
+    return list({(window.boot_id, window.seq): window for window in windows}.values())
+
+
+def _heterogeneity(earlier: Sketch, later: Sketch) -> float | None:
+    """χ² of two windows being of one distribution ÷ its degrees of freedom; None where they say nothing."""
+    if isinstance(earlier, BinnedSketch) and isinstance(later, BinnedSketch):
+        pairs = list(zip(earlier.counts, later.counts, strict=False))
+    elif isinstance(earlier, CategorySketch) and isinstance(later, CategorySketch):
+        pairs = [
+            (earlier.counts.get(i, 0), later.counts.get(i, 0)) for i in earlier.counts.keys() | later.counts.keys()
+        ]
+    else:
+        return None
+    filled = [(a, b) for a, b in pairs if a + b > 0]
+    n, m = sum(a for a, _ in filled), sum(b for _, b in filled)
+    if min(n, m) < MIN_SAMPLES or len(filled) < 2:
+        return None
+    scale = math.sqrt(m / n)
+    statistic = sum((a * scale - b / scale) ** 2 / (a + b) for a, b in filled)
+    return statistic / (len(filled) - 1)
 
 
 def _also(p: Sequence[int], q: Sequence[int], *, ordered: bool) -> dict[str, float]:

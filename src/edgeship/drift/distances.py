@@ -1,7 +1,8 @@
 """Distances between two histograms over the same bins, and what a sample of that size can prove about them.
 
-A histogram is a sequence of integer counts. All distances are fractions; Jensen–Shannon is in bits, so it runs from 0
-to 1 like the others. Limits and their false-alarm rates: docs/adr/0005-drift-thresholds.md.
+A histogram is a sequence of counts; they need not be whole where a design effect scaled them. All distances are
+fractions; Jensen–Shannon is in bits, so it runs from 0 to 1 like the others. Limits and their false-alarm rates:
+docs/adr/0005-drift-thresholds.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MIN_EXPECTED_COUNT: Final = 5.0
 _LN2: Final = math.log(2.0)
 
 
-def ks_bounds(p: Sequence[int], q: Sequence[int]) -> Interval:
+def ks_bounds(p: Sequence[float], q: Sequence[float]) -> Interval:
     """What two binned samples certify about the Kolmogorov–Smirnov distance of the values inside the bins.
 
     At the edges the difference of the distribution functions is exact: the lower bound. Within a bin it can grow at
@@ -42,7 +43,7 @@ def ks_bounds(p: Sequence[int], q: Sequence[int]) -> Interval:
     return Interval(low=low, high=min(1.0, high))
 
 
-def total_variation(p: Sequence[int], q: Sequence[int]) -> float:
+def total_variation(p: Sequence[float], q: Sequence[float]) -> float:
     """Half the sum of the absolute differences of the shares: the mass that would have to move.
 
     >>> total_variation([5, 5], [9, 1])
@@ -54,7 +55,7 @@ def total_variation(p: Sequence[int], q: Sequence[int]) -> float:
     return sum(abs(a / n - b / m) for a, b in zip(p, q, strict=True)) / 2.0
 
 
-def psi(p: Sequence[int], q: Sequence[int]) -> float:
+def psi(p: Sequence[float], q: Sequence[float]) -> float:
     """Population stability index, freed of its bias of (bins − 1)(1/n + 1/m); half a count is added to each bin.
 
     Source: Yurdakul (2018), Statistical properties of the population stability index, for the bias.
@@ -73,7 +74,7 @@ def psi(p: Sequence[int], q: Sequence[int]) -> float:
     return index - (len(shares) - 1) * (1.0 / n + 1.0 / m)
 
 
-def js_distance(p: Sequence[int], q: Sequence[int]) -> float:
+def js_distance(p: Sequence[float], q: Sequence[float]) -> float:
     """Jensen–Shannon distance as it is usually computed: the square root of the divergence in bits, with its bias.
 
     For n = m = 300 in 32 bins it is 0.19 between samples of one and the same distribution.
@@ -89,7 +90,7 @@ def js_distance(p: Sequence[int], q: Sequence[int]) -> float:
     return math.sqrt(max(0.0, _divergence(p, q, n, m)) / _LN2)
 
 
-def js_estimate(p: Sequence[int], q: Sequence[int], alpha: float) -> tuple[float, Interval]:
+def js_estimate(p: Sequence[float], q: Sequence[float], alpha: float) -> tuple[float, Interval]:
     """Jensen–Shannon distance freed of the bias of small samples, and its interval.
 
     The divergence is an entropy of the mixture minus the mean entropy of the parts; each has the known bias of a
@@ -120,7 +121,7 @@ def js_estimate(p: Sequence[int], q: Sequence[int], alpha: float) -> tuple[float
     return _distance(divergence), Interval(low=low, high=high)
 
 
-def thicken(p: Sequence[int], q: Sequence[int], *, ordered: bool = True) -> tuple[list[int], list[int]]:
+def thicken(p: Sequence[float], q: Sequence[float], *, ordered: bool = True) -> tuple[list[float], list[float]]:
     """Merge bins until each is expected to hold :data:`MIN_EXPECTED_COUNT` values of the smaller sample.
 
     Merging can only lower a distance (data processing inequality), so nothing is claimed that finer bins would not
@@ -132,20 +133,20 @@ def thicken(p: Sequence[int], q: Sequence[int], *, ordered: bool = True) -> tupl
         ordered: neighbours are merged; otherwise (classes) all thin bins become one.
 
     >>> thicken([1, 1, 30, 30], [1, 1, 30, 30])
-    ([32, 30], [32, 30])
+    ([32.0, 30.0], [32.0, 30.0])
     """
     n, m = sum(p), sum(q)
     smaller = min(n, m) / (n + m) if n + m else 0.0
     pairs = list(zip(p, q, strict=True))
     if not ordered:
         pairs.sort(key=lambda pair: -(pair[0] + pair[1]))
-    merged: list[tuple[int, int]] = []
-    a = b = 0
+    merged: list[tuple[float, float]] = []
+    a = b = 0.0
     for left, right in pairs:
         a, b = a + left, b + right
         if (a + b) * smaller >= MIN_EXPECTED_COUNT:
             merged.append((a, b))
-            a = b = 0
+            a = b = 0.0
     if merged and a + b:
         a, b = a + merged[-1][0], b + merged[-1][1]
         merged[-1] = (a, b)
@@ -154,7 +155,7 @@ def thicken(p: Sequence[int], q: Sequence[int], *, ordered: bool = True) -> tupl
     return [pair[0] for pair in merged], [pair[1] for pair in merged]
 
 
-def _divergence(p: Sequence[int], q: Sequence[int], n: int, m: int) -> float:
+def _divergence(p: Sequence[float], q: Sequence[float], n: float, m: float) -> float:
     """Jensen–Shannon divergence in nats."""
     total = 0.0
     for a, b in zip(p, q, strict=True):
@@ -167,7 +168,7 @@ def _divergence(p: Sequence[int], q: Sequence[int], n: int, m: int) -> float:
     return total / 2.0
 
 
-def _bias(p: Sequence[int], q: Sequence[int], n: int, m: int) -> float:
+def _bias(p: Sequence[float], q: Sequence[float], n: float, m: float) -> float:
     """Expected excess of the plug-in divergence in nats: (bins − 1)(1/n + 1/m)/8 where both are the same."""
     total = 0.0
     for a, b in zip(p, q, strict=True):
@@ -182,7 +183,7 @@ def _bias(p: Sequence[int], q: Sequence[int], n: int, m: int) -> float:
     return total
 
 
-def _null_spread(p: Sequence[int], q: Sequence[int], alpha: float) -> float:
+def _null_spread(p: Sequence[float], q: Sequence[float], alpha: float) -> float:
     """How far chance alone takes the divergence above its mean when both are the same, in nats."""
     degrees = sum(1 for a, b in zip(p, q, strict=True) if a + b > 0) - 1
     if degrees < 1:
@@ -190,7 +191,7 @@ def _null_spread(p: Sequence[int], q: Sequence[int], alpha: float) -> float:
     return (1.0 / sum(p) + 1.0 / sum(q)) / 8.0 * (_chi_square_quantile(1.0 - alpha, degrees) - degrees)
 
 
-def _normal_spread(p: Sequence[int], q: Sequence[int], alpha: float) -> float:
+def _normal_spread(p: Sequence[float], q: Sequence[float], alpha: float) -> float:
     """Standard normal quantile × standard error of the divergence by the delta method, in nats."""
     n, m = sum(p), sum(q)
     variance = 0.0
