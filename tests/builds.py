@@ -116,7 +116,7 @@ def document(*, verdict: str = "pass", name: str = "digits") -> BuildDocument:
                 outcome="fallback",
                 reason="the first route left an operator that XNNPACK refused",
             ),
-        ),  # fmt: skip
+        ),
         source=SourceReport(
             file="/tmp/digits.onnx",
             format="onnx",
@@ -126,7 +126,7 @@ def document(*, verdict: str = "pass", name: str = "digits") -> BuildDocument:
             operators=12,
             parameters=22_000,
             metric=metric(0.0, 0.0, 0.0),
-        ),  # fmt: skip
+        ),
         data=(DataReport(file="/tmp/evaluation.npz", role="evaluation", samples=900, digest="sha256:" + "c" * 64),),
         tools={"onnxruntime": "1.32.0", "edgeship": "0.1.0"},
         timings_s={"read": 0.1, "quantize": 2.5},
