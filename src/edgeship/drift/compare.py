@@ -50,7 +50,7 @@ class SignalDistance(Struct, frozen=True, kw_only=True):
         family: ``input`` or ``output``.
         reference: ``baseline`` (travels with the model) or ``device`` (its own accepted first windows).
         value: the distance, freed of the bias of small samples.
-        low, high: interval that holds for all signals of the comparison at once (99 %).
+        low, high: interval that holds for all signals of the comparison at once (99 %, nominal).
         n, m: samples of the device and of the reference.
         warn, alert: limits; a state is reached when ``low`` exceeds its limit: effect *and* significance.
         also: other distances of the same histograms: ``ks_low``, ``ks_high``, ``psi`` (bias-free) or
