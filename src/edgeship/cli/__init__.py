@@ -1,1 +1,1 @@
-""""""
+"""One module per command: options in, results out, no logic."""
