@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from edgeship.server import goals, presence, rollouts
 from edgeship.server.context import ServerContext
@@ -12,6 +13,8 @@ from edgeship.server.ingest import Ingest
 from edgeship.server.link import BrokerLink
 from edgeship.server.monitor import Monitor
 
+#: How often goals and update metadata are looked at for their age.
+_KEEP_FRESH_S: Final = 5.0
 _log = logging.getLogger("edgeship.server.evaluator")
 
 
@@ -30,6 +33,7 @@ class Evaluator:
         self._link = link
         self._ingest = ingest
         self._monitor = monitor
+        self._fresh_at_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evaluator", daemon=True)
 
@@ -67,4 +71,7 @@ class Evaluator:
             rollouts.tick(self._context, connection, self._context.clock())
 
     def _keep_fresh(self) -> None:
-        goals.keep_fresh(self._context, self._context.clock())
+        now_s = self._context.clock()
+        if abs(now_s - self._fresh_at_s) >= _KEEP_FRESH_S:
+            self._fresh_at_s = now_s
+            goals.keep_fresh(self._context, now_s)

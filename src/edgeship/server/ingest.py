@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from edgeship.server import admission, goals, presence, rollouts
 from edgeship.server.context import ServerContext
@@ -61,23 +60,11 @@ class Ingest:
         self._thread.join(10.0)
 
     def process(self, messages: Sequence[Incoming | Connected]) -> None:
-        """Store a batch in one transaction; if that cannot be, each message in one of its own."""
-        try:
-            with self._context.write() as connection:
-                for message in messages:
-                    self._take(connection, message)
-        except SQLAlchemyError as error:
-            _log.error("batch of %d messages not stored: %s", len(messages), error)
-            if len(messages) > 1:
-                for message in messages:
-                    self.process([message])
-                return
-            time.sleep(
-                _RETRY_PAUSE_S
-            )  # a full disk is not mended by hurry; devices send again what was not acknowledged
-        for message in messages:
-            if isinstance(message, Incoming):
-                self._link.receipt(message)
+        """Store messages in one transaction, then give the broker its receipts."""
+        with self._context.write() as connection:
+            for message in messages:
+                self._take(connection, message)
+        self._give_receipts(messages)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -87,8 +74,30 @@ class Ingest:
             try:
                 self.process(messages)
             except Exception:  # noqa: BLE001 - the thread's outermost loop: one bad batch must not end the ingest
-                _log.exception("batch of %d messages failed", len(messages))
-                self._stopping.wait(_RETRY_PAUSE_S)
+                _log.exception("batch of %d messages not stored: trying one by one", len(messages))
+                self._process_one_by_one(messages)
+
+    def _process_one_by_one(self, messages: Sequence[Incoming | Connected]) -> None:
+        """Find the message that spoils a batch; devices send again what was not acknowledged."""
+        failed: list[Incoming | Connected] = []
+        for message in messages:
+            try:
+                self.process([message])
+            except Exception:  # noqa: BLE001 - see _run
+                _log.exception("message not stored: %s", getattr(message, "topic", "connected"))
+                failed.append(message)
+        if failed:
+            self._stopping.wait(_RETRY_PAUSE_S)  # a full disk is not mended by hurry
+            self._give_receipts(failed)
+            for message in failed:
+                if isinstance(message, Connected):  # goals were not published: once more
+                    with contextlib.suppress(queue.Full):
+                        self._link.inbox.put_nowait(message)
+
+    def _give_receipts(self, messages: Sequence[Incoming | Connected]) -> None:
+        for message in messages:
+            if isinstance(message, Incoming):
+                self._link.receipt(message)
 
     def _next_batch(self) -> list[Incoming | Connected]:
         inbox = self._link.inbox

@@ -1,0 +1,175 @@
+"""The database: migrations, transactions, and the books of windows under repeats, gaps and reordering."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, func, select
+from tests.device_link import batch, window
+
+from edgeship.server.store import Store, books, devices, open_store, schema, windows
+from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.messages import WindowBatch
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'test.sqlite'}")
+    yield opened
+    opened.close()
+
+
+def test_the_migrations_make_the_schema(store: Store) -> None:
+    with store.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+
+
+def test_opening_again_keeps_everything(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.sqlite'}"
+    for expected in (1, 2):
+        opened = open_store(url)
+        with opened.write() as connection:
+            books.count(connection, "malformed")
+            assert books.read(connection) == {"malformed": expected}
+        opened.close()
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'test.sqlite'}"
+    opened = open_store(url)
+    with opened.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    opened.close()
+    with pytest.raises(ConfigError, match="cannot open the database"):
+        open_store(url)
+
+
+def test_what_is_acknowledged_is_synchronous(store: Store) -> None:
+    with store.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+
+
+def test_actions_wait_for_the_commit_and_die_with_a_rollback(store: Store) -> None:
+    done: list[str] = []
+    with store.write():
+        store.after_commit(lambda: done.append("sent"))
+        assert done == []
+    assert done == ["sent"]
+    with pytest.raises(ZeroDivisionError), store.write():
+        store.after_commit(lambda: done.append("never"))
+        raise ZeroDivisionError
+    assert done == ["sent"]
+    store.after_commit(lambda: done.append("at once"))
+    assert done == ["sent", "at once"]
+
+
+def test_a_savepoint_fails_alone(store: Store) -> None:
+    done: list[str] = []
+    with store.write() as connection:
+        books.count(connection, "kept")
+        with pytest.raises(ZeroDivisionError), store.savepoint(connection):
+            books.count(connection, "lost")
+            store.after_commit(lambda: done.append("never"))
+            raise ZeroDivisionError
+        store.after_commit(lambda: done.append("sent"))
+    with store.read() as connection:
+        assert books.read(connection) == {"kept": 1}
+    assert done == ["sent"]
+
+
+def test_a_transaction_inside_another_is_an_error_of_the_program(store: Store) -> None:
+    with store.write(), pytest.raises(RuntimeError), store.write():
+        pass
+
+
+def test_writers_of_many_threads_lose_nothing(store: Store) -> None:
+    def work() -> None:
+        for _ in range(20):
+            with store.write() as connection:
+                books.count(connection, "steps")
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.read() as connection:
+        assert books.read(connection) == {"steps": 160}
+
+
+def _send(store: Store, *batches: WindowBatch) -> list[int]:
+    acknowledged = []
+    for sent in batches:
+        with store.write() as connection:
+            acknowledged.append(windows.store_batch(connection, sent, 1.0).acknowledged_seq)
+    return acknowledged
+
+
+def _books(connection: Connection) -> dict[str, int]:
+    return devices.books(connection, "d")
+
+
+def test_only_what_has_no_gap_before_it_is_acknowledged(store: Store) -> None:
+    assert _send(store, batch("d", window(2), window(3)), batch("d", window(1))) == [0, 3]
+
+
+def test_a_repeat_within_one_batch_counts_once(store: Store) -> None:
+    assert _send(store, batch("d", window(1), window(1))) == [1]
+    with store.read() as connection:
+        assert _books(connection) == {"stored": 1, "duplicates": 1, "evicted": 0}
+
+
+def test_a_window_that_was_given_up_and_arrives_late_is_stored_and_not_evicted(store: Store) -> None:
+    assert _send(store, batch("d", window(5), floor_seq=5), batch("d", window(2))) == [5, 5]
+    with store.read() as connection:
+        assert _books(connection) == {"stored": 2, "duplicates": 0, "evicted": 3}
+
+
+def test_starts_of_the_agent_are_counted_apart(store: Store) -> None:
+    assert _send(store, batch("d", window(1)), batch("d", window(1, boot_id="boot-2"), boot_id="boot-2")) == [1, 1]
+    with store.read() as connection:
+        assert _books(connection)["stored"] == 2
+
+
+def test_an_empty_batch_moves_the_floor(store: Store) -> None:
+    assert _send(store, batch("d", floor_seq=11)) == [10]
+    with store.read() as connection:
+        assert _books(connection) == {"stored": 0, "duplicates": 0, "evicted": 10}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    evicted=st.sets(st.integers(1, 20), max_size=8),
+    seed=st.integers(0, 2**32),
+)
+def test_the_books_balance_whatever_is_lost_repeated_and_reordered(
+    tmp_path_factory: pytest.TempPathFactory, evicted: set[int], seed: int
+) -> None:
+    """20 windows, some given up by the device (the oldest first), each other one sent 1–3 times in any order."""
+    rng = random.Random(seed)
+    gone = set(range(1, len(evicted) + 1))
+    kept = [seq for seq in range(1, 21) if seq not in gone]
+    sent = [seq for seq in kept for _ in range(rng.randint(1, 3))]
+    rng.shuffle(sent)
+    opened = open_store(f"sqlite:///{tmp_path_factory.mktemp('books') / 'test.sqlite'}")
+    acknowledged = _send(opened, *(batch("d", window(seq), floor_seq=len(gone) + 1) for seq in sent))
+    assert acknowledged == sorted(acknowledged), "an acknowledgement is never taken back"
+    assert acknowledged[-1] == 20
+    with opened.read() as connection:
+        assert _books(connection) == {
+            "stored": len(kept),
+            "duplicates": len(sent) - len(kept),
+            "evicted": len(gone),
+        }
+        count = connection.execute(select(func.count()).select_from(schema.windows)).scalar_one()
+    opened.close()
+    assert count == len(kept)
