@@ -146,7 +146,7 @@ def test_an_empty_batch_moves_the_floor(store: Store) -> None:
         assert _books(connection) == {"stored": 0, "duplicates": 0, "evicted": 10}
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     evicted=st.sets(st.integers(1, 20), max_size=8),
     seed=st.integers(0, 2**32),

@@ -121,9 +121,9 @@ def _runs(running: list[dict[str, str]], model: str, version: str, state: str = 
 
 def _findings(figures: Figures) -> list[Finding]:
     found = [_drift(figures, family) for family in _KINDS]
-    if found[0].hot is not True:  # a broken schema is data drift as well, with a plainer sentence
-        faults = _schema_faults(figures)
-        found[0] = faults if faults.hot else found[0]
+    faults = _schema_faults(figures)  # data drift as well, in plainer words, and it needs no reference
+    if faults.hot or found[0].hot is None:
+        found[0] = faults
     return [*found, _failures(figures), _crashes(figures)]
 
 
