@@ -78,9 +78,7 @@ def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> tuple[Bi
     return tuple(bind(each.name, by_name[each.artifact_name], each.transpose) for each in bindings)
 
 
-def _pair(
-    specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str
-) -> list[tuple[TensorSpec, TensorInfo]]:
+def _pair(specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str) -> list[tuple[TensorSpec, TensorInfo]]:
     """By name where every name is there, else by position."""
     if len(specs) != len(infos):
         raise ConversionError(f"the converted file has {len(infos)} {kind}s, the source {len(specs)}", target="litert")

@@ -56,7 +56,8 @@ def worst_group(candidate: Array, reference: Array) -> float | None:
     still looks perfect. Source: build.md, trap 12.
 
     Args:
-        candidate: [N, …, C]; ``reference`` likewise.
+        candidate: [N, …, C].
+        reference: likewise.
 
     >>> f = np.array([[100.0, 0.1], [200.0, 0.2]])
     >>> worst_group(np.array([[100.0, 0.0], [200.0, 0.0]]), f)
@@ -75,6 +76,7 @@ def predictions(first: Array, *, classes: bool) -> list[object]:
 
     Args:
         first: [N, …].
+        classes: whether the highest entry names a class.
 
     >>> predictions(np.array([[0.1, 0.9], [0.8, 0.2]]), classes=True)
     [1, 0]
@@ -125,7 +127,8 @@ def sample_rms(candidate: Array, reference: Array) -> list[float]:
     """Relative RMS of every sample on its own; infinite where it has no value.
 
     Args:
-        candidate: [N, …]; ``reference`` likewise.
+        candidate: [N, …].
+        reference: likewise.
 
     >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]]))
     [0.0, 0.5]

@@ -42,7 +42,7 @@ class LiteRtBackend:
         try:
             with quiet():
                 data = _quantize(float_artifact, job.samples)
-        except Exception as error:  # noqa: BLE001 (the quantizer documents none of what it raises)
+        except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
         model.write_bytes(data)
         engine = _open(model)

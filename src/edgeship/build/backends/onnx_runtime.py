@@ -52,7 +52,7 @@ class OnnxRuntimeBackend:
                     weight_type=QuantType.QInt8,
                     calibrate_method=CalibrationMethod.MinMax,
                 )
-        except Exception as error:  # noqa: BLE001 (the quantizer documents none of what it raises)
+        except Exception as error:
             raise ConversionError(f"ONNX Runtime's quantizer: {_first_line(error)}", target=RUNTIME) from error
         inputs, outputs = _bindings(job.source, model)
         fallback = f"per tensor: the model could not be raised from opset {job.source.opset} to {PER_CHANNEL_OPSET}"

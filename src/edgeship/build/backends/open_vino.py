@@ -48,7 +48,7 @@ class OpenVinoBackend:
         try:
             with quiet():
                 quantized = _quantize(network, job.samples, overflow_safe=scheme.weight_bits == 7)
-        except Exception as error:  # noqa: BLE001 (NNCF documents none of what it raises)
+        except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
         return _artifact(job.source, quantized, job.folder / f"int8-{scheme.name}", "int8", scheme.text)
 

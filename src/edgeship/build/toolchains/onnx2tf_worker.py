@@ -39,7 +39,8 @@ def main() -> None:
 
 def _last_error(lines: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", lines)
-    found = [line.strip() for line in plain.splitlines() if re.search(r"error|unsupported|not supported", line, re.I)]
+    told = re.compile(r"error|unsupported|not supported", re.IGNORECASE)
+    found = [line.strip() for line in plain.splitlines() if told.search(line)]
     return found[-1][:300] if found else ""
 
 

@@ -1,0 +1,194 @@
+"""One target: its candidates built, judged, and one of them chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from edgeship.build import assemble, gate, select
+from edgeship.build.candidates import Built, Workshop
+from edgeship.build.gate import Candidate, Limits
+from edgeship.build.measure import Latency
+from edgeship.build.options import BuildOptions
+from edgeship.build.progress import Progress
+from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
+from edgeship.build.select import Choice, Judged
+from edgeship.build.words import chosen_line, fp32_lines, int8_lines
+from edgeship.targets import RuntimeEntry, Target
+from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.runtime import runtime_version
+from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class, isa_class_of
+
+
+class Assessed(Struct, frozen=True, kw_only=True):
+    """A candidate with everything that is known of it.
+
+    Attributes:
+        fp32: the float candidate of the same target and runtime, for comparison.
+    """
+
+    target: Target
+    entry: RuntimeEntry
+    built: Built
+    latency: Latency
+    fp32: Built
+    fp32_latency: Latency
+    judged: Judged
+    on_target: bool
+
+    def report(self, file: str, *, chosen: bool) -> VariantReport:
+        """What build.json says of it.
+
+        Args:
+            file: absolute path of the model.
+            chosen: whether it ships.
+        """
+        artifact, comparison = self.built.artifact, self.built.comparison
+        broken = select.broken(self.judged.gates)
+        return VariantReport(
+            target=self.target.id,
+            runtime=self.entry.name,
+            precision=artifact.precision,
+            file=file,
+            size_bytes=artifact.size_bytes,
+            latency_p50_ms=self.latency.p50_ms,
+            latency_p99_ms=self.latency.p99_ms,
+            measured_on=MeasuredOn(arch=architecture(), isa=isa_class(), cpu=cpu_name()),
+            on_target=self.on_target,
+            metric=comparison.metric,
+            relative_rms=comparison.relative_rms,
+            sqnr_db=comparison.sqnr_db,
+            verdict=self.judged.verdict,
+            chosen=chosen,
+            reason=broken[0] if broken else "holds to every rule" if chosen else "holds to every rule, not needed",
+            worst_group_rms=comparison.worst_group,
+            distinct_predictions=comparison.distinct_predictions,
+            distinct_reference=comparison.distinct_reference,
+            scheme=artifact.scheme,
+            runtime_version=runtime_version(self.entry.name) or "",
+            speedup=self.fp32_latency.p50_ms / self.latency.p50_ms,
+            latency_queries=len(self.latency.times_ms),
+            memory_bytes=assemble.memory_bytes(self.entry.name, self.built),
+            notes=artifact.notes,
+        )
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """What was decided for a target, and from what."""
+
+    target: Target
+    choice: Choice
+    assessed: tuple[Assessed, ...]
+
+    @property
+    def shipped(self) -> Assessed | None:
+        """What ships, or None."""
+        return next((each for each in self.assessed if each.judged.label == self.choice.chosen), None)
+
+    @property
+    def verdict(self) -> TargetVerdict:
+        """What build.json says of it."""
+        return TargetVerdict(
+            target=self.target.id, verdict=self.choice.verdict, chosen=self.choice.chosen, reason=self.choice.reason
+        )
+
+
+def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: Progress) -> Decision:
+    """Build and judge a target's candidates, its runtimes in their order of preference.
+
+    Raises:
+        ConversionError: nothing can be built for it.
+    """
+    assessed: list[Assessed] = []
+    refused: list[str] = []
+    for entry in target.runtimes:
+        found, reasons = _assess(workshop, target, entry, options)
+        assessed += found
+        refused += reasons
+        _tell(found, reasons, progress)
+        if any(each.judged.verdict == "pass" for each in found):
+            break
+    if not assessed:
+        raise ConversionError(f"there is no way from this model to {target.id}: {refused[-1]}", target=target.id,
+                              file=options.source, next_step="choose a target with another runtime")  # fmt: skip
+    choice = select.choose([each.judged for each in assessed], strict=options.strict, refused=refused)
+    decision = Decision(target=target, choice=choice, assessed=tuple(assessed))
+    shipped = decision.shipped
+    progress.step(*chosen_line(target.id, choice, shipped.report("", chosen=True) if shipped else None))
+    return decision
+
+
+def _assess(
+    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions
+) -> tuple[list[Assessed], list[str]]:
+    """The int8 and the float candidate of one runtime, judged; and what could not be built, in words."""
+    on_target = isa_class_of(target.arch, target.isa) == isa_class()
+    refused: list[str] = []
+    built: dict[str, Built] = {}
+    try:
+        built["fp32"] = workshop.float_variant(entry.name)
+        built["int8"] = workshop.int8_variant(target, entry.name, on_target=on_target)
+    except ConversionError as error:
+        precision = "int8" if "fp32" in built else "fp32"
+        refused.append(f"{target.id}/{entry.name}/{precision}: {error.message}")
+        workshop.tried.append(
+            Attempt(target=target.id, runtime=entry.name, precision=precision, outcome="refused", reason=error.message)
+        )
+    times = workshop.latencies(built, target.measure) if built else {}
+    limits = limits_of(options, target)
+    found = []
+    for precision in [name for name in ("int8", "fp32") if name in built]:
+        label = f"{target.id}/{entry.name}/{precision}"
+        gates = gate.judge(_candidate(label, built, times, on_target=on_target), limits)
+        judged = Judged(label=label, verdict=gate.verdict_of(gates), gates=gates,
+                        fallbacks=built[precision].artifact.fallbacks)  # fmt: skip
+        found.append(
+            Assessed(target=target, entry=entry, built=built[precision], latency=times[precision], fp32=built["fp32"],
+                     fp32_latency=times["fp32"], judged=judged, on_target=on_target)
+        )  # fmt: skip
+    return found, refused
+
+
+def limits_of(options: BuildOptions, target: Target) -> Limits:
+    """The command line's budgets, and the target's own where it says nothing."""
+    budgets = target.defaults
+    return Limits(
+        max_drop=budgets.max_drop if options.max_drop is None else options.max_drop,
+        max_relative_rms=options.max_relative_rms,
+        latency_p99_ms=budgets.latency_p99_ms if options.latency_p99_ms is None else options.latency_p99_ms,
+        explicit_latency=options.latency_p99_ms is not None,
+        accept_proxy_latency=options.accept_proxy_latency,
+        size_bytes=budgets.size_bytes if options.size_bytes is None else options.size_bytes,
+    )
+
+
+def _candidate(label: str, built: Mapping[str, Built], times: Mapping[str, Latency], *, on_target: bool) -> Candidate:
+    target, runtime, precision = label.split("/")
+    one = built[precision]
+    return Candidate(
+        target=target,
+        runtime=runtime,
+        precision=precision,
+        size_bytes=one.artifact.size_bytes,
+        comparison=one.comparison,
+        latency=times[precision],
+        on_target=on_target,
+        classes=one.classes,
+        fp32_size_bytes=built["fp32"].artifact.size_bytes,
+        fp32_latency=times["fp32"],
+    )
+
+
+def _tell(found: list[Assessed], refused: list[str], progress: Progress) -> None:
+    for each in found:
+        report = each.report("", chosen=False)
+        if each.built.artifact.precision == "int8":
+            fp32 = next(other for other in found if other.built.artifact.precision == "fp32").report("", chosen=False)
+            lines = int8_lines(report, fp32, each.judged.gates)
+        else:
+            lines = fp32_lines(report, each.judged.gates)
+        for line in lines:
+            progress.step(*line)
+    for reason in refused:
+        progress.step("refused", reason, "failed")

@@ -1,0 +1,209 @@
+"""The rules that a candidate must hold to: one function a rule, and every answer carries its evidence. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from msgspec import Struct, structs
+
+from edgeship.build.layout import PARITY_RMS
+from edgeship.build.measure import Latency
+from edgeship.build.schema import GateReport
+from edgeship.build.verify import Comparison
+from edgeship.statistics.intervals import samples_needed
+
+#: A candidate that says fewer than this share of the source's different answers is degenerate.
+DISTINCT_SHARE: Final = 0.9
+#: A channel group whose error is half its own size tells nothing any more.
+GROUP_RMS: Final = 0.5
+#: How much smaller or faster a quantized variant must be to be worth its loss.
+WORTH: Final = 0.95
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What a target asks for, command line and target file joined; 0 for none.
+
+    Attributes:
+        explicit_latency: whether the latency budget was asked for on the command line.
+    """
+
+    max_drop: float
+    max_relative_rms: float
+    latency_p99_ms: float = 0.0
+    explicit_latency: bool = False
+    accept_proxy_latency: bool = False
+    size_bytes: int = 0
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """What is known of one variant when it is judged.
+
+    Attributes:
+        classes: whether its first output is read as classes.
+        on_target: whether ``latency`` was taken on the target's ISA class.
+        fp32_size_bytes, fp32_latency: of the same target's and runtime's float variant.
+    """
+
+    target: str
+    runtime: str
+    precision: str
+    size_bytes: int
+    comparison: Comparison
+    latency: Latency
+    on_target: bool
+    classes: bool
+    fp32_size_bytes: int
+    fp32_latency: Latency
+
+
+def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
+    """Every rule that applies to a candidate."""
+    quantized = candidate.precision != "fp32"
+    gates = [
+        _distinct(candidate),
+        _relative_rms(candidate, limits if quantized else structs.replace(limits, max_relative_rms=PARITY_RMS)),
+    ]
+    if not candidate.classes:
+        gates.append(_groups(candidate))
+    if quantized:
+        gates += [_metric(candidate, limits), _slowdown(candidate)]
+    if limits.size_bytes:
+        gates.append(_size(candidate, limits))
+    if limits.latency_p99_ms and (candidate.on_target or limits.explicit_latency):
+        gates.append(_latency(candidate, limits))
+    return tuple(gates)
+
+
+def verdict_of(gates: tuple[GateReport, ...]) -> str:
+    """``fail`` where one rule is broken, else ``inconclusive`` where one is undecided, else ``pass``."""
+    if any(gate.holds is False for gate in gates):
+        return "fail"
+    return "pass" if all(gate.holds for gate in gates) else "inconclusive"
+
+
+def _gate(candidate: Candidate, name: str, rule: str, holds: bool | None, sentence: str) -> GateReport:
+    return GateReport(
+        id=name, target=candidate.target, runtime=candidate.runtime, precision=candidate.precision, rule=rule,
+        value=None, limit=None, holds=holds, sentence=sentence,
+    )  # fmt: skip
+
+
+def _distinct(candidate: Candidate) -> GateReport:
+    seen, reference = candidate.comparison.distinct_predictions, candidate.comparison.distinct_reference
+    limit = math.ceil(DISTINCT_SHARE * reference) if candidate.classes else min(2, reference)
+    what = "classes" if candidate.classes else "outputs"
+    sentence = f"{seen} different {what}, the source says {reference}"
+    if seen < limit:
+        sentence = f"degenerate: it says only {seen} different {what} where the source says {reference}"
+    return structs.replace(
+        _gate(candidate, "distinct", f"different {what} ≥ {limit}", seen >= limit, sentence),
+        value=float(seen), limit=float(limit), n=candidate.comparison.cells.n,
+        evidence={"source": float(reference)}, next="" if seen >= limit else _INSPECT,
+    )  # fmt: skip
+
+
+def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
+    rms, limit = candidate.comparison.relative_rms, limits.max_relative_rms
+    others = candidate.comparison.other_outputs
+    bad = next((name for name, value in others.items() if value is None or value > limit), None)
+    holds = rms is not None and rms <= limit and bad is None
+    if rms is None:
+        sentence = "its first output is not a number"
+    elif rms > limit:
+        sentence = f"relative RMS {rms:.3g} exceeds {limit:g}: its outputs lie too far from the source's"
+    elif bad is not None:
+        value = others[bad]
+        shown = "is not a number" if value is None else f"has relative RMS {value:.3g}, over {limit:g}"
+        sentence = f"output {bad} {shown}"
+    else:
+        sentence = f"relative RMS {rms:.3g} ≤ {limit:g}"
+    return structs.replace(
+        _gate(candidate, "relative_rms", f"relative RMS ≤ {limit:g}", holds, sentence),
+        value=rms, limit=limit, n=candidate.comparison.cells.n,
+        evidence={name: -1.0 if value is None else value for name, value in others.items()},
+        next="" if holds else _INSPECT,
+    )  # fmt: skip
+
+
+def _groups(candidate: Candidate) -> GateReport:
+    worst = candidate.comparison.worst_group
+    holds = worst is not None and worst <= GROUP_RMS
+    shown = "not a number" if worst is None else f"{worst:.3g}"
+    return structs.replace(
+        _gate(candidate, "group_rms", f"relative RMS of each channel group ≤ {GROUP_RMS:g}", holds,
+              f"the worst channel group has relative RMS {shown}"),
+        value=worst, limit=GROUP_RMS, n=candidate.comparison.cells.n,
+        next="" if holds else "export the model with boxes and scores as separate outputs",
+    )  # fmt: skip
+
+
+def _metric(candidate: Candidate, limits: Limits) -> GateReport:
+    metric, cells = candidate.comparison.metric, candidate.comparison.cells
+    holds = True if metric.drop_high <= limits.max_drop else False if metric.drop_low > limits.max_drop else None
+    interval = f"95 % {metric.drop_low:+.2%}…{metric.drop_high:+.2%}, n={metric.n}"
+    if holds:
+        sentence = f"{metric.name} drop {metric.drop:+.2%} ({interval}) is proven within {limits.max_drop:.2%}"
+    elif holds is False:
+        sentence = f"{metric.name} drop {metric.drop:+.2%} ({interval}) exceeds {limits.max_drop:.2%}"
+    else:
+        sentence = f"{metric.name} drop ≤ {limits.max_drop:.2%}: not proven ({interval} crosses the limit)"
+    more = samples_needed(
+        cells.both, cells.only_reference, cells.only_candidate, cells.neither, limits.max_drop
+    ) if holds is None else 0  # fmt: skip
+    hint = f"{more:,} more evaluation samples at these rates would decide" if more else ""
+    if holds is None and more is None:
+        hint = "no reasonable number of samples would decide: the drop lies at the limit"
+    return structs.replace(
+        _gate(candidate, metric.name, f"{metric.name} drop_high ≤ {limits.max_drop:g}", holds, sentence),
+        value=metric.drop, limit=limits.max_drop, low=metric.drop_low, high=metric.drop_high, n=metric.n,
+        next=hint,
+        evidence={
+            "both": float(cells.both), "only_source": float(cells.only_reference),
+            "only_variant": float(cells.only_candidate), "neither": float(cells.neither),
+        },
+    )  # fmt: skip
+
+
+def _slowdown(candidate: Candidate) -> GateReport:
+    size_ratio = candidate.size_bytes / candidate.fp32_size_bytes
+    time_ratio = candidate.latency.p50_ms / candidate.fp32_latency.p50_ms
+    smaller, faster = size_ratio <= WORTH, candidate.on_target and time_ratio <= WORTH
+    speed = f"{time_ratio:.2f}× the time" if candidate.on_target else f"speed not measured on {candidate.target}"
+    sentence = f"{size_ratio:.2f}× the size of fp32, {speed}"
+    if not (smaller or faster):
+        sentence = f"neither smaller nor faster than fp32: {sentence}"
+    return structs.replace(
+        _gate(candidate, "slowdown", f"size or time ≤ {WORTH:g} × fp32", smaller or faster, sentence),
+        value=min(size_ratio, time_ratio) if candidate.on_target else size_ratio, limit=WORTH,
+        n=len(candidate.latency.times_ms), evidence={"size_ratio": size_ratio, "time_ratio": time_ratio},
+    )  # fmt: skip
+
+
+def _size(candidate: Candidate, limits: Limits) -> GateReport:
+    holds = candidate.size_bytes <= limits.size_bytes
+    sign = "≤" if holds else ">"
+    return structs.replace(
+        _gate(candidate, "size_bytes", f"size_bytes ≤ {limits.size_bytes}", holds,
+              f"{candidate.size_bytes:,} bytes {sign} {limits.size_bytes:,}"),
+        value=float(candidate.size_bytes), limit=float(limits.size_bytes),
+        next="" if holds else "use a smaller model, or raise --size-bytes",
+    )  # fmt: skip
+
+
+def _latency(candidate: Candidate, limits: Limits) -> GateReport:
+    value, limit = candidate.latency.p99_ms, limits.latency_p99_ms
+    judged = candidate.on_target or limits.accept_proxy_latency
+    holds = value <= limit if judged else None
+    where = "" if candidate.on_target else f" here, not measured on {candidate.target}"
+    sign = "≤" if value <= limit else ">"
+    hint = "" if judged else f"measure on {candidate.target}, or add --accept-proxy-latency"
+    return structs.replace(
+        _gate(candidate, "latency_p99_ms", f"latency_p99_ms ≤ {limit:g}", holds,
+              f"p99 {value:.3g} ms {sign} {limit:g} ms{where}"),
+        value=value, limit=limit, n=len(candidate.latency.times_ms),
+        next=hint if holds is not False else "use a smaller model, or raise --latency-p99-ms",
+    )  # fmt: skip
+
+
+_INSPECT: Final = "read the report's row of this variant; calibrate with data that looks like the field's"

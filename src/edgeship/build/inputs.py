@@ -1,0 +1,229 @@
+"""Everything that a build reads, checked and joined before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build import data, preprocess, sources, verify
+from edgeship.build.data import Dataset
+from edgeship.build.options import BuildOptions
+from edgeship.build.progress import Progress
+from edgeship.build.schema import DataReport, MetricFigures, SourceReport
+from edgeship.build.sources import SourceModel
+from edgeship.build.verify import Truth
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
+from edgeship_agent.contract.manifest import Feature, InputContract, OutputContract
+from edgeship_agent.runtime.engine import Array
+
+METRICS: Final = ("auto", "top1", "agreement", "closeness")
+TASKS: Final = ("auto", "classification", "raw")
+#: Shares of a probability vector add up to one within this.
+_SUM_TOLERANCE: Final = 1e-3
+#: A vector of at most so many elements is documented element by element.
+_MOST_FEATURES: Final = 64
+
+
+class Inputs(Struct, frozen=True, kw_only=True):
+    """What a build works from.
+
+    Attributes:
+        calibration_inputs, evaluation_inputs: prepared, batch axis of 1 included.
+        truth: the source on the evaluation set.
+        calibration_outputs: name → [N, …], the source on the calibration set.
+    """
+
+    source: SourceModel
+    contracts: tuple[InputContract, ...]
+    features: dict[str, tuple[Feature, ...]]
+    output: OutputContract
+    calibration: Dataset
+    evaluation: Dataset
+    calibration_inputs: tuple[dict[str, Array], ...]
+    evaluation_inputs: tuple[dict[str, Array], ...]
+    calibration_outputs: Mapping[str, Array]
+    truth: Truth
+
+    @property
+    def source_metric(self) -> MetricFigures:
+        """The source's own figures on the evaluation set."""
+        first = next(iter(self.truth.outputs))
+        return verify.compare(self.truth, {first: self.truth.outputs[first], **self.truth.outputs}).metric
+
+    def source_report(self) -> SourceReport:
+        """For build.json."""
+        source = self.source
+        return SourceReport(
+            file=str(source.path.absolute()), format=source.format, digest=source.digest, size_bytes=source.size_bytes,
+            opset=source.opset, operators=source.operators, parameters=source.parameters, metric=self.source_metric,
+        )  # fmt: skip
+
+    def data_report(self) -> tuple[DataReport, ...]:
+        """For build.json."""
+        return tuple(
+            DataReport(file=str(each.path.absolute()), role=role, samples=len(each), digest=each.digest)
+            for role, each in (("calibration", self.calibration), ("evaluation", self.evaluation))
+        )
+
+
+def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
+    """Read the source and the data, and run the source on both sets.
+
+    Args:
+        options: what to read.
+        folder: for the private copy that the oracle runs.
+        progress: told what was read.
+
+    Raises:
+        InputError: something cannot be used.
+        ConfigError: a TOML file or an option does not fit.
+        ConversionError: the source cannot be run.
+    """
+    source = sources.load(options.source)
+    progress.step("read", f"{source.format.upper()} opset {source.opset} · {source.operators} operators · "
+                          f"{_short(source.parameters)} parameters")  # fmt: skip
+    contracts = (
+        preprocess.read_contracts(options.preprocess, source.inputs)
+        if options.preprocess
+        else preprocess.fed_as_is(source.inputs)
+    )
+    calibration = data.load(options.calibration, contracts)
+    evaluation = data.load(options.evaluation, contracts)
+    data.check_disjoint(calibration, evaluation)
+    calibration_inputs = _prepared(calibration, contracts, source)
+    evaluation_inputs = _prepared(evaluation, contracts, source)
+    oracle = verify.open_source(source, source.copy_to(folder))
+    calibration_outputs = verify.run_all(oracle, calibration_inputs, "source", progress)
+    outputs = verify.run_all(oracle, evaluation_inputs, "source", progress)
+    _check_finite(outputs, source)
+    output = _output_contract(options, source, evaluation, calibration_outputs)
+    return Inputs(
+        source=source,
+        contracts=contracts,
+        features=_features(options, contracts, calibration),
+        output=output,
+        calibration=calibration,
+        evaluation=evaluation,
+        calibration_inputs=calibration_inputs,
+        evaluation_inputs=evaluation_inputs,
+        calibration_outputs=calibration_outputs,
+        truth=Truth(
+            outputs=outputs,
+            labels=_labels(evaluation, outputs, output),
+            classes=output.kind == "classification",
+            metric=_metric(options, evaluation, output),
+            closeness_limit=options.max_relative_rms,
+        ),
+    )
+
+
+def _prepared(
+    dataset: Dataset, contracts: Sequence[InputContract], source: SourceModel
+) -> tuple[dict[str, Array], ...]:
+    """Prepared samples, checked against the model's inputs."""
+    try:
+        prepared = tuple(dataset.prepared(contracts))
+    except EdgeshipError as error:
+        raise ConfigError(f"the preprocessing contract does not fit the data: {error}", file=dataset.path) from error
+    for spec in source.inputs:
+        array = prepared[0][spec.name]
+        wanted = (1, *spec.shape[1:])
+        if array.shape != wanted or array.dtype.name != spec.dtype:
+            raise InputError(
+                "what the preprocessing contract makes is not what the model takes",
+                file=dataset.path,
+                key=spec.name,
+                expected=f"{spec.dtype} {list(wanted)}",
+                got=f"{array.dtype} {list(array.shape)}",
+                next_step="add steps to --preprocess FILE.toml (cast, scale, reshape, transpose, …)",
+            )
+    return prepared
+
+
+def _check_finite(outputs: Mapping[str, Array], source: SourceModel) -> None:
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError("the source itself answers NaN or infinity on the evaluation data", file=source.path,
+                             key=name, next_step="check the preprocessing contract and the model")  # fmt: skip
+
+
+def _output_contract(
+    options: BuildOptions, source: SourceModel, evaluation: Dataset, outputs: Mapping[str, Array]
+) -> OutputContract:
+    labelled = evaluation.labels is not None
+    kind = options.task if options.task != "auto" else "classification" if labelled else "raw"
+    if kind == "raw":
+        return OutputContract(kind="raw")
+    first = outputs[source.outputs[0].name]
+    count = int(first[0].size)
+    if count < 2:
+        raise InputError("a classification needs an output with one entry per class", file=source.path,
+                         key=source.outputs[0].name, got=f"{count} entry", next_step="add --task raw")  # fmt: skip
+    labels = options.labels or evaluation.class_names
+    if labels and len(labels) != count:
+        raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels))
+    sums = first.reshape(len(first), -1).sum(axis=1)
+    shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
+    return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
+
+
+def _labels(evaluation: Dataset, outputs: Mapping[str, Array], output: OutputContract) -> tuple[int, ...] | None:
+    if output.kind != "classification" or evaluation.labels is None:
+        return None
+    classes = int(next(iter(outputs.values()))[0].size)
+    if max(evaluation.labels) >= classes:
+        raise InputError("a class that the model does not have", file=evaluation.path, key="y",
+                         expected=f"0 … {classes - 1}", got=max(evaluation.labels))  # fmt: skip
+    return evaluation.labels
+
+
+def _metric(options: BuildOptions, evaluation: Dataset, output: OutputContract) -> str:
+    name = options.metric
+    if name == "auto":
+        classes = output.kind == "classification"
+        return "top1" if classes and evaluation.labels else "agreement" if classes else "closeness"
+    if name == "top1" and evaluation.labels is None:
+        raise InputError("the evaluation data has no labels", file=evaluation.path, key="y",
+                         expected="one class index per sample",
+                         next_step="add y, or choose --metric agreement or closeness")  # fmt: skip
+    return name
+
+
+def _features(
+    options: BuildOptions, contracts: Sequence[InputContract], calibration: Dataset
+) -> dict[str, tuple[Feature, ...]]:
+    """Documented features, and for the rest names from the graph with the observed range."""
+    documented = preprocess.read_features(options.input_schema, contracts) if options.input_schema else {}
+    features = {}
+    for contract in contracts:
+        name = contract.tensor
+        values = np.stack([np.asarray(sample[name]).reshape(-1) for sample in calibration.samples]) if _one_size(
+            calibration, name) else None  # fmt: skip
+        features[name] = documented.get(name) or _observed(name, contract, values)
+    return features
+
+
+def _one_size(calibration: Dataset, name: str) -> bool:
+    return len({sample[name].size for sample in calibration.samples}) == 1
+
+
+def _observed(name: str, contract: InputContract, values: Array | None) -> tuple[Feature, ...]:
+    if values is None or not values.size:
+        return (Feature(name=name),)
+    if len(contract.shape) == 1 and values.shape[1] <= _MOST_FEATURES:
+        return tuple(
+            Feature(name=f"{name}[{index}]", low=float(column.min()), high=float(column.max()))
+            for index, column in enumerate(values.T)
+        )
+    return (Feature(name=name, low=float(values.min()), high=float(values.max())),)
+
+
+def _short(count: int) -> str:
+    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return str(count)

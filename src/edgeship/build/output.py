@@ -1,0 +1,98 @@
+"""The output folder: it appears whole or not at all, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import ConfigError
+
+#: What an output folder may hold; a folder with anything else in it is not ours to replace.
+ENTRIES: Final = frozenset({"bundle", "variants", "report.html", "build.json"})
+
+
+class Staging(Struct, frozen=True, kw_only=True):
+    """A folder in the making.
+
+    Attributes:
+        draft: written to now.
+        final: where it will be.
+        scratch: for files that nobody will see.
+    """
+
+    draft: Path
+    final: Path
+    scratch: Path
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Staging]:
+    """Write into a draft beside ``final``, then put it in its place in one rename; on any error nothing is left.
+
+    Raises:
+        ConfigError: ``final`` holds something that is not a build's, or cannot be written.
+    """
+    final = final.absolute()
+    check(final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        base = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {error.strerror}", file=final, next_step="name another folder with -o DIR"
+        ) from error
+    draft, scratch = base / "draft", base / "scratch"
+    try:
+        draft.mkdir()
+        scratch.mkdir()
+        yield Staging(draft=draft, final=final, scratch=scratch)
+        _replace(draft, final, base / "former")
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def check(final: Path) -> None:
+    """Refuse a folder that is not a former build's.
+
+    Raises:
+        ConfigError: it is a file, or holds something else.
+    """
+    if not final.exists():
+        return
+    if not final.is_dir():
+        raise ConfigError("is in the way", file=final, expected="a folder", next_step="name another folder with -o DIR")
+    strangers = sorted(entry.name for entry in final.iterdir() if entry.name not in ENTRIES)
+    if strangers:
+        raise ConfigError("holds something that no build wrote", file=final, expected=", ".join(sorted(ENTRIES)),
+                          got=", ".join(strangers[:5]), next_step="name another folder with -o DIR")  # fmt: skip
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace(draft: Path, final: Path, former: Path) -> None:
+    if final.exists():
+        final.rename(former)
+    try:
+        draft.rename(final)
+    except OSError:
+        if former.exists():
+            former.rename(final)
+        raise
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

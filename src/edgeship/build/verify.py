@@ -1,0 +1,183 @@
+"""Running an artifact in its own runtime, by the code that runs on the device, and comparing it with the source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build import metrics
+from edgeship.build.backends.base import Artifact, Samples
+from edgeship.build.progress import Progress
+from edgeship.build.schema import MetricFigures
+from edgeship.build.sources import SourceModel
+from edgeship_agent.contract.errors import ConversionError, EngineError
+from edgeship_agent.contract.manifest import Golden, MetricClaim, Variant
+from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
+from edgeship_agent.runtime.bound import BoundModel
+from edgeship_agent.runtime.engine import Array
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+_LOAD_TIMEOUT_S: Final = 120
+_EVERY: Final = 50
+
+
+class Truth(Struct, frozen=True, kw_only=True):
+    """What an evaluation set says of the source.
+
+    Attributes:
+        outputs: name → [N, …], the source's outputs, the first output first.
+        labels: right class per sample, or None.
+        classes: whether the first output is read as classes.
+        metric: name of the task metric.
+        closeness_limit: relative RMS within which a single sample counts as close.
+    """
+
+    outputs: Mapping[str, Array]
+    labels: Sequence[int] | None
+    classes: bool
+    metric: str
+    closeness_limit: float
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """One artifact against the source on one data set.
+
+    Attributes:
+        relative_rms: of the first output; None where it is not finite.
+        other_outputs: name → relative RMS of the other outputs.
+        cells: paired counts behind ``metric``.
+    """
+
+    relative_rms: float | None
+    sqnr_db: float | None
+    worst_group: float | None
+    other_outputs: Mapping[str, float | None]
+    distinct_predictions: int
+    distinct_reference: int
+    cells: metrics.Cells
+    metric: MetricFigures
+
+
+def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[str, Array]:
+    """Every sample through a model: name → [N, …]; the batch axis of 1 gives way to the samples' axis.
+
+    Raises:
+        EngineError: the runtime failed, or an output changes its size from sample to sample.
+    """
+    collected: dict[str, list[Array]] = {}
+    for index, sample in enumerate(inputs):
+        for name, array in run(sample).items():
+            collected.setdefault(name, []).append(np.array(array[0] if array.ndim else array))
+        if (index + 1) % _EVERY == 0 or index + 1 == len(inputs):
+            progress.count(label, index + 1, len(inputs))
+    try:
+        return {name: np.stack(arrays) for name, arrays in collected.items()}
+    except ValueError as error:
+        raise EngineError("an output changes its size from sample to sample", key=label) from error
+
+
+def open_source(source: SourceModel, model: Path) -> Run:
+    """The oracle: ONNX Runtime on a private copy of the source, in fp32 and one thread."""
+    engine = open_engine("onnxruntime", model)
+    names = [spec.name for spec in source.outputs]
+    order = [spec.name for spec in source.inputs]
+
+    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return dict(zip(names, engine.run([np.ascontiguousarray(inputs[name]) for name in order]), strict=True))
+
+    return run
+
+
+def open_artifact(artifact: Artifact, *, threads: int = 1) -> BoundModel:
+    """The artifact as a device runs it, held to fp32 arithmetic around its int8 operators.
+
+    Raises:
+        ConversionError: it crashes its runtime, or is refused by it.
+    """
+    _survives(artifact)
+    try:
+        engine = open_engine(artifact.runtime, artifact.model, EngineOptions(threads=threads))
+        return BoundModel(engine, draft_variant(artifact))
+    except EngineError as error:
+        raise ConversionError(f"{artifact.runtime} refuses it: {error.message}", target=artifact.runtime) from error
+
+
+def draft_variant(artifact: Artifact) -> Variant:
+    """The manifest's entry of an artifact, as far as running it needs one."""
+    nothing = MetricClaim(name="", value=0.0, low=0.0, high=1.0, n=0, drop=0.0, drop_low=-1.0, drop_high=1.0)
+    return Variant(
+        target="",
+        runtime=artifact.runtime,
+        precision=artifact.precision,
+        arch="",
+        runtime_version=runtime_version(artifact.runtime) or "",
+        runtime_range="",
+        min_memory_bytes=0,
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        files=(),
+        golden=Golden(relative_rms=0.0, isa_class="", other_isa_relative_rms=0.0),
+        metric=nothing,
+        relative_rms=0.0,
+    )
+
+
+def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
+    """An artifact's outputs against the source's.
+
+    Args:
+        truth: of the same samples.
+        outputs: name → [N, …].
+    """
+    first, *others = truth.outputs
+    reference, candidate = truth.outputs[first], outputs[first]
+    rms = metrics.relative_rms(candidate, reference)
+    said = metrics.predictions(candidate, classes=truth.classes)
+    meant = metrics.predictions(reference, classes=truth.classes)
+    counts = _cells(truth, reference, candidate)
+    return Comparison(
+        relative_rms=rms,
+        sqnr_db=metrics.sqnr_db(rms),
+        worst_group=metrics.worst_group(candidate, reference),
+        other_outputs={name: metrics.relative_rms(outputs[name], truth.outputs[name]) for name in others},
+        distinct_predictions=len(set(said)),
+        distinct_reference=len(set(meant)),
+        cells=counts,
+        metric=metrics.figures(truth.metric, counts),
+    )
+
+
+def _cells(truth: Truth, reference: Array, candidate: Array) -> metrics.Cells:
+    """Right and wrong, by the rule of the metric; NaN is never right."""
+    finite: Array = np.all(np.isfinite(candidate.reshape(len(candidate), -1)), axis=1)
+    if truth.metric == "closeness":
+        close = [rms <= truth.closeness_limit for rms in metrics.sample_rms(candidate, reference)]
+        return metrics.cells([True] * len(close), close)
+    meant = metrics.predictions(reference, classes=True)
+    said = metrics.predictions(candidate, classes=True)
+    wanted = meant if truth.metric == "agreement" or truth.labels is None else list(truth.labels)
+    right = [ok and a == b for ok, a, b in zip(finite.tolist(), said, wanted, strict=True)]
+    return metrics.cells([a == b for a, b in zip(meant, wanted, strict=True)], right)
+
+
+def _survives(artifact: Artifact) -> None:
+    """Load and run the file once in a throw-away process: a file that kills its runtime must not kill the build."""
+    command = [sys.executable, "-m", "edgeship.build.probe", artifact.runtime, str(artifact.model)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False,
+                              stdin=subprocess.DEVNULL)  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ConversionError(f"{artifact.runtime} did not load it within {_LOAD_TIMEOUT_S} s",
+                              target=artifact.runtime) from error  # fmt: skip
+    if done.returncode < 0:
+        raise ConversionError(f"the file kills {artifact.runtime} (signal {-done.returncode})", target=artifact.runtime)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise ConversionError(f"{artifact.runtime} refuses it: {lines[-1] if lines else 'no reason given'}",
+                              target=artifact.runtime)  # fmt: skip

@@ -1,0 +1,91 @@
+"""The lines that a build prints, from what it found. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, VariantReport
+from edgeship.build.select import Choice
+
+#: Label, text, glyph.
+Line = tuple[str, str, str]
+
+
+def int8_lines(int8: VariantReport, fp32: VariantReport, gates: Sequence[GateReport]) -> list[Line]:
+    """What an int8 variant is, how it compares with its float sibling, and the rules that it does not hold to."""
+    lines: list[Line] = [("int8", f"{int8.target} · {int8.runtime} · {int8.scheme}", "done")]
+    lines += [("note", note, "note") for note in int8.notes]
+    lines += [("measured", _place(int8), "done"), ("", _compared(int8, fp32), "note")]
+    return lines + [
+        ("int8", _with_next(gate), "failed" if gate.holds is False else "undecided") for gate in _open(gates)
+    ]
+
+
+def fp32_lines(fp32: VariantReport, gates: Sequence[GateReport]) -> list[Line]:
+    """The rules that a float variant does not hold to; silence where it does."""
+    return [
+        ("fp32", f"{fp32.target}: {_with_next(gate)}", "failed" if gate.holds is False else "undecided")
+        for gate in _open(gates)
+    ]
+
+
+def chosen_line(target: str, choice: Choice, shipped: VariantReport | None) -> Line:
+    """What ships to a target."""
+    if shipped is None:
+        glyph = "failed" if choice.verdict == "fail" else "undecided"
+        return ("chosen", f"{target} · nothing · {choice.verdict}: {choice.reason}", glyph)
+    return ("chosen", f"{target} · {shipped.runtime} {shipped.precision} · {size(shipped.size_bytes)}", "done")
+
+
+def next_commands(document: BuildDocument, folder: str) -> list[str]:
+    """What to do next, as commands.
+
+    Args:
+        document: the finished build.
+        folder: of the build, as the user would type it.
+    """
+    undecided = next((gate for gate in document.gates if not gate.holds), None)
+    where = "" if folder == "build" else f"@{folder}"
+    explain = f"edgeship explain build/{undecided.id}{where}" if undecided else ""
+    if document.bundle:
+        add = f"edgeship releases add {folder}/bundle"
+        return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else [])]
+    return [explain] if explain else ["edgeship targets list"]
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for people.
+
+    >>> size(14132), size(3_500_000)
+    ('14.1 kB', '3.5 MB')
+    """
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def _place(variant: VariantReport) -> str:
+    here = f"on this machine ({variant.measured_on.isa})"
+    return f"{here}, the ISA class of {variant.target}" if variant.on_target else f"{here}, not on {variant.target}"
+
+
+def _compared(int8: VariantReport, fp32: VariantReport) -> str:
+    sizes = f"size {size(fp32.size_bytes)} → {size(int8.size_bytes)}"
+    times = f"p50 {fp32.latency_p50_ms:.3g} → {int8.latency_p50_ms:.3g} ms"
+    rms = "not a number" if int8.relative_rms is None else f"{int8.relative_rms:.3f}"
+    return f"{sizes}   {times}   {_metric(int8.metric, fp32.metric)}   relative RMS {rms}"
+
+
+def _metric(int8: MetricFigures, fp32: MetricFigures) -> str:
+    interval = f"drop {_points(int8.drop)}, 95 % {_points(int8.drop_low)}…{_points(int8.drop_high)}, n={int8.n}"
+    return f"{int8.name} {fp32.value:.1%} → {int8.value:.1%} ({interval})"
+
+
+def _points(share: float) -> str:
+    return f"{share * 100:+.2f}"
+
+
+def _open(gates: Sequence[GateReport]) -> list[GateReport]:
+    return [gate for gate in gates if not gate.holds]
+
+
+def _with_next(gate: GateReport) -> str:
+    return f"{gate.sentence}; {gate.next}" if gate.next else gate.sentence

@@ -1,0 +1,168 @@
+"""``edgeship build``: from a trained model to a signed bundle."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from edgeship.cli import console
+
+if TYPE_CHECKING:
+    from edgeship.build.options import BuildOptions
+    from edgeship.build.schema import BuildDocument
+
+EXIT_CODES: Final = {"pass": 0, "fail": 3, "inconclusive": 4}
+#: The running count is redrawn at most this often, in seconds.
+_REDRAW_S: Final = 0.1
+_FILE: Final = click.Path(path_type=Path)
+
+
+@click.command(short_help="Build a model for hardware targets, with proof.")
+@click.argument("source", type=_FILE)
+@click.option("-t", "--target", "targets", multiple=True, required=True, metavar="TARGET",
+              help="Id or TOML file of a hardware target; repeat for several. See: edgeship targets list.")  # fmt: skip
+@click.option(
+    "--calibration", type=_FILE, required=True, help="Data for ranges and the drift baseline: .npz or folder."
+)
+@click.option("--evaluation", type=_FILE, required=True, help="Held-out data for every claim, with labels y.")
+@click.option("--preprocess", type=_FILE, help="TOML: from a raw sample to the model's input.")
+@click.option("--input-schema", type=_FILE, help="TOML: name, unit, meaning and valid range of the features.")
+@click.option("--metric", type=click.Choice(["auto", "top1", "agreement", "closeness"]), default="auto",
+              show_default=True, help="Task metric; auto is top1 with labels.")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest drop of the metric that must be proven.  [0.01]")
+@click.option(
+    "--max-relative-rms", type=click.FloatRange(0, min_open=True), help="Largest relative RMS of int8.  [0.1]"
+)
+@click.option("--latency-p99-ms", type=click.FloatRange(0, min_open=True), help="Latency budget.")
+@click.option("--size-bytes", type=click.IntRange(1), help="Size budget of a variant.")
+@click.option("--accept-proxy-latency", is_flag=True, help="Let a latency of another ISA class judge the budget.")
+@click.option("--task", type=click.Choice(["auto", "classification", "raw"]), default="auto", show_default=True,
+              help="How the first output is read; auto is classification with labels.")  # fmt: skip
+@click.option("--labels", metavar="A,B,C", default="", help="Class names in the order of the output.")
+@click.option("--name", default="", help="Name of the model.  [the file's name]")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the model.")
+@click.option("--key", type=_FILE, help="Author key; made on first use.  [in the user's data folder]")
+@click.option("-o", "--output", type=_FILE, default=Path("build"), show_default=True, help="Folder for the results.")
+@click.option("--strict", is_flag=True, help="A fallback is a failure.")
+@click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
+@console.json_option
+@click.pass_context
+def build(context: click.Context, /, as_json: bool, yes: bool, **given: object) -> None:
+    """Build SOURCE for hardware targets: convert, quantize, verify on each runtime, measure, choose, sign.
+
+    Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
+    """
+    from edgeship.build import pipeline
+
+    options = _options(given, yes=yes)
+    options = _ask_for_toolchains(options)
+    live = _Live()
+    try:
+        result = pipeline.build(options, live)
+    finally:
+        live.clear()
+    folder = str(given["output"])
+    _print_end(result.document, folder)
+    if as_json:
+        sys.stdout.buffer.write(pipeline.encode(result.document))
+        sys.stdout.buffer.flush()
+    else:
+        _print_result(result.document)
+    _print_next(result.document, folder)
+    context.exit(EXIT_CODES[result.verdict])
+
+
+def _options(given: dict[str, object], *, yes: bool) -> BuildOptions:
+    import msgspec
+
+    from edgeship.build.options import BuildOptions
+
+    labels = tuple(label.strip() for label in str(given.pop("labels")).split(",") if label.strip())
+    fields = {key: value for key, value in given.items() if value is not None}
+    return msgspec.structs.replace(
+        BuildOptions(source=Path(), targets=(), calibration=Path(), evaluation=Path()),
+        **fields, labels=labels, install_toolchains=yes,
+    )  # fmt: skip
+
+
+def _ask_for_toolchains(options: BuildOptions) -> BuildOptions:
+    """Ask before the first installation of a converter; without a terminal the pipeline refuses and says how."""
+    import msgspec
+
+    from edgeship.build import pipeline
+
+    if options.install_toolchains or not sys.stdin.isatty():
+        return options
+    for name in pipeline.missing_toolchains(options):
+        if not click.confirm(f"The converter {name} is not installed yet (280 MB, 20 s). Install it?", err=True):
+            return options
+        options = msgspec.structs.replace(options, install_toolchains=True)
+    return options
+
+
+class _Live:
+    """Progress on stderr: finished steps as lines, the current count redrawn in place on a terminal."""
+
+    def __init__(self) -> None:
+        self._drawn = 0.0
+        self._width = 0
+        self._terminal = sys.stderr.isatty()
+
+    def step(self, label: str, text: str, glyph: str = "done") -> None:
+        """A line that stays."""
+        self.clear()
+        console.step(label, text, glyph)
+
+    def count(self, label: str, done: int, total: int) -> None:
+        """The running count."""
+        now = time.monotonic()
+        if not self._terminal or now - self._drawn < _REDRAW_S:
+            return
+        self._drawn = now
+        self.clear()
+        text = f"… {label} {done} of {total}"
+        self._width = len(text)
+        click.echo(f"\r{text}", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the running count away."""
+        if self._width:
+            click.echo("\r" + " " * self._width + "\r", nl=False, err=True)
+            self._width = 0
+
+
+def _print_result(document: BuildDocument) -> None:
+    rows = [
+        (
+            each.target, each.runtime, each.precision, str(each.size_bytes), f"{each.latency_p99_ms:.3g}",
+            "yes" if each.on_target else "no", f"{each.metric.value:.4f}", f"{each.metric.drop_high:+.4f}",
+            "none" if each.relative_rms is None else f"{each.relative_rms:.4f}",
+            "chosen" if each.chosen else each.verdict,
+        )
+        for each in document.variants
+    ]  # fmt: skip
+    metric = document.variants[0].metric.name
+    header = ("TARGET", "RUNTIME", "PRECISION", "SIZE_BYTES", "LATENCY_P99_MS", "ON_TARGET", metric.upper(),
+              "DROP_HIGH", "RELATIVE_RMS", "VERDICT")  # fmt: skip
+    console.table(header, rows)
+    if document.bundle:
+        console.result(f"{document.bundle}  {document.bundle_digest}")
+
+
+def _print_end(document: BuildDocument, folder: str) -> None:
+    if document.bundle:
+        console.step("bundle", f"{folder}/bundle · {document.bundle_digest[:19]}")
+    else:
+        glyph = "failed" if document.verdict == "fail" else "undecided"
+        console.step("bundle", f"none · {document.verdict}", glyph)
+    console.step("report", f"{folder}/report.html", "note")
+
+
+def _print_next(document: BuildDocument, folder: str) -> None:
+    from edgeship.build.words import next_commands
+
+    console.next_steps(*next_commands(document, folder))
