@@ -186,11 +186,14 @@ def _run(run: Sequence[tuple[int, BandPoint]], count: int, bounds: tuple[float, 
     upper = [place(i, p.high) for i, p in run if p.high is not None]
     lower = [place(i, p.low) for i, p in reversed(run) if p.low is not None]
     middle = [place(i, p.value) for i, p in run if p.value is not None]
-    if len(middle) == 1:  # a line needs two ends to be seen
-        x, y = middle[0].split(",")
-        middle = [f"{float(x) - 6:.1f},{y}", f"{float(x) + 6:.1f},{y}"]
+    if len(run) == 1:  # what is alone needs a width to be seen
+        upper, lower, middle = _widened(upper), _widened(lower)[::-1], _widened(middle)
     band = element("polygon", points=" ".join(upper + lower), fill=FIRST, fill_opacity=0.2, class_="es-a-band")
     return fragment(band if upper and lower else None, _polyline(middle, FIRST, "es-a-line"))
+
+
+def _widened(places: Sequence[str]) -> list[str]:
+    return [f"{float(x) + shift:.1f},{y}" for x, y in (place.split(",") for place in places) for shift in (-9, 9)]
 
 
 def sparkline(title: str, finding: str, values: Sequence[float | None], *, unit: Unit = "") -> Markup:

@@ -47,7 +47,7 @@ def _magnitude(value: float, unit: Unit) -> str:
     if math.isinf(value):
         return "∞"
     if unit == "fraction":
-        return f"{_decimal(100.0 * value, 1 if value >= 0.001 or value == 0 else 3)} %"
+        return f"{_decimal(100.0 * value, 1 if value >= 0.001 or value == 0 else 2)} %"
     if unit == "bytes":
         return _bytes(value)
     if unit == "count":

@@ -10,7 +10,7 @@ from edgeship.charts.figures import Unit, format_interval, format_value
 from edgeship.charts.frame import FIRST, SECOND, figure, line, number_table, percent, text
 from edgeship.charts.markup import Attribute, Markup, element, fragment
 
-_ROW_PX: Final = 62
+_ROW_PX: Final = 66
 _AXIS_PX: Final = 22
 _MARGIN: Final = 0.03  # of the width, kept free on either side
 _FARTHEST: Final = 6.0  # limits to the right of zero, and half as many to the left; what lies further out is cut
@@ -57,8 +57,6 @@ def interval_plot(title: str, finding: str, rows: Sequence[IntervalRow]) -> Mark
     zero, limit = percent(scale.place(0.0)), percent(scale.place(1.0))
     has_limit = any(row.limit for row in rows)
     shapes = fragment(
-        line(zero, 0, zero, height - _AXIS_PX, "es-axis"),
-        line(limit, 0, limit, height - _AXIS_PX, "es-limit") if has_limit else None,
         [_row(row, index * _ROW_PX, scale) for index, row in enumerate(rows)],
         text("0", zero, height - 6, anchor="middle", class_="es-muted"),
         text("limit", limit, height - 6, anchor="middle", class_="es-muted") if has_limit else None,
@@ -90,13 +88,14 @@ def _scale_of(rows: Sequence[IntervalRow]) -> _Scale:
 
 def _row(row: IntervalRow, top: float, scale: _Scale) -> Markup:
     middle = top + 34
+    zero, limit = percent(scale.place(0.0)), percent(scale.place(1.0))
     return fragment(
-        element("rect", x=0, y=top + 4, width="100%", height=17, class_="es-ground", fill="#fff"),
         text(row.label, 0, top + 17, class_="es-strong"),
         text(_word(row), "100%", top + 17, anchor="end", class_="es-strong"),
+        line(zero, middle - 9, zero, middle + 9, "es-axis"),
+        line(limit, middle - 9, limit, middle + 9, "es-limit") if row.limit else None,
         _mark(row, middle, scale),
-        element("rect", x=0, y=top + 45, width="100%", height=15, class_="es-ground", fill="#fff"),
-        text(_sentence(row), 0, top + 56, class_="es-muted"),
+        text(_sentence(row), 0, top + 57, class_="es-muted"),
     )
 
 

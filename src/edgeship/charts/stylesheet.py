@@ -24,7 +24,6 @@ STYLESHEET: Final = """\
 .es-text { fill: var(--es-ink); font-family: inherit; font-variant-numeric: tabular-nums; }
 .es-strong { font-weight: 600; }
 .es-muted { fill: var(--es-muted); color: var(--es-muted); }
-.es-ground { fill: var(--es-ground); }
 .es-axis { stroke: var(--es-muted); stroke-width: 1; }
 .es-grid { stroke: var(--es-rule); stroke-width: 1; }
 .es-limit { stroke: var(--es-ink); stroke-width: 1.5; stroke-dasharray: 2 3; }

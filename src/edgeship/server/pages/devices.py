@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy import Connection, Row
 
@@ -60,7 +61,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
 
 @get("/devices", sync_to_thread=True, include_in_schema=False)
-def devices_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def devices_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """Every device."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -72,7 +73,9 @@ def devices_page(request: Request[Any, Any, Any], context: ServerContext) -> Res
 
 
 @get("/devices/{device_id:str}", sync_to_thread=True, include_in_schema=False)
-def device_page(request: Request[Any, Any, Any], device_id: str, context: ServerContext) -> Response[str]:
+def device_page(
+    request: Request[Any, Any, Any], device_id: str, context: NamedDependency[ServerContext]
+) -> Response[str]:
     """One device."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -148,12 +151,13 @@ def render(view: DeviceView) -> Markup:
     return fragment(
         element("h1", device.id, " ", state_word(device.presence)),
         element("p", sentence(view), class_="lead"),
-        element("div", section("Models", _models(view)), section("Identity", _identity(view)), class_="columns"),
+        section("Models", _models(view)),
         section("Latency", _latency(view.latency)),
         section("Drift", _drift(view)),
+        section("Incidents", incident_table(view.incidents, view.now_s)),
         element(
             "div",
-            section("Incidents", incident_table(view.incidents, view.now_s)),
+            section("Identity", _identity(view)),
             section("Timeline", event_list(view.events, view.now_s)),
             class_="columns",
         ),

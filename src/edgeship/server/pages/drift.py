@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
@@ -77,7 +78,7 @@ class SignalView(Struct, frozen=True, kw_only=True):
 
 
 @get("/drift", sync_to_thread=True, include_in_schema=False)
-def drift_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def drift_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """Who drifts."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -99,7 +100,7 @@ def drift_page(request: Request[Any, Any, Any], context: ServerContext) -> Respo
 
 @get("/drift/{device_id:str}/{model:str}/{version:str}", sync_to_thread=True, include_in_schema=False)
 def signal_page(
-    request: Request[Any, Any, Any], device_id: str, model: str, version: str, context: ServerContext
+    request: Request[Any, Any, Any], device_id: str, model: str, version: str, context: NamedDependency[ServerContext]
 ) -> Response[str]:
     """One device's signals."""
     signal = request.query_params.get("signal", "")

@@ -17,7 +17,7 @@ from edgeship.server.store import windows
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
 
-COLUMNS: Final = 12
+MOST_COLUMNS: Final = 12
 _WINDOWS: Final = 60
 
 
@@ -26,10 +26,12 @@ class Span(Struct, frozen=True, kw_only=True):
 
     Attributes:
         start_s, end_s: seconds since the epoch.
+        count: how many columns.
     """
 
     start_s: float
     end_s: float
+    count: int = MOST_COLUMNS
 
     def column(self, at_s: float) -> int:
         """Which column a time falls into.
@@ -37,13 +39,13 @@ class Span(Struct, frozen=True, kw_only=True):
         >>> [Span(start_s=0.0, end_s=12.0).column(at_s) for at_s in (0.0, 5.5, 12.0)]
         [0, 5, 11]
         """
-        width_s = max(self.end_s - self.start_s, 1e-9) / COLUMNS
-        return max(0, min(COLUMNS - 1, int((at_s - self.start_s) / width_s)))
+        width_s = max(self.end_s - self.start_s, 1e-9) / self.count
+        return max(0, min(self.count - 1, int((at_s - self.start_s) / width_s)))
 
     def labels(self) -> list[str]:
         """Start of every column, as a time of day (UTC)."""
-        width_s = (self.end_s - self.start_s) / COLUMNS
-        return [clock_text(self.start_s + index * width_s) for index in range(COLUMNS)]
+        width_s = (self.end_s - self.start_s) / self.count
+        return [clock_text(self.start_s + index * width_s) for index in range(self.count)]
 
 
 class History(Struct, frozen=True, kw_only=True):
@@ -88,14 +90,16 @@ def span_of(histories: Sequence[History]) -> Span | None:
     times = [(window.started_at_s, window.ended_at_s) for history in histories for window in history.windows]
     if not times:
         return None
-    return Span(start_s=min(start for start, _ in times), end_s=max(end for _, end in times))
+    most = max(len(history.windows) for history in histories)
+    start_s, end_s = min(start for start, _ in times), max(end for _, end in times)
+    return Span(start_s=start_s, end_s=end_s, count=min(MOST_COLUMNS, most))
 
 
 def columns_of(history: History, span: Span) -> list[tuple[SignalDistance, ...]]:
     """One comparison with the baseline per column; empty where there was no window."""
-    sorted_windows: list[list[Window]] = [[] for _ in range(COLUMNS)]
+    sorted_windows: list[list[Window]] = [[] for _ in range(span.count)]
     for window in history.windows:
-        sorted_windows[span.column(window.ended_at_s)].append(window)
+        sorted_windows[span.column((window.started_at_s + window.ended_at_s) / 2.0)].append(window)
     profile = history.profile
     if profile is None:
         return [() for _ in sorted_windows]

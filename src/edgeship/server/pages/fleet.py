@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy import Connection
 
@@ -58,7 +59,7 @@ class Need(Struct, frozen=True, kw_only=True):
 
 
 @get("/", sync_to_thread=True, include_in_schema=False)
-def fleet_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def fleet_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """The fleet at a glance."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -223,11 +224,19 @@ def event_list(found: Sequence[Event], now_s: float) -> Markup:
         element(
             "li",
             clock(event.at_s, now_s),
-            element("span", subject_link(event.subject), " ", event.sentence, class_="what"),
+            element("span", _line(event), class_="what"),
         )
         for event in found
     ]
     return element("ol", items, class_="timeline")
+
+
+def _line(event: Event) -> Markup:
+    """What happened, with its subject as a link; a sentence that begins with the subject does not repeat it."""
+    name = event.subject.partition("/")[2].replace("/", " ")
+    if name and event.sentence.startswith(name):
+        return fragment(subject_link(event.subject), event.sentence.removeprefix(name))
+    return fragment(subject_link(event.subject), ": ", event.sentence)
 
 
 def _more_events() -> Markup:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from sqlalchemy import Connection
 
 from edgeship.charts import Markup, element, fragment
@@ -34,7 +35,7 @@ _EVENTS: Final = 200
 
 
 @get("/incidents", sync_to_thread=True, include_in_schema=False)
-def incidents_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def incidents_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """Every incident, open ones first."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -45,7 +46,9 @@ def incidents_page(request: Request[Any, Any, Any], context: ServerContext) -> R
 
 
 @get("/incidents/{incident_id:int}", sync_to_thread=True, include_in_schema=False)
-def incident_page(request: Request[Any, Any, Any], incident_id: int, context: ServerContext) -> Response[str]:
+def incident_page(
+    request: Request[Any, Any, Any], incident_id: int, context: NamedDependency[ServerContext]
+) -> Response[str]:
     """One incident with its evidence."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -60,7 +63,7 @@ def incident_page(request: Request[Any, Any, Any], incident_id: int, context: Se
 
 
 @get("/events", sync_to_thread=True, include_in_schema=False)
-def events_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def events_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """What happened, newest first."""
 
     def build(connection: Connection, now_s: float) -> Page:

@@ -15,7 +15,7 @@ from edgeship.charts import Child, Markup, element, fragment
 from edgeship.server.context import ServerContext
 from edgeship.server.pages.assets import asset_url
 
-#: Beside the headers of every answer (:mod:`edgeship.server.guards`). The referrer stays on this site, and is sent there:
+#: Beside the headers of every answer (:mod:`edgeship.server.guards`). The referrer stays on this site:
 #: with ``no-referrer`` a browser posts forms with ``Origin: null``, which cannot be told from a foreign page.
 _HEADERS: Final = {"cache-control": "no-store", "referrer-policy": "same-origin"}
 _NAVIGATION: Final = (

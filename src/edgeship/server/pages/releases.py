@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from msgspec import Struct
 from sqlalchemy import Connection
 
@@ -24,6 +25,7 @@ from edgeship.server.context import ServerContext
 from edgeship.server.pages import queries
 from edgeship.server.pages.layout import SLOW_POLL_S, Page, PageNotFound, respond
 from edgeship.server.pages.release_figures import BuildFigures, devices_running, read_build, read_manifest
+from edgeship.server.pages.verdicts import without_word
 from edgeship.server.pages.words import (
     clock,
     command,
@@ -67,7 +69,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
 
 
 @get("/releases", sync_to_thread=True, include_in_schema=False)
-def releases_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def releases_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """Every release, by model."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -79,7 +81,9 @@ def releases_page(request: Request[Any, Any, Any], context: ServerContext) -> Re
 
 
 @get("/releases/{model:str}/{version:str}", sync_to_thread=True, include_in_schema=False)
-def release_page(request: Request[Any, Any, Any], model: str, version: str, context: ServerContext) -> Response[str]:
+def release_page(
+    request: Request[Any, Any, Any], model: str, version: str, context: NamedDependency[ServerContext]
+) -> Response[str]:
     """One release."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -157,7 +161,7 @@ def _lead(view: ReleaseView) -> Markup:
     by = fragment(" By rollout ", rollout_link(release.blocked_by), ".") if release.blocked_by else None
     return element(
         "div",
-        element("p", f"Blocked: {release.blocked_reason.rstrip('.')}.", by, class_="lead"),
+        element("p", f"Blocked: {without_word(release.blocked_reason)}.", by, class_="lead"),
         element("p", sentence),
         class_="verdict verdict-bad",
     )

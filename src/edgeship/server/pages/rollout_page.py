@@ -18,6 +18,7 @@ from edgeship.server.pages.verdicts import (
     phases,
     rail_words,
     verdict_finding,
+    was_taken_back,
 )
 from edgeship.server.pages.words import (
     clock,
@@ -76,9 +77,8 @@ def render(view: RolloutView) -> Markup:
         _verdict(view),
         _actions(rollout),
         phase_rail("Stages", _rail_finding(view), phases(rollout, view.members)),
-        _gates(view),
-        view.difference,
-        element("div", _causes(view.members), _timeline(view), class_="columns"),
+        element("div", _gates(view), _difference(view), class_="columns"),
+        element("div", _causes(view), _timeline(view), class_="columns"),
         _devices(view),
         _definition(view),
     )
@@ -155,6 +155,10 @@ def _gates(view: RolloutView) -> Markup:
     return section("Is it worse?", chart, _gate_table(verdict.gates))
 
 
+def _difference(view: RolloutView) -> Markup | None:
+    return section("When did it turn?", view.difference) if view.difference else None
+
+
 def _gate_table(gates: Sequence[GateResult]) -> Markup:
     words = {True: state_word("ok", shown="holds"), False: state_word("failed", shown="broken")}
     rows: list[tuple[Child, ...]] = [
@@ -171,9 +175,11 @@ def _gate_table(gates: Sequence[GateResult]) -> Markup:
     return element("details", element("summary", f"All {len(gates)} gates in words"), table)
 
 
-def _causes(members: Sequence[Member]) -> Markup:
+def _causes(view: RolloutView) -> Markup:
     causes: dict[str, list[str]] = {}
-    for member in members:
+    for member in view.members:
+        if was_taken_back(view.rollout, member):
+            continue
         if member.state.is_failure or member.state.value == "rejected":
             cause = f"{member.state.value.replace('_', ' ')}{_reason(member.reason)}"
             causes.setdefault(cause, []).append(member.device_id)
@@ -181,7 +187,10 @@ def _causes(members: Sequence[Member]) -> Markup:
         (cause, len(names), _device_links(names)) for cause, names in sorted(causes.items(), key=lambda c: -len(c[1]))
     ]
     table = rows_table("Devices by what ended their update", ("cause", "devices", "which"), rows)
-    return section("Failures by cause", table if rows else element("p", "No device failed.", class_="muted"))
+    back = sum(was_taken_back(view.rollout, member) for member in view.members)
+    rest = f" {plural(back, 'device')} had no trouble of their own and went back with the rollout." if back else ""
+    content = table if rows else element("p", f"No device failed to update.{rest}", class_="muted")
+    return section("Failures by cause", content)
 
 
 def _reason(reason: str) -> str:
@@ -211,7 +220,7 @@ def _devices(view: RolloutView) -> Markup:
     rows: list[tuple[Child, ...]] = [
         (
             device_link(member.device_id),
-            state_word(member.state.value),
+            _member_state(view.rollout, member),
             member.substate.replace("_", " ") or "no report yet",
             member.stage_index + 1,
             member.stratum,
@@ -222,6 +231,12 @@ def _devices(view: RolloutView) -> Markup:
     ]
     header = ("device", "state", "update", "stage", "stratum", "before", "reason")
     return section("Devices", rows_table("By stage", header, rows, empty="No device is part of this rollout."))
+
+
+def _member_state(rollout: Rollout, member: Member) -> Markup:
+    if was_taken_back(rollout, member):
+        return state_word("current", shown=f"back on {member.previous_version or 'none'}")
+    return state_word(member.state.value)
 
 
 def _definition(view: RolloutView) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.response import Redirect
 from sqlalchemy import Connection
@@ -22,7 +23,7 @@ _EVENTS = 100
 
 
 @get("/rollouts", sync_to_thread=True, include_in_schema=False)
-def rollouts_page(request: Request[Any, Any, Any], context: ServerContext) -> Response[str]:
+def rollouts_page(request: Request[Any, Any, Any], context: NamedDependency[ServerContext]) -> Response[str]:
     """Every rollout, newest first."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -33,7 +34,9 @@ def rollouts_page(request: Request[Any, Any, Any], context: ServerContext) -> Re
 
 
 @get("/rollouts/{rollout_id:str}", sync_to_thread=True, include_in_schema=False)
-def one_rollout_page(request: Request[Any, Any, Any], rollout_id: str, context: ServerContext) -> Response[str]:
+def one_rollout_page(
+    request: Request[Any, Any, Any], rollout_id: str, context: NamedDependency[ServerContext]
+) -> Response[str]:
     """One rollout."""
 
     def build(connection: Connection, now_s: float) -> Page:
@@ -55,7 +58,7 @@ def one_rollout_page(request: Request[Any, Any, Any], rollout_id: str, context: 
 
 
 @post("/rollouts/{rollout_id:str}/{action:str}", sync_to_thread=True, include_in_schema=False)
-def change_rollout(rollout_id: str, action: str, context: ServerContext) -> Redirect:
+def change_rollout(rollout_id: str, action: str, context: NamedDependency[ServerContext]) -> Redirect:
     """A button of the rollout's page; then back to the page, which says what came of it.
 
     Pages of other sites are refused before (:func:`edgeship.server.guards.refuse_foreign_writes`).

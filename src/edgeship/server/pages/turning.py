@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
 from sqlalchemy import Connection
 
 from edgeship.charts import BandPoint, Markup, difference_band, format_value
 from edgeship.drift import SignalDistance
 from edgeship.rollout import GateResult
 from edgeship.server.pages.drift_history import (
-    COLUMNS,
+    MOST_COLUMNS,
     History,
     Span,
     columns_of,
@@ -20,9 +21,12 @@ from edgeship.server.pages.drift_history import (
     span_of,
     worst_by_column,
 )
+from edgeship.server.pages.words import clock_text
 from edgeship.server.store.rollouts import Member, Rollout
 from edgeship.statistics import newcombe_independent
 
+#: A window of the version before may end a little after the new one's first began.
+_OVERLAP_S: Final = 1.0
 _FAILURE_GATES: Final = ("failed_increase", "failed_calls")
 _DRIFT_GATES: Final = {"prediction_drift": "output", "data_drift": "input"}
 #: What is looked at first where several gates name a device.
@@ -34,15 +38,21 @@ def difference_chart(connection: Connection, blobs: Path, rollout: Rollout, memb
     for gate in _candidates(rollout):
         device_id = gate.devices[0]
         history = read_history(connection, blobs, (device_id, rollout.model, rollout.version))
-        span = span_of([history])
-        if span is None:
+        if not history.windows:
             continue
-        if gate.id in _DRIFT_GATES:
-            return _drift_chart(gate, history, span)
         previous = next((member.previous_version for member in members if member.device_id == device_id), "")
-        before = read_history(connection, blobs, (device_id, rollout.model, previous))
-        return _failure_chart(history, before, span, rollout.policy.max_failed_increase)
+        before = _until(read_history(connection, blobs, (device_id, rollout.model, previous), limit=200), history)
+        if gate.id in _DRIFT_GATES:
+            return _drift_chart(gate, history, before)
+        return _failure_chart(history, before, rollout.policy.max_failed_increase)
     return None
+
+
+def _until(before: History, history: History) -> History:
+    """The last windows of the version before that ended when the new one's first began."""
+    start_s = min(window.started_at_s for window in history.windows)
+    kept = [window for window in before.windows if window.ended_at_s <= start_s + _OVERLAP_S]
+    return structs.replace(before, windows=kept[-len(history.windows) :])
 
 
 def _candidates(rollout: Rollout) -> list[GateResult]:
@@ -51,16 +61,27 @@ def _candidates(rollout: Rollout) -> list[GateResult]:
     return sorted(usable, key=lambda gate: (gate.holds is not False, _ORDER.index(gate.id)))
 
 
-def _drift_chart(gate: GateResult, history: History, span: Span) -> Markup:
-    found = worst_by_column(columns_of(history, span), _DRIFT_GATES[gate.id])
+def _span(history: History, before: History) -> Span:
+    span = span_of([history, before])
+    assert span is not None, "a history without windows has no chart"
+    return structs.replace(span, count=min(MOST_COLUMNS, len(history.windows) + len(before.windows)))
+
+
+def _drift_chart(gate: GateResult, history: History, before: History) -> Markup:
+    span, family = _span(history, before), _DRIFT_GATES[gate.id]
+    after = worst_by_column(columns_of(history, span), family)
+    earlier = worst_by_column(columns_of(before, span), family)
+    found = [new or old for new, old in zip(after, earlier, strict=True)]
     points = [_drift_point(label, distance) for label, distance in zip(span.labels(), found, strict=True)]
-    title = f"When did it turn? {gate.id.replace('_', ' ').capitalize()} on {history.device_id}"
+    title = f"{gate.id.replace('_', ' ').capitalize()} on {history.device_id}"
     known = [point for point in points if point.value is not None]
     if not known:
         return difference_band(title, "no data", points, limit=gate.limit, unit="")
     over = next((p for p in known if gate.limit is not None and p.low is not None and p.low > gate.limit), None)
     limit = format_value(gate.limit)
-    finding = f"Over the limit {limit} from {over.label} on." if over else f"Never proven over the limit {limit}."
+    switched = clock_text(min(window.started_at_s for window in history.windows))
+    finding = f"Over the limit {limit} from {over.label} on" if over else f"Never proven over the limit {limit}"
+    finding += f"; {history.version} answers since {switched}."
     return difference_band(title, finding, points, limit=gate.limit, unit="")
 
 
@@ -70,12 +91,13 @@ def _drift_point(label: str, distance: SignalDistance | None) -> BandPoint:
     return BandPoint(label=label, value=distance.value, low=distance.low, high=distance.high)
 
 
-def _failure_chart(history: History, before: History, span: Span, limit: float) -> Markup:
+def _failure_chart(history: History, before: History, limit: float) -> Markup:
+    span = _span(history, structs.replace(before, windows=[]))
     calls_before = sum(window.inferences + window.failures for window in before.windows)
     failures_before = sum(window.failures for window in before.windows)
-    calls, failures = [0] * COLUMNS, [0] * COLUMNS
+    calls, failures = [0] * span.count, [0] * span.count
     for window in history.windows:
-        column = span.column(window.ended_at_s)
+        column = span.column((window.started_at_s + window.ended_at_s) / 2.0)
         calls[column] += window.inferences + window.failures
         failures[column] += window.failures
     points = []
@@ -85,6 +107,6 @@ def _failure_chart(history: History, before: History, span: Span, limit: float) 
             continue
         change = newcombe_independent(failures_before, calls_before, failed, answered)
         points.append(BandPoint(label=label, value=change.change, low=change.low, high=change.high))
-    title = f"When did it turn? Failed calls on {history.device_id} against before"
+    title = f"Failed calls on {history.device_id} against before"
     finding = f"Before the update {failures_before:,} of {calls_before:,} calls failed." if calls_before else "no data"
     return difference_band(title, finding, points, limit=limit)

@@ -7,7 +7,7 @@ from typing import Final
 
 from edgeship.charts import IntervalRow, Phase, Unit
 from edgeship.charts.rail import PhaseMark
-from edgeship.rollout import GateResult, RolloutState, StageState, VerdictKind
+from edgeship.rollout import DeviceState, GateResult, RolloutState, StageState
 from edgeship.server.pages.words import duration, plural
 from edgeship.server.store.rollouts import Member, Rollout
 
@@ -16,6 +16,8 @@ _STOPPED: Final = frozenset(
 )
 #: Gates that count what has been seen so far: the more the better, so they have no place beside limits.
 _COUNTING: Final = frozenset({"traffic", "arrivals"})
+#: Judged by their count, so an interval beside the limit would tell another story.
+_COUNTED: Final = frozenset({"failed_devices"})
 _UNITS: Final[dict[str, Unit]] = {
     "failed_calls": "fraction",
     "failed_increase": "fraction",
@@ -56,19 +58,17 @@ def headline(rollout: Rollout) -> str:
     name, where = f"{rollout.model} {rollout.version}", stage_words(rollout)
     gate = broken_gate(rollout)
     if rollout.state in _STOPPED:
-        why = gate.sentence if gate else _without_word(rollout.reason)
+        why = _without_details(gate.sentence) if gate else without_word(rollout.reason)
         word = "was halted at" if gate else "was taken back at"
         return f"{name} {word} {where}: {why}."
     if rollout.state is RolloutState.COMPLETED:
-        return f"{name} passed every stage: {_without_word(rollout.reason)}."
+        return f"{name} passed every stage: {without_word(rollout.reason)}."
     if rollout.state is RolloutState.ABORTED:
-        return f"{name} was aborted at {where}: {_without_word(rollout.reason)}."
+        return f"{name} was aborted at {where}: {without_word(rollout.reason)}."
     if rollout.state is RolloutState.PAUSED:
-        return f"{name} is paused at {where}: {_without_word(rollout.reason)}."
+        return f"{name} is paused at {where}: {without_word(rollout.reason)}."
     waiting = rollout.verdict.sentence if rollout.verdict else rollout.reason
-    return (
-        f"{name} is {rollout.state.value.replace('_', ' ')} at {where}: {_without_word(waiting) or 'no verdict yet'}."
-    )
+    return f"{name} is {rollout.state.value.replace('_', ' ')} at {where}: {without_word(waiting) or 'no verdict yet'}."
 
 
 def consequence(rollout: Rollout, members: Sequence[Member], now_s: float) -> str:
@@ -133,8 +133,8 @@ def interval_rows(gates: Sequence[GateResult]) -> list[IntervalRow]:
         IntervalRow(
             label=gate_label(gate.id),
             value=gate.value,
-            low=gate.low,
-            high=gate.high,
+            low=None if gate.id in _COUNTED else gate.low,
+            high=None if gate.id in _COUNTED else gate.high,
             limit=gate.limit,
             holds=gate.holds,
             unit=_UNITS.get(gate.id, ""),
@@ -158,18 +158,31 @@ def verdict_finding(rollout: Rollout) -> str:
     """What the interval chart says."""
     if rollout.verdict is None:
         return "The stage has not been judged yet."
-    kind = rollout.verdict.kind
-    if kind is VerdictKind.HALT:
-        return f"{_capital(rollout.verdict.gates[0].sentence)}."
-    return f"{rollout.verdict.sentence}."
+    gates = rollout.verdict.gates
+    broken = sum(gate.holds is False for gate in gates)
+    undecided = sum(gate.holds is None for gate in gates)
+    if not broken and not undecided:
+        return f"All {len(gates)} gates hold."
+    return f"{broken} of {len(gates)} gates {'is' if broken == 1 else 'are'} broken, {undecided} undecided."
 
 
-def _without_word(sentence: str) -> str:
-    """A verdict without the word that the page says itself (``Halted: …``), and without its full stop."""
+def _without_details(sentence: str) -> str:
+    """A finding without the signal and statistic in brackets at its end; they stand below, with the gates."""
+    return sentence.partition(" [")[0]
+
+
+def was_taken_back(rollout: Rollout, member: Member) -> bool:
+    """Whether a device had no trouble of its own and only went back together with the rollout."""
+    own = member.substate in {"committed", ""}
+    return rollout.state in _STOPPED and member.state is DeviceState.ROLLED_BACK and own
+
+
+def without_word(sentence: str) -> str:
+    """A verdict without the word that the page says itself (``Halted: …``), and without its full stop.
+
+    >>> without_word("Halted: too slow.")
+    'too slow'
+    """
     for word in ("Halted: ", "Paused: ", "Waiting: ", "Promoted: ", "Completed: ", "Aborted: ", "Rolled back: "):
         sentence = sentence.removeprefix(word)
     return sentence.rstrip(".")
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
