@@ -133,7 +133,9 @@ class Ingest:
             case WindowBatch():
                 self._store_windows(connection, message)
             case Heartbeat():
-                if not presence.on_heartbeat(self._context, connection, message):
+                if presence.on_heartbeat(self._context, connection, message):
+                    rollouts.on_running(self._context, connection, device_id, message.running)
+                else:
                     books.count(connection, "unknown_device")
             case UpdateReport():
                 presence.on_message(self._context, connection, device_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, select
 
 from edgeship.rollout import device_event, device_transition
@@ -122,7 +121,7 @@ def _find(connection: Connection, device_id: str, attempt: str) -> Decision:
     prefix = f"refusal/{device_id}/"
     query = select(table).where(table.c.subject.startswith(prefix, autoescape=True))
     rows = connection.execute(query.order_by(table.c.at_s.desc(), table.c.id.desc()))
-    found = [msgspec.convert(row._asdict(), Decision) for row in rows]
+    found = [rollouts.as_decision(row) for row in rows]
     for decision in found:
         deployment, _, number = decision.subject.removeprefix(prefix).rpartition(".")
         if attempt in ("", deployment, number, f"{deployment}.{number}"):

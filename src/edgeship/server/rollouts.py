@@ -47,7 +47,6 @@ class RolloutRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         filter: tag → value that a device must have; empty for all devices.
         policy: keys of :class:`ThresholdPolicy`; what is missing keeps its default.
         seed: of the draw of canaries; None draws one.
-        dry_run: work out who would get what, and change nothing.
     """
 
     model: str
@@ -56,7 +55,6 @@ class RolloutRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     filter: dict[str, str] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
-    dry_run: bool = False
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

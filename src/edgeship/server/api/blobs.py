@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from litestar import Request, Response, get, head, put
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.response import Stream
 from msgspec import Struct
@@ -16,6 +17,8 @@ from edgeship.server.blob_store import BlobWriter, blob_path, blob_size, read_ch
 from edgeship.server.context import ServerContext
 
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+# Only a stat() happens before the answer starts, and Litestar 2.25 wraps handlers that share a path twice when they
+# run in a thread, which breaks those that return a Response: hence sync_to_thread=False below.
 _MEDIA_TYPE: Final = "application/octet-stream"
 
 
@@ -28,7 +31,9 @@ class StoredBlob(Struct, frozen=True, kw_only=True):
 
 
 @put("/api/v1/blobs/{digest:str}", request_max_body_size=None, status_code=201)
-async def upload_blob(request: Request[Any, Any, Any], digest: str, context: ServerContext) -> StoredBlob:
+async def upload_blob(
+    request: Request[Any, Any, Any], digest: str, context: NamedDependency[ServerContext]
+) -> StoredBlob:
     """Store a blob; its content must have the digest of its name. A blob that is there is not written again."""
     known = blob_size(context.blobs, digest)
     if known is not None:
@@ -40,20 +45,20 @@ async def upload_blob(request: Request[Any, Any, Any], digest: str, context: Ser
     return StoredBlob(digest=digest, size_bytes=size_bytes)
 
 
-@head("/api/v1/blobs/{digest:str}", sync_to_thread=True)
-def look_up_blob(digest: str, context: ServerContext) -> Response[None]:
+@head("/api/v1/blobs/{digest:str}", sync_to_thread=False)
+def look_up_blob(digest: str, context: NamedDependency[ServerContext]) -> Response[None]:
     """Whether the server has a blob."""
     return _describe(context, digest)
 
 
-@get("/blobs/sha256/{name:str}", sync_to_thread=True)
-def download_blob(request: Request[Any, Any, Any], name: str, context: ServerContext) -> Response[Any]:
+@get("/blobs/sha256/{name:str}", sync_to_thread=False)
+def download_blob(request: Request[Any, Any, Any], name: str, context: NamedDependency[ServerContext]) -> Response[Any]:
     """A blob, or the part of it that ``Range`` names. It never changes, so caches may keep it for ever."""
     return serve_blob(request, context.blobs, f"sha256:{name}")
 
 
-@head("/blobs/sha256/{name:str}", sync_to_thread=True)
-def describe_blob(name: str, context: ServerContext) -> Response[None]:
+@head("/blobs/sha256/{name:str}", sync_to_thread=False)
+def describe_blob(name: str, context: NamedDependency[ServerContext]) -> Response[None]:
     """Length and name of a blob."""
     return _describe(context, f"sha256:{name}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from msgspec import Struct
 
@@ -35,21 +36,20 @@ class ReleaseDetail(Release, frozen=True, kw_only=True):
 
 
 @post("/api/v1/releases", sync_to_thread=True)
-def add_release(data: ReleaseRequest, context: ServerContext) -> Response[AddedRelease]:
-    """Register a bundle whose blobs were uploaded."""
-    added = register(context, data)
-    return Response(added, status_code=201 if added.created else 200)
+def add_release(data: ReleaseRequest, context: NamedDependency[ServerContext]) -> AddedRelease:
+    """Register a bundle whose blobs were uploaded; exactly the same bundle again changes nothing."""
+    return register(context, data)
 
 
 @get("/api/v1/releases", sync_to_thread=True)
-def list_releases(context: ServerContext, model: str = "") -> ReleaseList:
+def list_releases(context: NamedDependency[ServerContext], model: str = "") -> ReleaseList:
     """Every release, newest first."""
     with context.read() as connection:
         return ReleaseList(releases=store.list_all(connection, model))
 
 
 @get("/api/v1/releases/{model:str}/{version:str}", sync_to_thread=True)
-def show_release(model: str, version: str, context: ServerContext) -> ReleaseDetail:
+def show_release(model: str, version: str, context: NamedDependency[ServerContext]) -> ReleaseDetail:
     """One release: claims per variant, and the version table of its model."""
     with context.read() as connection:
         release = store.find(connection, model, version)
@@ -61,7 +61,7 @@ def show_release(model: str, version: str, context: ServerContext) -> ReleaseDet
 
 
 @get("/api/v1/releases/{model:str}/{version:str}/{document:str}", sync_to_thread=True)
-def read_document(model: str, version: str, document: str, context: ServerContext) -> Response[bytes]:
+def read_document(model: str, version: str, document: str, context: NamedDependency[ServerContext]) -> Response[bytes]:
     """``build.json``, ``report.html`` or ``edgeship.json`` as it came along."""
     with context.read() as connection:
         found = store.find(connection, model, version) is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from litestar import Response, get, post
+from litestar import get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from msgspec import Struct
 
@@ -31,8 +32,10 @@ class RolloutList(Struct, frozen=True, kw_only=True):
     rollouts: list[Rollout]
 
 
-class RolloutDevice(Member, frozen=True, kw_only=True, rename={"device_id": "id"}):
-    """A device of a rollout."""
+class RolloutDevice(Member, frozen=True, kw_only=True):
+    """A device of a rollout; ``id`` is its device id, as in every document about devices."""
+
+    id: str
 
 
 class RolloutDetail(Rollout, frozen=True, kw_only=True):
@@ -56,29 +59,35 @@ class RolloutPreview(Struct, frozen=True, kw_only=True):
 
 
 @post("/api/v1/rollouts", sync_to_thread=True)
-def create_rollout(data: RolloutRequest, context: ServerContext) -> Response[RolloutDetail | RolloutPreview]:
-    """Create and start a rollout; with ``dry_run`` only work out who would get what."""
-    if data.dry_run:
-        rollout, planned = rollouts.preview(context, data)
-        return Response(RolloutPreview(rollout=rollout, devices=planned), status_code=200)
-    return Response(_detail(context, rollouts.create(context, data).id), status_code=201)
+def create_rollout(data: RolloutRequest, context: NamedDependency[ServerContext]) -> RolloutDetail:
+    """Create and start a rollout."""
+    return _detail(context, rollouts.create(context, data).id)
+
+
+@post("/api/v1/rollouts/preview", sync_to_thread=True, status_code=200)
+def preview_rollout(data: RolloutRequest, context: NamedDependency[ServerContext]) -> RolloutPreview:
+    """A dry run: who would get what in which stage. Nothing is stored."""
+    rollout, planned = rollouts.preview(context, data)
+    return RolloutPreview(rollout=rollout, devices=planned)
 
 
 @get("/api/v1/rollouts", sync_to_thread=True)
-def list_rollouts(context: ServerContext) -> RolloutList:
+def list_rollouts(context: NamedDependency[ServerContext]) -> RolloutList:
     """Every rollout, newest first."""
     with context.read() as connection:
         return RolloutList(rollouts=store.list_all(connection))
 
 
 @get("/api/v1/rollouts/{rollout_id:str}", sync_to_thread=True)
-def show_rollout(rollout_id: str, context: ServerContext) -> RolloutDetail:
+def show_rollout(rollout_id: str, context: NamedDependency[ServerContext]) -> RolloutDetail:
     """One rollout with its devices."""
     return _detail(context, rollout_id)
 
 
 @post("/api/v1/rollouts/{rollout_id:str}/{action:str}", sync_to_thread=True, status_code=200)
-def change_rollout(rollout_id: str, action: str, context: ServerContext, data: Change | None = None) -> RolloutDetail:
+def change_rollout(
+    rollout_id: str, action: str, context: NamedDependency[ServerContext], data: Change | None = None
+) -> RolloutDetail:
     """``pause``, ``resume``, ``abort`` or ``rollback``."""
     if action not in _ACTIONS:
         raise NotFoundException(f"no action {action}; there are {', '.join(_ACTIONS)}")
@@ -95,9 +104,9 @@ def _detail(context: ServerContext, rollout_id: str) -> RolloutDetail:
     before = sorted({known.previous_version for known in members if known.offered_at_s and known.previous_version})
     return RolloutDetail(
         **msgspec.structs.asdict(rollout),
-        devices=[RolloutDevice(**msgspec.structs.asdict(known)) for known in members],
+        devices=[RolloutDevice(id=known.device_id, **msgspec.structs.asdict(known)) for known in members],
         previous_versions=before,
     )
 
 
-router = [create_rollout, list_rollouts, show_rollout, change_rollout]
+router = [create_rollout, preview_rollout, list_rollouts, show_rollout, change_rollout]

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 
 from edgeship.server.api.blobs import serve_blob
@@ -17,7 +18,7 @@ _TARGET_NAME: Final = re.compile(r"(?:([0-9a-f]{64})\.)?([0-9a-f]{64})\.json")
 
 
 @get("/tuf/metadata/{name:str}", sync_to_thread=True)
-def read_metadata(name: str, context: ServerContext) -> Response[bytes]:
+def read_metadata(name: str, context: NamedDependency[ServerContext]) -> Response[bytes]:
     """One metadata file; versioned ones never change, the timestamp is never cached."""
     path = context.trust.directory / name
     if not _METADATA_NAME.fullmatch(name) or not path.is_file():
@@ -27,7 +28,7 @@ def read_metadata(name: str, context: ServerContext) -> Response[bytes]:
 
 
 @get("/tuf/targets/bundles/{name:str}", sync_to_thread=True)
-def read_target(request: Request[Any, Any, Any], name: str, context: ServerContext) -> Response[Any]:
+def read_target(request: Request[Any, Any, Any], name: str, context: NamedDependency[ServerContext]) -> Response[Any]:
     """The image index of a bundle; its digest is its name."""
     match = _TARGET_NAME.fullmatch(name)
     if match is None or match[1] not in (None, match[2]):

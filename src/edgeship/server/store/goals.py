@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -134,4 +133,4 @@ def _assignment(row: Row[Any]) -> Assignment:
 
 
 def _goal(row: Row[Any]) -> StoredGoal:
-    return msgspec.convert(row._asdict(), StoredGoal)
+    return StoredGoal(**row._asdict())

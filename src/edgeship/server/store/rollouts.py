@@ -214,16 +214,26 @@ def decisions(connection: Connection, subject: str, limit: int = 50) -> list[Dec
     """Decisions about something, newest first."""
     query = select(_decisions).where(_decisions.c.subject == subject)
     rows = connection.execute(query.order_by(_decisions.c.at_s.desc(), _decisions.c.id.desc()).limit(limit))
-    return [msgspec.convert(row._asdict(), Decision) for row in rows]
+    return [as_decision(row) for row in rows]
 
 
 def _columns(value: Struct, names: Iterable[str]) -> dict[str, Any]:
     return {name: msgspec.to_builtins(getattr(value, name)) for name in names}
 
 
+def as_decision(row: Row[Any]) -> Decision:
+    """A row of the decisions table as a value."""
+    return msgspec.convert(_fields(row), Decision)
+
+
 def _rollout(row: Row[Any]) -> Rollout:
-    return msgspec.convert(row._asdict(), Rollout)
+    return msgspec.convert(_fields(row), Rollout)
 
 
 def _member(row: Row[Any]) -> Member:
-    return msgspec.convert(row._asdict(), Member)
+    return msgspec.convert(_fields(row), Member)
+
+
+def _fields(row: Row[Any]) -> dict[str, Any]:
+    """Values by column; the database library's names are a subclass of str, which the decoder refuses."""
+    return {str(name): value for name, value in row._mapping.items()}
