@@ -56,7 +56,16 @@ class StopRequest:
     exit_code: int
 
 
-Event = LinkEvent | Window | Attempt | StopRequest
+@dataclass(frozen=True)
+class WorkerChanged:
+    """A worker serves now, or has died."""
+
+    model: str
+    arm: str
+    what: str
+
+
+Event = LinkEvent | Window | Attempt | WorkerChanged | StopRequest
 Inbox = queue.SimpleQueue[Event]
 
 
@@ -138,9 +147,13 @@ class Agent:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def _handle(self, event: LinkEvent | Window | Attempt) -> None:
+    def _handle(self, event: LinkEvent | Window | Attempt | WorkerChanged) -> None:
         now_s = self._parts.clock()
-        if isinstance(event, Window):
+        self._status_due_s = min(self._status_due_s, now_s + _TICK_S)
+        if isinstance(event, WorkerChanged):
+            self._parts.log("worker", model=event.model, arm=event.arm, state=event.what)
+            self._status_due_s = self._heartbeat_due_s = now_s
+        elif isinstance(event, Window):
             self._take_window(event, now_s)
         elif isinstance(event, Attempt):
             self._tell(event, now_s)
@@ -152,7 +165,6 @@ class Agent:
             self._is_connected = False
         else:
             self._received(event, now_s)
-        self._status_due_s = min(self._status_due_s, now_s + _TICK_S)
 
     def _take_window(self, window: Window, now_s: float) -> None:
         try:

@@ -18,7 +18,7 @@ from edgeship_agent.link.address import Backoff, parse_address
 from edgeship_agent.link.paho import PahoLink
 from edgeship_agent.runtime.isa import fingerprint
 from edgeship_agent.serving.control import WorkerSettings
-from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopRequest, clock_quality
+from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopRequest, WorkerChanged, clock_quality
 from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.log import Log
@@ -86,7 +86,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log) -> tu
         window_inferences=config.telemetry.window_inferences,
         clock_quality=clock_quality(time.time(), state.now.time_floor_s),
     )
-    pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, _WorkerLog(log))
+    pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))
     activator = Activator(slots, pool, launcher, fingerprint, time.monotonic)
     places.publish_socket()
     for slot in slots_to_serve(slots, activator, log):
@@ -180,16 +180,6 @@ def _keep_updating(updater: Updater, log: Log, is_idle: threading.Event) -> None
             time.sleep(_UPDATER_PAUSE_S)
     is_idle.set()
     threading.Event().wait()
-
-
-class _WorkerLog:
-    """Logs what becomes of workers."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def __call__(self, model: str, arm: str, what: str) -> None:
-        self._log("worker", model=model, arm=arm, state=what)
 
 
 _COPY_ROOT: Final = "copy DATA/trust/root.json of the server to this path"

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.contract.manifest import BundleManifest, Variant
-from edgeship_agent.contract.oci import Descriptor, ImageIndex, ImageManifest, check_digest, digest_of
+from edgeship_agent.contract.oci import MANIFEST_FILE, Descriptor, ImageIndex, ImageManifest, check_digest, digest_of
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.download import Blob, BlobStore, Downloader
@@ -17,8 +17,9 @@ from edgeship_agent.update.offer import (
     DeviceFacts,
     Refusal,
     check_files,
-    choose_entry,
-    chosen_variant,
+    choose_variant,
+    entries_for,
+    entry_of,
     manifest_layer,
     precheck,
 )
@@ -136,17 +137,20 @@ class Acquirer:
     def _read(self, digest: str, facts: DeviceFacts, *, fetch: bool) -> Offer | Refusal:
         index_path = self._store.path(digest)
         index_bytes = _read_checked(index_path, digest)
-        entry = choose_entry(read_json(index_bytes, ImageIndex, file=index_path), facts)
-        if isinstance(entry, Refusal):
-            return entry
-        variant_path = self._document(entry, fetch=fetch)
-        variant_bytes = _read_checked(variant_path, entry.digest)
-        image = read_json(variant_bytes, ImageManifest, file=variant_path)
-        layer = manifest_layer(image)
-        manifest_path = self._document(layer, fetch=fetch)
-        manifest_bytes = _read_checked(manifest_path, layer.digest)
-        manifest = read_json(manifest_bytes, BundleManifest, file=manifest_path)
-        variant = chosen_variant(manifest, entry)
+        index = read_json(index_bytes, ImageIndex, file=index_path)
+        entries = entries_for(index, facts.target) or index.manifests[:1]
+        if not entries:
+            raise ContractError("the bundle has no variant", file=index_path)
+        # every variant carries the same bundle manifest: any of them leads to it
+        manifest_bytes, _, _ = self._manifest(entries[0], fetch=fetch)
+        chosen = choose_variant(read_json(manifest_bytes, BundleManifest, file=MANIFEST_FILE), facts)
+        if isinstance(chosen, Refusal):
+            return chosen
+        manifest_bytes, variant_bytes, image = self._manifest(entry_of(index, chosen), fetch=fetch)
+        manifest = read_json(manifest_bytes, BundleManifest, file=MANIFEST_FILE)
+        variant = next((each for each in manifest.variants if each.label == chosen.label), None)
+        if variant is None:
+            raise ContractError("the variants of the bundle disagree about its manifest", key=chosen.label)
         check_files(variant, image)
         return Offer(
             index=index_bytes,
@@ -155,6 +159,14 @@ class Acquirer:
             manifest=manifest,
             variant=variant,
         )
+
+    def _manifest(self, entry: Descriptor, *, fetch: bool) -> tuple[bytes, bytes, ImageManifest]:
+        """Bundle manifest, variant manifest as bytes, variant manifest as a document."""
+        variant_path = self._document(entry, fetch=fetch)
+        variant_bytes = _read_checked(variant_path, entry.digest)
+        image = read_json(variant_bytes, ImageManifest, file=variant_path)
+        layer = manifest_layer(image)
+        return _read_checked(self._document(layer, fetch=fetch), layer.digest), variant_bytes, image
 
     def _document(self, descriptor: Descriptor, *, fetch: bool) -> Path:
         blob = Blob(digest=check_digest(descriptor.digest), size_bytes=descriptor.size)

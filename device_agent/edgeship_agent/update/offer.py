@@ -51,20 +51,39 @@ class Refusal(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-def choose_entry(index: ImageIndex, facts: DeviceFacts) -> Descriptor | Refusal:
-    """The first entry for this device's target whose runtime it has: the order of the bundle is its preference."""
-    for_target = [entry for entry in index.manifests if entry.annotations.get(ANNOTATION_TARGET) == facts.target]
-    for entry in for_target:
-        if entry.annotations.get(ANNOTATION_RUNTIME, "") in facts.runtimes:
-            return entry
+def entries_for(index: ImageIndex, target: str) -> tuple[Descriptor, ...]:
+    """The entries of a bundle's index for one target."""
+    return tuple(entry for entry in index.manifests if entry.annotations.get(ANNOTATION_TARGET) == target)
+
+
+def choose_variant(manifest: BundleManifest, facts: DeviceFacts) -> Variant | Refusal:
+    """The first variant for this device's target whose runtime it has: the manifest's order is its preference.
+
+    The server works out by the same rule, beforehand, what each device of a rollout will take.
+    """
+    for_target = [variant for variant in manifest.variants if variant.target == facts.target]
+    for variant in for_target:
+        if variant.runtime in facts.runtimes:
+            return variant
     if not for_target:
-        others = sorted({entry.annotations.get(ANNOTATION_TARGET, "?") for entry in index.manifests})
-        return Refusal(
-            reason="no_variant", detail=f"the bundle has no variant for {facts.target}, only for {', '.join(others)}"
-        )
-    wanted = ", ".join(sorted({entry.annotations.get(ANNOTATION_RUNTIME, "?") for entry in for_target}))
+        others = ", ".join(sorted({variant.target for variant in manifest.variants}))
+        return Refusal(reason="no_variant", detail=f"the bundle has no variant for {facts.target}, only for {others}")
+    wanted = ", ".join(sorted({variant.runtime for variant in for_target}))
     has = ", ".join(sorted(facts.runtimes)) or "none"
     return Refusal(reason="runtime_missing", detail=f"the variant needs {wanted}; this device has {has}")
+
+
+def entry_of(index: ImageIndex, variant: Variant) -> Descriptor:
+    """The index entry of a variant.
+
+    Raises:
+        ContractError: there is none.
+    """
+    keys = (ANNOTATION_TARGET, ANNOTATION_RUNTIME, ANNOTATION_PRECISION)
+    for entry in index.manifests:
+        if "/".join(entry.annotations.get(key, "") for key in keys) == variant.label:
+            return entry
+    raise ContractError("the index has no such variant", key=variant.label)
 
 
 def manifest_layer(manifest: ImageManifest) -> Descriptor:
@@ -77,20 +96,6 @@ def manifest_layer(manifest: ImageManifest) -> Descriptor:
         if layer.annotations.get(ANNOTATION_FILE) == MANIFEST_FILE:
             return layer
     raise ContractError("the variant has no bundle manifest", expected=MANIFEST_FILE)
-
-
-def chosen_variant(manifest: BundleManifest, entry: Descriptor) -> Variant:
-    """The variant that an index entry stands for.
-
-    Raises:
-        ContractError: the bundle manifest does not have it.
-    """
-    keys = (ANNOTATION_TARGET, ANNOTATION_RUNTIME, ANNOTATION_PRECISION)
-    label = "/".join(entry.annotations.get(key, "") for key in keys)
-    for variant in manifest.variants:
-        if variant.label == label:
-            return variant
-    raise ContractError("the bundle manifest has no such variant", key=label)
 
 
 def check_files(variant: Variant, manifest: ImageManifest) -> None:
