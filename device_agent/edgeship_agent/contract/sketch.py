@@ -17,6 +17,11 @@ from edgeship_agent.contract.errors import ContractError
 #: Resolution of exponential histograms: base 2^(1/8), at most 9 % wide. Source: OpenTelemetry metrics data model,
 #: exponential histogram, scale 3.
 EXPONENTIAL_SCALE: Final = 3
+#: Range of scales. Source: OpenTelemetry SDK specification, base-2 exponential histogram (−10 … 20).
+MIN_SCALE: Final = -10
+MAX_SCALE: Final = 20
+#: No bucket reaches beyond 2^±this: a double ends there, and a message may name any bucket.
+MAX_EXPONENT: Final = 1023
 
 
 class BinnedSketch(Struct, frozen=True, kw_only=True, array_like=True, tag="binned"):
@@ -60,11 +65,21 @@ class ExponentialSketch(Struct, frozen=True, kw_only=True, array_like=True, tag=
         counts: bucket index → count, sparse.
         zero_count: values ≤ 0.
         scale: resolution; merging brings both sides to the smaller one.
+
+    Raises:
+        ContractError: a scale or a bucket that no value can have; also when decoded.
     """
 
     counts: dict[int, int] = {}
     zero_count: int = 0
     scale: int = EXPONENTIAL_SCALE
+
+    def __post_init__(self) -> None:
+        if not MIN_SCALE <= self.scale <= MAX_SCALE:
+            raise ContractError("scale out of range", expected=f"{MIN_SCALE} … {MAX_SCALE}", got=self.scale)
+        furthest = MAX_EXPONENT * 2.0**self.scale
+        if any(not -furthest <= index < furthest for index in self.counts):
+            raise ContractError("bucket out of range", expected=f"within 2^±{MAX_EXPONENT}")
 
     @property
     def total(self) -> int:
@@ -81,7 +96,7 @@ def bucket_index(value: float, scale: int = EXPONENTIAL_SCALE) -> int:
     >>> bucket_index(1.0), bucket_index(2.0), bucket_index(2.1)
     (-1, 7, 8)
     """
-    return math.ceil(math.log2(value) * (1 << scale)) - 1
+    return math.ceil(math.log2(value) * 2.0**scale) - 1
 
 
 def bucket_bounds(index: int, scale: int = EXPONENTIAL_SCALE) -> tuple[float, float]:
@@ -90,7 +105,7 @@ def bucket_bounds(index: int, scale: int = EXPONENTIAL_SCALE) -> tuple[float, fl
     >>> bucket_bounds(7)[1]
     2.0
     """
-    step = 1.0 / (1 << scale)
+    step = 2.0**-scale
     return (2.0 ** (index * step), 2.0 ** ((index + 1) * step))
 
 
@@ -173,7 +188,7 @@ def _merge_binned(left: BinnedSketch, right: BinnedSketch) -> BinnedSketch:
     if len(left.counts) != len(right.counts):
         raise ContractError("sketches with different bins", expected=len(left.counts), got=len(right.counts))
     return BinnedSketch(
-        counts=tuple(a + b for a, b in zip(left.counts, right.counts)),
+        counts=tuple(a + b for a, b in zip(left.counts, right.counts, strict=True)),
         missing_count=left.missing_count + right.missing_count,
         sum_fixed=left.sum_fixed + right.sum_fixed,
         sum_square_fixed=left.sum_square_fixed + right.sum_square_fixed,

@@ -208,7 +208,7 @@ def _normal_spread(p: Sequence[float], q: Sequence[float], alpha: float) -> floa
 
 
 def _chi_square_quantile(share: float, degrees: int) -> float:
-    """Source: Wilson and Hilferty (1931), The distribution of chi-square; 2 % low to 8 % high."""
+    """Source: Wilson and Hilferty (1931), The distribution of chi-square; 3 % low to 8 % high."""
     scale = 2.0 / (9.0 * degrees)
     return float(degrees * max(0.0, 1.0 - scale + NormalDist().inv_cdf(share) * math.sqrt(scale)) ** 3)
 
