@@ -9,9 +9,10 @@ from typing import ClassVar
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from edgeship_agent.contract.errors import EngineError, InputError
 from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
-from onnx import TensorProto, helper
 
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

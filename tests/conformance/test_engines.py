@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
-from edgeship_agent.contract.errors import ConfigError, EngineError
-from edgeship_agent.runtime import RUNTIMES, EngineOptions, open_engine, runtime_version
 from onnx import helper
 from tests.conformance.engine_template import TEST_DATA, EngineConformance, OnnxSourceConformance, save_onnx, value
+
+from edgeship_agent.contract.errors import ConfigError, EngineError
+from edgeship_agent.runtime import RUNTIMES, EngineOptions, open_engine, runtime_version
 
 
 class TestOnnxRuntime(OnnxSourceConformance):

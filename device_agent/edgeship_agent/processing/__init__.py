@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.processing.arrays import Array, dtype_name
 from edgeship_agent.processing.steps import apply_step
 
 __all__ = ["check_finite", "check_raw", "prepare"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dict[str, Array]:
@@ -63,10 +61,11 @@ def check_raw(contract: InputContract, array: Array) -> None:
     """
     wanted = contract.shape
     shape = array.shape
-    if array.dtype.name == contract.dtype and shape == wanted:
+    name = dtype_name(array.dtype)
+    if name == contract.dtype and shape == wanted:
         return
     fits = len(shape) == len(wanted) and all(want in {size, -1} for size, want in zip(shape, wanted, strict=True))
-    if array.dtype.name != contract.dtype or not fits:
+    if name != contract.dtype or not fits:
         raise InputError(
             "wrong input",
             key=contract.tensor,

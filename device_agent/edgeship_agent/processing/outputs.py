@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import OutputContract
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from edgeship_agent.processing.arrays import Array
 
 
 def probabilities(output: OutputContract, first_output: Array) -> Array:

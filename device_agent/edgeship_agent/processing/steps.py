@@ -22,8 +22,7 @@ from edgeship_agent.contract.manifest import (
     Step,
     Transpose,
 )
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from edgeship_agent.processing.arrays import Array
 
 #: Fixed-point steps of one bilinear weight; two weights of 11 bits and a value of 16 bits fit into 64-bit integers.
 _WEIGHT_ONE: Final = 1 << 11

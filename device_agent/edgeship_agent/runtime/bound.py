@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Binding, Variant
+from edgeship_agent.processing.arrays import dtype_name
 from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
 
 
@@ -83,9 +84,9 @@ def to_artifact(binding: Binding, array: Array) -> Array:
         # NaN has no integer: it becomes the zero point, and is counted as missing where signals are measured
         steps = np.where(np.isnan(steps), binding.zero_point, steps)
         return np.clip(steps, limits.min, limits.max).astype(binding.dtype)
-    if array.dtype.name != binding.dtype:
+    if dtype_name(array.dtype) != binding.dtype:
         array = array.astype(binding.dtype)
-    return np.ascontiguousarray(array)
+    return array
 
 
 def from_artifact(binding: Binding, array: Array) -> Array:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import EngineError
+from edgeship_agent.processing.arrays import Array, dtype_name
 
-Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = [
+    "Array",
+    "Engine",
+    "EngineOptions",
+    "Signature",
+    "TensorInfo",
+    "check_arrays",
+    "pinned_shape",
+]
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
@@ -81,6 +89,7 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
     Raises:
         EngineError: wrong number, dtype or shape.
 
+    >>> import numpy as np
     >>> x = TensorInfo(name="x", index=0, dtype="float32", shape=(1, 4))
     >>> try:
     ...     check_arrays((x,), [np.zeros((1, 3), np.float32)])
@@ -91,7 +100,7 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
     if len(arrays) != len(inputs):
         raise EngineError("wrong number of inputs", expected=len(inputs), got=len(arrays))
     for info, array in zip(inputs, arrays, strict=True):
-        if array.shape != info.shape or array.dtype.name != info.dtype:
+        if array.shape != info.shape or dtype_name(array.dtype) != info.dtype:
             raise EngineError(
                 "wrong input",
                 key=info.name,

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.frames import Tensor, TensorFile
-from edgeship_agent.runtime.engine import Array
+from edgeship_agent.processing.arrays import Array, dtype_name
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     name: np.dtype(name).newbyteorder("<")
@@ -35,11 +35,13 @@ def to_tensor(name: str, array: Array) -> Tensor:
     >>> to_tensor("x", np.array([1, 2], np.uint8)).shape
     (2,)
     """
-    if array.dtype.name not in _DTYPES:
+    kind = dtype_name(array.dtype)
+    dtype = _DTYPES.get(kind)
+    if dtype is None:
         raise ContractError("a dtype that does not travel", key=name, expected=" ".join(_DTYPES), got=array.dtype)
-    flat = np.ascontiguousarray(array, dtype=_DTYPES[array.dtype.name])
-    data = flat.view(np.uint8).reshape(-1).data if flat.size and flat.ndim else flat.tobytes()
-    return Tensor(name=name, dtype=array.dtype.name, shape=array.shape, data=data)
+    flat = array if array.dtype == dtype and array.flags.c_contiguous else np.ascontiguousarray(array, dtype=dtype)
+    data = flat.reshape(-1).view(np.uint8).data if flat.size else b""
+    return Tensor(name=name, dtype=kind, shape=array.shape, data=data)
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -59,6 +61,8 @@ def to_array(tensor: Tensor) -> Array:
     needed = math.prod(tensor.shape) * dtype.itemsize
     if needed != len(tensor.data):
         raise ContractError("wrong number of bytes", key=tensor.name, expected=needed, got=len(tensor.data))
+    if not needed:
+        return np.zeros(tensor.shape, dtype)
     array: Array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
     return array
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Union
+from typing import Final, Union
 
 import msgspec
 import numpy as np
@@ -31,9 +31,8 @@ from edgeship_agent.contract.frames import (
     StatusReply,
     StatusRequest,
 )
+from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import to_array, to_tensor
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEND_BUFFER_BYTES: Final = 1 << 20
 _RETRY_PAUSE_S: Final = 0.005

@@ -42,6 +42,7 @@ class Connection(asyncio.BufferedProtocol):
         self._filled = 0
         self._frame_end = 0
         self._reader_is_slow = False
+        self._saw_end = False
         self._is_last = False
         self._is_busy = False
 
@@ -73,8 +74,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The application sends no more; what it asked for is answered first."""
-        self._is_last = True
-        return self._is_busy
+        self._saw_end = True
+        return self._is_busy or self._reader_is_slow
 
     def pause_writing(self) -> None:
         """The application does not read its answers: nothing more is read from it."""
@@ -84,15 +85,19 @@ class Connection(asyncio.BufferedProtocol):
         """The application reads again."""
         self._reader_is_slow = False
         self._next_frame()
+        if self._saw_end and not self._is_busy:
+            self.close()
 
     def _next_frame(self) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         if self._is_busy or self._reader_is_slow:
-            transport.pause_reading()
+            if not self._saw_end:
+                transport.pause_reading()
             return
-        transport.resume_reading()
+        if not self._saw_end:
+            transport.resume_reading()
         if self._filled < LENGTH_BYTES:
             return
         length = int.from_bytes(self._buffer[:LENGTH_BYTES], "little")
@@ -128,10 +133,10 @@ class Connection(asyncio.BufferedProtocol):
             self._buffer = bytearray(_SMALLEST_BUFFER_BYTES)
         self._filled, self._frame_end = rest, 0
         self._is_busy = False
-        if self._is_last:
-            self.close()
-        else:
+        if not self._is_last:
             self._next_frame()
+        if self._is_last or (self._saw_end and not self._is_busy and not self._reader_is_slow):
+            self.close()
 
     def close(self) -> None:
         """Close the connection: at once, or when the current request is answered; what was written is sent."""

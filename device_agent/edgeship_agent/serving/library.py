@@ -11,20 +11,16 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
 
 from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.messages import Window
+from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.client import Prediction
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import read_slot
 from edgeship_agent.telemetry.window import Clock, WindowLimits
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class LocalModel:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy as np
 
 from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.frames import (
@@ -19,10 +18,9 @@ from edgeship_agent.contract.frames import (
     StatusReply,
     StatusRequest,
 )
+from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import to_array, to_tensor
 from edgeship_agent.serving.session import ModelSession
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)

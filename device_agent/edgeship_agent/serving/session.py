@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Feature, InputContract
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.sketch import ExponentialSketch, bucket_index, quantile
+from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult, check_golden
 from edgeship_agent.runtime.isa import isa_class
 from edgeship_agent.runtime.predictor import Predictor
@@ -20,8 +21,6 @@ from edgeship_agent.serving.slot import LoadedSlot
 from edgeship_agent.telemetry.gauges import ProcessGauges
 from edgeship_agent.telemetry.signals import measure
 from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MISSING: Final = "missing"
 TYPE: Final = "type"
@@ -223,7 +222,11 @@ def documented_range(contract: InputContract, features: tuple[Feature, ...]) -> 
 
 
 def _is_outside(array: Array, low: Array, high: Array) -> bool:
-    # comparisons with NaN are false: what is missing is not also out of range
+    if not array.size:
+        return False
+    if not low.shape:
+        # comparisons with NaN are false: what is missing is not also out of range
+        return bool(array.min() < low or array.max() > high)
     return bool((array < low).any() or (array > high).any())
 
 

@@ -53,6 +53,8 @@ _MAX_SOCKET_PATH_BYTES: Final = 107
 _BACKLOG: Final = 128
 _PR_SET_PDEATHSIG: Final = 1
 _WINDOW_TICK_S: Final = 0.25
+#: How long a worker that was stopped waits for its supervisor to read what it said last.
+_LAST_WORDS_S: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class Control(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The supervisor died: so does its worker."""
-        self._worker.stop("the supervisor is gone")
+        self._worker.lose_supervisor()
 
 
 class Worker:
@@ -106,6 +108,7 @@ class Worker:
         self._control: asyncio.Transport | None = None
         self._server: asyncio.AbstractServer | None = None
         self._stopped = asyncio.Event()
+        self._supervisor_is_gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, control: socket.socket) -> None:
@@ -132,9 +135,20 @@ class Worker:
         self._start(self._report_counters())
         self._start(self._close_windows())
         await self._stopped.wait()
-        for task in self._tasks:
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Close everything; what was told to the supervisor still goes out, if it listens."""
+        for task in list(self._tasks):
             task.cancel()
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close()
+        if self._control is not None:
+            self._control.close()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._supervisor_is_gone.wait(), _LAST_WORDS_S)
 
     def _accept(self) -> Connection:
         connection = Connection(self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
@@ -144,7 +158,8 @@ class Worker:
     def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
         if len(self._waiting) >= self._settings.max_waiting:
             connection.reply(self._handler.shed(request, f"{len(self._waiting)} requests are waiting").frame)
-            connection.finish()
+            # not at once: a buffer full of small frames would go through here once a frame, ever deeper
+            asyncio.get_running_loop().call_soon(connection.finish)
             return
         self._waiting.append((connection, request, received_ns))
         self._schedule_pump()
@@ -244,6 +259,12 @@ class Worker:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def lose_supervisor(self) -> None:
+        """The control socket is closed, from either side."""
+        self._supervisor_is_gone.set()
+        if not self._stopped.is_set():
+            self.stop("the supervisor is gone")
 
     def stop(self, reason: str) -> None:
         """Leave the loop; the reason, if any, goes to stderr."""

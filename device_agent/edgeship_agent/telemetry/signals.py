@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Final, Union
+from typing import Final, Union
 
 import msgspec
 import numpy as np
@@ -19,9 +19,9 @@ from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import OutputContract
 from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, Sketch
+from edgeship_agent.processing.arrays import Array
 from edgeship_agent.processing.outputs import probabilities, top_class
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Values = dict[str, Union[float, int]]
 
 CLASS_SIGNAL: Final = "output/class"
