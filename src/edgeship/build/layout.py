@@ -66,16 +66,14 @@ def find_bindings(source: SourceModel, engine: Engine, samples: Samples, expecte
 
 
 def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> tuple[Binding, ...]:
-    """The same layout for another file with the same tensor names, such as the quantized one.
+    """The same layout for another file with the same inputs or outputs in the same order, such as the quantized one.
 
     Raises:
-        ConversionError: a name is missing.
+        ConversionError: it has others.
     """
-    by_name = {info.name: info for info in infos}
-    missing = [binding.artifact_name for binding in bindings if binding.artifact_name not in by_name]
-    if missing:
-        raise ConversionError(f"the quantized file has no tensor {missing[0]}", target="litert")
-    return tuple(bind(each.name, by_name[each.artifact_name], each.transpose) for each in bindings)
+    if len(bindings) != len(infos):
+        raise ConversionError("the quantized file has other inputs or outputs than the float one", target="litert")
+    return tuple(bind(each.name, infos[each.artifact_index], each.transpose) for each in bindings)
 
 
 def _pair(specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str) -> list[tuple[TensorSpec, TensorInfo]]:

@@ -63,11 +63,15 @@ def _quantize(float_artifact: Artifact, samples: Samples) -> bytes:
     takes the rule by which ranges are merged, and minimum and maximum are the true ones.
     """
     from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.utils import qsv_utils
 
-    rules = recipe.static_wi8_ai8()
     manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(rules)
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+        manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    rules = manager.get_quantization_recipe()
     path = str(float_artifact.model)
     calibration = calibrator.Calibrator(path, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     signature, names = _signature_inputs(calibration)
