@@ -65,7 +65,7 @@ def test_the_heat_map_is_worst_first_and_marks_what_is_over_the_limit() -> None:
         HeatRow(label="moved", values=(0.05, 0.1), limit=0.1),
     ]
     assert [entry.label for entry in worst_first(rows)] == ["moved", "calm", "silent"]
-    drawing = heat_map("t", "f", rows, ["1", "2"]).split("</svg>")[0]
+    drawing = heat_map("t", "f", rows, ["1", "2"]).split("<ul")[0]
     assert drawing.count("✖") == 1
 
 

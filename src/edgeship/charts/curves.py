@@ -145,13 +145,14 @@ def difference_band(
         shapes = text("no data", "50%", _PLOT_PX / 2, anchor="middle", class_="es-muted")
     else:
         bounds = _bounds([*known, 0.0, *([limit] if limit is not None else [])])
+        limit_words = f"limit {format_value(limit, unit)}"
         zero, at = _height(0.0, bounds), None if limit is None else _height(limit, bounds)
         shapes = fragment(
             stretched(_PLOT_PX, [_run(run, len(points), bounds) for run in _runs(points)]),
             line(0, zero, "100%", zero, "es-axis"),
             text("0", 0, zero - 3, class_="es-muted"),
             None if at is None else line(0, at, "100%", at, "es-limit"),
-            None if at is None else text(f"limit {format_value(limit, unit)}", 0, at - 4, class_="es-muted"),
+            None if at is None else text(limit_words, "100%", at - 4, anchor="end", class_="es-muted"),
             text(points[0].label, 0, height - 5, class_="es-muted"),
             text(points[-1].label, "100%", height - 5, anchor="end", class_="es-muted"),
         )

@@ -15,6 +15,7 @@ FIRST: Final = SWATCHES[0]
 SECOND: Final = SWATCHES[1]
 HATCH: Final = "url(#es-hatch)"
 TEXT_PX: Final = 13
+SMALL_PX: Final = 12
 
 
 def percent(share: float) -> str:
@@ -28,7 +29,15 @@ def percent(share: float) -> str:
 
 def text(content: str, x: str | float, y: float, *, anchor: str = "start", class_: str = "") -> Markup:
     """Text in a chart; its size does not change with the width."""
-    return element("text", content, x=x, y=y, text_anchor=anchor, class_=f"es-text {class_}".strip(), font_size=TEXT_PX)
+    size_px = SMALL_PX if class_ == "es-muted" else TEXT_PX
+    return element("text", content, x=x, y=y, text_anchor=anchor, class_=f"es-text {class_}".strip(), font_size=size_px)
+
+
+def row_label(content: str, top: float, share: float) -> Markup:
+    """A row's name, cut where the words at the right begin; the whole of it is in the table below."""
+    return element(
+        "svg", text(content, 0, 15, class_="es-strong"), x=0, y=top, width=percent(share), height=20, overflow="hidden"
+    )
 
 
 def line(x1: str | float, y1: float, x2: str | float, y2: float, class_: str) -> Markup:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeship.charts.figures import format_value
-from edgeship.charts.frame import HATCH, figure, hatch, legend, number_table, percent, text
+from edgeship.charts.frame import HATCH, figure, hatch, legend, number_table, percent, row_label, text
 from edgeship.charts.markup import Attribute, Markup, element, fragment
 
 #: Upper ends of the five fixed steps, as shares of the limit; the last step is everything from the limit on.
@@ -16,6 +16,7 @@ _WORDS: Final = ("under ¼ of the limit", "¼–½", "½–¾", "¾–1", "✖ a
 _FILLS: Final = ("#DCE9F2", "#A9CBE3", "#6AA5CF", "#2F7FB5", "#D55E00")
 _ROW_PX: Final = 46
 _CELL_PX: Final = 20
+_LABEL_SHARE: Final = 0.68
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,8 @@ def heat_map(title: str, finding: str, rows: Sequence[HeatRow], columns: Sequenc
 
 def _row(row: HeatRow, top: float) -> Markup:
     known = [value for value in row.values if value is not None]
-    worst = f"worst {format_value(max(known))}, limit {format_value(row.limit)}" if known else "no data"
-    label = text(row.label, 0, top + 15, class_="es-strong")
+    worst = f"worst {format_value(max(known))}" if known else "no data"
+    label = row_label(row.label, top, _LABEL_SHARE)
     return fragment(
         element("a", label, href=row.href) if row.href else label,
         text(worst, "100%", top + 15, anchor="end", class_="es-muted"),

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgeship.charts.figures import Unit, format_interval, format_value
-from edgeship.charts.frame import FIRST, SECOND, figure, line, number_table, percent, text
+from edgeship.charts.frame import FIRST, SECOND, figure, line, number_table, percent, row_label, text
 from edgeship.charts.markup import Attribute, Markup, element, fragment
 
 _ROW_PX: Final = 66
 _AXIS_PX: Final = 22
+_LABEL_SHARE: Final = 0.64
 _MARGIN: Final = 0.03  # of the width, kept free on either side
 _FARTHEST: Final = 6.0  # limits to the right of zero, and half as many to the left; what lies further out is cut
 _WORDS: Final = {True: "✔ holds", False: "✖ over the limit", None: "◌ undecided"}
@@ -90,7 +91,7 @@ def _row(row: IntervalRow, top: float, scale: _Scale) -> Markup:
     middle = top + 34
     zero, limit = percent(scale.place(0.0)), percent(scale.place(1.0))
     return fragment(
-        text(row.label, 0, top + 17, class_="es-strong"),
+        row_label(row.label, top + 2, _LABEL_SHARE),
         text(_word(row), "100%", top + 17, anchor="end", class_="es-strong"),
         line(zero, middle - 9, zero, middle + 9, "es-axis"),
         line(limit, middle - 9, limit, middle + 9, "es-limit") if row.limit else None,

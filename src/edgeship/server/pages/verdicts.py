@@ -28,7 +28,7 @@ _UNITS: Final[dict[str, Unit]] = {
 }
 _LABELS: Final = {
     "failed_calls": "failed calls",
-    "failed_increase": "more failed calls than before",
+    "failed_increase": "rise of failed calls",
     "failed_devices": "failed devices",
     "latency_p99_ms": "latency p99",
     "latency_ratio": "latency p99 ÷ before",

@@ -159,7 +159,7 @@ def rows_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Chil
         element(
             "tr",
             element("th", row[0], scope="row"),
-            [element("td", cell, data_label=name) for name, cell in zip(header[1:], row[1:], strict=True)],
+            [element("td", cell, data_label=name or None) for name, cell in zip(header[1:], row[1:], strict=True)],
         )
         for row in rows
     ]
