@@ -44,10 +44,11 @@ def run(
 ) -> None:
     """Run the server until Ctrl-C: registry, rollouts, drift, API, dashboard and an embedded MQTT broker."""
     from edgeship.server.config import ConfigFile, ServerConfig, check_host, read_config_file
-    from edgeship.server.process import ServerInfo, run_server
 
     check_host(host)
     knobs = read_config_file(config_file) if config_file else ConfigFile()
+    from edgeship.server.process import ServerInfo, run_server
+
     config = ServerConfig(
         data=data.absolute(),
         host=host,

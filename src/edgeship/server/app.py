@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response
@@ -13,12 +11,13 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from edgeship import __version__
+from edgeship.server import pages
+from edgeship.server.api import blobs, devices, drift, events, explain, health, incidents, releases, rollouts, tuf
 from edgeship.server.context import ServerContext
 from edgeship.server.guards import add_headers, guard
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, IllegalTransition, InputError
 
-_API: Final = ("health", "devices", "drift", "incidents", "events", "blobs", "tuf", "releases", "rollouts", "explain")
-_ROUTERS: Final = (*(f"edgeship.server.api.{name}" for name in _API), "edgeship.server.pages")
+_API: Final = (health, devices, drift, incidents, events, blobs, tuf, releases, rollouts, explain)
 #: A handler that takes more (a model file) says so itself.
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 
@@ -30,12 +29,9 @@ def create_app(context: ServerContext, allowed_hosts: frozenset[str] = frozenset
         context: handlers take it as a dependency: ``context: ServerContext``.
         allowed_hosts: names by which it may be called, without a port; empty for any.
     """
-    handlers: list[Any] = []
-    for name in _ROUTERS:
-        if importlib.util.find_spec(name) is not None:
-            handlers.extend(getattr(importlib.import_module(name), "router", []))
+    handlers: list[Any] = [handler for module in _API for handler in module.router]
     return Litestar(
-        route_handlers=handlers,
+        route_handlers=[*handlers, *pages.router],
         dependencies={"context": Provide(lambda: context, sync_to_thread=False)},
         state=State({"context": context}),
         exception_handlers={EdgeshipError: explain_error},

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import get, patch
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row
 
@@ -88,7 +90,7 @@ class TagChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 @get("/api/v1/devices", sync_to_thread=True)
-def list_devices(context: ServerContext, tag: str | None = None) -> DeviceList:
+def list_devices(context: NamedDependency[ServerContext], tag: FromQuery[str | None] = None) -> DeviceList:
     """Every device by id; ``tag=NAME=VALUE`` shows those that have it."""
     name, _, value = (tag or "").partition("=")
     with context.read() as connection:
@@ -99,14 +101,14 @@ def list_devices(context: ServerContext, tag: str | None = None) -> DeviceList:
 
 
 @get("/api/v1/devices/{device_id:str}", sync_to_thread=True)
-def show_device(context: ServerContext, device_id: str) -> Device:
+def show_device(context: NamedDependency[ServerContext], device_id: FromPath[str]) -> Device:
     """One device with its books and totals."""
     with context.read() as connection:
         return _device(connection, _find(connection, device_id))
 
 
 @patch("/api/v1/devices/{device_id:str}/tags", sync_to_thread=True)
-def tag_device(context: ServerContext, device_id: str, data: TagChange) -> Device:
+def tag_device(context: NamedDependency[ServerContext], device_id: FromPath[str], data: JSONBody[TagChange]) -> Device:
     """Change the operator's tags of a device."""
     with context.write() as connection:
         row = _find(connection, device_id)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
 from msgspec import Struct
 
 from edgeship.server.context import ServerContext
@@ -41,7 +43,10 @@ class DriftList(Struct, frozen=True, kw_only=True):
 
 @get("/api/v1/drift", sync_to_thread=True)
 def list_drift(
-    context: ServerContext, device: str | None = None, model: str | None = None, version: str | None = None
+    context: NamedDependency[ServerContext],
+    device: FromQuery[str | None] = None,
+    model: FromQuery[str | None] = None,
+    version: FromQuery[str | None] = None,
 ) -> DriftList:
     """Every judgement; of one device, model or version where they are named."""
     with context.read() as connection:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct
 
@@ -31,10 +32,10 @@ class EventList(Struct, frozen=True, kw_only=True):
 
 @get("/api/v1/events", sync_to_thread=True)
 def list_events(
-    context: ServerContext,
-    after: int | None = None,
-    limit: Annotated[int, Parameter(ge=1, le=_MOST)] = 200,
-    subject: str | None = None,
+    context: NamedDependency[ServerContext],
+    after: FromQuery[int | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=_MOST)] = 200,
+    subject: FromQuery[str | None] = None,
 ) -> EventList:
     """With ``after=ID`` what came later, oldest first; without, the newest events, newest first."""
     with context.read() as connection:
@@ -44,7 +45,7 @@ def list_events(
 
 
 @get("/api/v1/events/stream")
-async def stream_events(context: ServerContext, request: Request[Any, Any, Any]) -> ServerSentEvent:
+async def stream_events(context: NamedDependency[ServerContext], request: Request[Any, Any, Any]) -> ServerSentEvent:
     """Live events (SSE); a ``Last-Event-ID`` header continues where a connection broke."""
     last = request.headers.get("last-event-id", "")
     return ServerSentEvent(_follow(context, int(last) if last.isdecimal() and len(last) < 19 else None))

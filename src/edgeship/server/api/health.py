@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import get
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from edgeship import __version__
@@ -26,7 +27,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 @get("/api/v1/health", sync_to_thread=True)
-def health(context: ServerContext) -> Health:
+def health(context: NamedDependency[ServerContext]) -> Health:
     """The server and its database answer."""
     with context.read() as connection:
         counters = books.read(connection)

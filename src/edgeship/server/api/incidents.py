@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import get
+from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from msgspec import Struct
 from sqlalchemy import Row
 
@@ -60,9 +61,9 @@ class Incident(IncidentSummary, frozen=True, kw_only=True):
 
 @get("/api/v1/incidents", sync_to_thread=True)
 def list_incidents(
-    context: ServerContext,
-    incident_state: Annotated[str | None, Parameter(query="state")] = None,
-    device: str | None = None,
+    context: NamedDependency[ServerContext],
+    incident_state: Annotated[str | None, QueryParameter(name="state")] = None,
+    device: FromQuery[str | None] = None,
 ) -> IncidentList:
     """Incidents, newest first; ``state=open`` or ``closed`` and ``device=ID`` filter."""
     with context.read() as connection:
@@ -71,7 +72,7 @@ def list_incidents(
 
 
 @get("/api/v1/incidents/{number:int}", sync_to_thread=True)
-def show_incident(context: ServerContext, number: int) -> Incident:
+def show_incident(context: NamedDependency[ServerContext], number: FromPath[int]) -> Incident:
     """One incident with its evidence."""
     with context.read() as connection:
         row = incidents.find(connection, number)
