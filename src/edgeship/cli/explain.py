@@ -1,0 +1,176 @@
+"""``edgeship explain``: why something was decided, with rule, value, interval, samples and next step."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from edgeship.cli import console
+from edgeship.cli.server_option import server_option
+from edgeship_agent.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgeship.build.schema import BuildDocument, GateReport
+
+_MARKS: Final = {True: "✔ holds", False: "✖ broken", None: "? undecided"}
+
+
+@click.command()
+@click.argument("subject", metavar="ID")
+@server_option
+@console.json_option
+def explain(subject: str, server: str, as_json: bool) -> None:
+    """Explain a verdict.
+
+    \b
+    ID is one of
+      build/GATE[@DIR]          a gate of a build, from DIR/build.json (default: build)
+      rollout/ID[/GATE]         a rollout's newest verdict, or one gate of it
+      incident/ID               why an incident was opened
+      refusal/DEVICE/ATTEMPT    why a device did not take an update
+    """  # noqa: D301 (\b is click's mark for text that is not to be wrapped)
+    if subject.startswith("build/"):
+        document = _explain_build(subject)
+    else:
+        from edgeship.cli.api_client import ApiClient
+
+        with ApiClient(server) as client:
+            document = client.get(f"explain/{subject.strip('/')}")
+    if as_json:
+        console.result_json(document)
+        return
+    _print(document)
+
+
+def _print(document: dict[str, Any]) -> None:
+    console.result(document["sentence"])
+    console.result(f"state     {document['state'].replace('_', ' ')}, {_moment(document['decided_at_s'])}")
+    console.result(f"data      {document['window']}")
+    for rule in document["rules"]:
+        console.result("")
+        console.result(f"{_MARKS[rule['holds']]:<12}{rule['id']}: {rule['rule']}")
+        console.result(f"{'':<12}{rule['sentence']}")
+        console.result(f"{'':<12}{_figures(rule)}")
+    if document["history"]:
+        console.result("")
+        for line in document["history"]:
+            console.result(f"history   {line}")
+    console.result("")
+    console.result(f"replay    {_replay(document['replay'])}")
+    if document["advice"]:
+        console.result(f"advice    {document['advice']}")
+    console.next_steps(*document["next_steps"])
+
+
+def _figures(rule: dict[str, Any]) -> str:
+    parts = [f"{name} {'none' if rule[name] is None else format(rule[name], '.4g')}" for name in ("value", "limit")]
+    if rule["low"] is not None and rule["high"] is not None:
+        parts.append(f"interval {rule['low']:.4g}…{rule['high']:.4g}")
+    elif rule["low"] is not None:
+        parts.append(f"at least {rule['low']:.4g}")
+    parts.append(f"n {rule['n']}")
+    if rule["devices"]:
+        shown = ", ".join(rule["devices"][:5])
+        parts.append(f"devices {shown}" + (f" and {len(rule['devices']) - 5} more" if len(rule["devices"]) > 5 else ""))
+    return " · ".join(parts)
+
+
+def _replay(outcome: str) -> str:
+    words = {
+        "identical": "recomputed from the stored evidence: the identical verdict",
+        "different": "recomputed from the stored evidence: A DIFFERENT VERDICT; the rules have changed since",
+        "not decided yet": "nothing is decided yet: these are the figures of this moment",
+        "evidence is gone": "cannot be recomputed: some of the data is not there any more",
+    }
+    return words.get(outcome, outcome)
+
+
+def _moment(at_s: float | None) -> str:
+    return "at an unknown time" if at_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
+def _explain_build(subject: str) -> dict[str, Any]:
+    """Gates of a build, from its build.json.
+
+    Raises:
+        ConfigError: no such file or gate.
+    """
+    from edgeship.build.schema import BuildDocument
+    from edgeship_agent.contract.wire import read_json
+
+    gate, _, folder = subject.removeprefix("build/").partition("@")
+    path = Path(folder or "build") / "build.json"
+    try:
+        data = path.read_bytes()
+        written_s = path.stat().st_mtime
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}", file=path, next_step=f"edgeship explain build/{gate}@DIR"
+        ) from error
+    document = read_json(data, BuildDocument, file=path)
+    wanted = [each for each in document.gates if gate in (each.id, _label(each), f"{each.id}/{_label(each)}", "")]
+    if not wanted:
+        known = ", ".join(dict.fromkeys(each.id for each in document.gates)) or "none"
+        raise ConfigError("the build has no such gate", file=path, key=gate, expected=known)
+    return _build_explanation(subject, document, wanted, written_s)
+
+
+def _build_explanation(
+    subject: str, document: BuildDocument, gates: list[GateReport], written_s: float
+) -> dict[str, Any]:
+    same = all(_replay_gate(each) for each in gates)
+    hints = list(dict.fromkeys(each.next for each in gates if each.next))
+    samples = ", ".join(f"{each.role} {each.samples} samples" for each in document.data) or "no data sets"
+    reasons = "; ".join(each.reason for each in document.targets)
+    return {
+        "schema_version": 1,
+        "id": subject,
+        "sentence": gates[0].sentence if len(gates) == 1 else f"{document.verdict}: {reasons or document.verdict}",
+        "state": document.verdict,
+        "decided_at_s": written_s,
+        "window": samples,
+        "rules": [
+            {
+                "id": f"{each.id} {_label(each)}",
+                "rule": each.rule,
+                "value": each.value,
+                "limit": each.limit,
+                "low": each.low,
+                "high": each.high,
+                "n": each.n,
+                "holds": each.holds,
+                "devices": [],
+                "sentence": each.sentence,
+            }
+            for each in gates
+        ],
+        "advice": "; ".join(hints),
+        "replay": "identical" if same else "different",
+        "history": [f"{each.outcome}: {each.reason}" for each in document.tried],
+        "next_steps": [f"edgeship inspect {document.bundle or Path(document.report).parent}"],
+    }
+
+
+def _replay_gate(gate: GateReport) -> bool:
+    """Whether the stored counts still give the stored figures and answer."""
+    from edgeship.statistics import newcombe_paired
+
+    if gate.value is None or gate.limit is None:
+        return gate.holds is not True
+    if "both" in gate.evidence:
+        cells = [gate.evidence[name] for name in ("both", "only_source", "only_variant", "neither")]
+        found = newcombe_paired(*cells)
+        holds = True if found.high <= gate.limit else False if found.low > gate.limit else None
+        return (found.drop, found.low, found.high, holds) == (gate.value, gate.low, gate.high, gate.holds)
+    if gate.holds is None:
+        return True  # undecided by rule (measured elsewhere), not by its value
+    kept = gate.value >= gate.limit if "≥" in gate.rule else gate.value <= gate.limit
+    others = [value for name, value in gate.evidence.items() if gate.id == "relative_rms" and name]
+    return (kept and all(0.0 <= value <= gate.limit for value in others)) is gate.holds
+
+
+def _label(gate: GateReport) -> str:
+    return f"{gate.target}/{gate.runtime}/{gate.precision}"
