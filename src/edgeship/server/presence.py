@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from edgeship.server import device_reports
 from edgeship.server.context import ServerContext
 from edgeship.server.store import devices
 from edgeship_agent.contract.messages import Birth, Death, Heartbeat
@@ -40,6 +41,8 @@ def on_heartbeat(context: ServerContext, connection: Connection, heartbeat: Hear
     row = devices.find(connection, heartbeat.device_id)
     if row is None or not devices.save_heartbeat(connection, heartbeat, context.clock()):
         return False
+    if row.running != devices.running_rows(heartbeat.running):
+        device_reports.on_running(context, connection, heartbeat.device_id, heartbeat.running)
     if not row.online:
         _record_return(context, connection, heartbeat.device_id)
     return True

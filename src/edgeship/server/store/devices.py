@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -104,10 +104,11 @@ def _state(message: Birth | Heartbeat, now_s: float) -> dict[str, Any]:
         "online": True,
         "last_seen_s": now_s,
         "goal_generation": message.goal_generation,
-        "running": [_arm(arm) for arm in message.running],
+        "running": running_rows(message.running),
         "outbox": msgspec.structs.asdict(message.outbox),
     }
 
 
-def _arm(arm: RunningArm) -> dict[str, str]:
-    return msgspec.structs.asdict(arm)
+def running_rows(running: Iterable[RunningArm]) -> list[dict[str, str]]:
+    """What a device runs, as the ``running`` column holds it."""
+    return [msgspec.structs.asdict(arm) for arm in running]
