@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import click
 import httpx
 
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, TransferError
 
-DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 30.0
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def server_option(command: F) -> F:
-    """``--server`` for a command; the address arrives as ``server``."""
-    return click.option(
-        "--server",
-        envvar="EDGESHIP_SERVER",
-        default=DEFAULT_SERVER,
-        show_default=True,
-        show_envvar=True,
-        help="Address of the fleet server.",
-    )(command)
 
 
 class ServerError(EdgeshipError):

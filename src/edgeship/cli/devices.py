@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeship.cli import console
-from edgeship.cli.api_client import ApiClient, server_option
+from edgeship.cli.server_option import server_option
 from edgeship_agent.contract.errors import ConfigError
 
 
@@ -23,6 +23,8 @@ def devices() -> None:
 @console.json_option
 def list_devices(tag: str | None, server: str, as_json: bool) -> None:
     """List every device: presence, target, what it runs."""
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         document = client.get("devices", {"tag": tag} if tag else None)
     if as_json:
@@ -43,6 +45,8 @@ def list_devices(tag: str | None, server: str, as_json: bool) -> None:
 @console.json_option
 def show(device_id: str, server: str, as_json: bool) -> None:
     """Show one device: identity, models, books of its windows."""
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         device = client.get(f"devices/{device_id}")
     if as_json:
@@ -86,6 +90,8 @@ def tag(device_id: str, tags: tuple[str, ...], remove: tuple[str, ...], server: 
     wanted = dict(_parse_tag(text) for text in tags)
     if not wanted and not remove:
         raise ConfigError("nothing to change", expected="NAME=VALUE or --remove NAME")
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         device = client.patch(f"devices/{device_id}/tags", {"set": wanted, "remove": list(remove)})
     if as_json:

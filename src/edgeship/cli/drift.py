@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgeship.cli import console
-from edgeship.cli.api_client import ApiClient, server_option
+from edgeship.cli.server_option import server_option
 
 _STATES = {"alert": "✖ alert", "warn": "? warn", "ok": "✔ ok", "no_data": "· no data"}
 
@@ -26,6 +26,8 @@ def drift() -> None:
 def show_drift(device: str | None, model: str | None, server: str, as_json: bool) -> None:
     """Show the newest distances: each device against the baseline and against its own first windows."""
     params = {name: value for name, value in (("device", device), ("model", model)) if value}
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         document = client.get("drift", params)
     if as_json:
@@ -59,6 +61,8 @@ def incidents() -> None:
 def list_incidents(state: str | None, device: str | None, server: str, as_json: bool) -> None:
     """List incidents, newest first."""
     params = {name: value for name, value in (("state", state), ("device", device)) if value}
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         document = client.get("incidents", params)
     if as_json:
@@ -85,6 +89,8 @@ def list_incidents(state: str | None, device: str | None, server: str, as_json: 
 @console.json_option
 def show_incident(number: int, server: str, as_json: bool) -> None:
     """Show one incident with what it was decided from."""
+    from edgeship.cli.api_client import ApiClient
+
     with ApiClient(server) as client:
         incident = client.get(f"incidents/{number}")
     if as_json:
