@@ -10,6 +10,7 @@ from typing import Any, Final
 from litestar import Request, Response, get, head, put
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar.response import Stream
 from msgspec import Struct
 
@@ -32,7 +33,7 @@ class StoredBlob(Struct, frozen=True, kw_only=True):
 
 @put("/api/v1/blobs/{digest:str}", request_max_body_size=None, status_code=201)
 async def upload_blob(
-    request: Request[Any, Any, Any], digest: str, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any], digest: FromPath[str], context: NamedDependency[ServerContext]
 ) -> StoredBlob:
     """Store a blob; its content must have the digest of its name. A blob that is there is not written again."""
     known = blob_size(context.blobs, digest)
@@ -46,19 +47,21 @@ async def upload_blob(
 
 
 @head("/api/v1/blobs/{digest:str}", sync_to_thread=False)
-def look_up_blob(digest: str, context: NamedDependency[ServerContext]) -> Response[None]:
+def look_up_blob(digest: FromPath[str], context: NamedDependency[ServerContext]) -> Response[None]:
     """Whether the server has a blob."""
     return _describe(context, digest)
 
 
 @get("/blobs/sha256/{name:str}", sync_to_thread=False)
-def download_blob(request: Request[Any, Any, Any], name: str, context: NamedDependency[ServerContext]) -> Response[Any]:
+def download_blob(
+    request: Request[Any, Any, Any], name: FromPath[str], context: NamedDependency[ServerContext]
+) -> Response[Any]:
     """A blob, or the part of it that ``Range`` names. It never changes, so caches may keep it for ever."""
     return serve_blob(request, context.blobs, f"sha256:{name}")
 
 
 @head("/blobs/sha256/{name:str}", sync_to_thread=False)
-def describe_blob(name: str, context: NamedDependency[ServerContext]) -> Response[None]:
+def describe_blob(name: FromPath[str], context: NamedDependency[ServerContext]) -> Response[None]:
     """Length and name of a blob."""
     return _describe(context, f"sha256:{name}")
 

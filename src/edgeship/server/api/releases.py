@@ -6,6 +6,7 @@ import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
 from edgeship.server.context import ServerContext
@@ -36,20 +37,22 @@ class ReleaseDetail(Release, frozen=True, kw_only=True):
 
 
 @post("/api/v1/releases", sync_to_thread=True)
-def add_release(data: ReleaseRequest, context: NamedDependency[ServerContext]) -> AddedRelease:
+def add_release(data: JSONBody[ReleaseRequest], context: NamedDependency[ServerContext]) -> AddedRelease:
     """Register a bundle whose blobs were uploaded; exactly the same bundle again changes nothing."""
     return register(context, data)
 
 
 @get("/api/v1/releases", sync_to_thread=True)
-def list_releases(context: NamedDependency[ServerContext], model: str = "") -> ReleaseList:
+def list_releases(context: NamedDependency[ServerContext], model: FromQuery[str] = "") -> ReleaseList:
     """Every release, newest first."""
     with context.read() as connection:
         return ReleaseList(releases=store.list_all(connection, model))
 
 
 @get("/api/v1/releases/{model:str}/{version:str}", sync_to_thread=True)
-def show_release(model: str, version: str, context: NamedDependency[ServerContext]) -> ReleaseDetail:
+def show_release(
+    model: FromPath[str], version: FromPath[str], context: NamedDependency[ServerContext]
+) -> ReleaseDetail:
     """One release: claims per variant, and the version table of its model."""
     with context.read() as connection:
         release = store.find(connection, model, version)
@@ -61,7 +64,9 @@ def show_release(model: str, version: str, context: NamedDependency[ServerContex
 
 
 @get("/api/v1/releases/{model:str}/{version:str}/{document:str}", sync_to_thread=True)
-def read_document(model: str, version: str, document: str, context: NamedDependency[ServerContext]) -> Response[bytes]:
+def read_document(
+    model: FromPath[str], version: FromPath[str], document: FromPath[str], context: NamedDependency[ServerContext]
+) -> Response[bytes]:
     """``build.json``, ``report.html`` or ``edgeship.json`` as it came along."""
     with context.read() as connection:
         found = store.find(connection, model, version) is not None

@@ -8,6 +8,7 @@ import msgspec
 from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
 from edgeship.server import rollouts
@@ -59,13 +60,13 @@ class RolloutPreview(Struct, frozen=True, kw_only=True):
 
 
 @post("/api/v1/rollouts", sync_to_thread=True)
-def create_rollout(data: RolloutRequest, context: NamedDependency[ServerContext]) -> RolloutDetail:
+def create_rollout(data: JSONBody[RolloutRequest], context: NamedDependency[ServerContext]) -> RolloutDetail:
     """Create and start a rollout."""
     return _detail(context, rollouts.create(context, data).id)
 
 
 @post("/api/v1/rollouts/preview", sync_to_thread=True, status_code=200)
-def preview_rollout(data: RolloutRequest, context: NamedDependency[ServerContext]) -> RolloutPreview:
+def preview_rollout(data: JSONBody[RolloutRequest], context: NamedDependency[ServerContext]) -> RolloutPreview:
     """A dry run: who would get what in which stage. Nothing is stored."""
     rollout, planned = rollouts.preview(context, data)
     return RolloutPreview(rollout=rollout, devices=planned)
@@ -79,14 +80,17 @@ def list_rollouts(context: NamedDependency[ServerContext]) -> RolloutList:
 
 
 @get("/api/v1/rollouts/{rollout_id:str}", sync_to_thread=True)
-def show_rollout(rollout_id: str, context: NamedDependency[ServerContext]) -> RolloutDetail:
+def show_rollout(rollout_id: FromPath[str], context: NamedDependency[ServerContext]) -> RolloutDetail:
     """One rollout with its devices."""
     return _detail(context, rollout_id)
 
 
 @post("/api/v1/rollouts/{rollout_id:str}/{action:str}", sync_to_thread=True, status_code=200)
 def change_rollout(
-    rollout_id: str, action: str, context: NamedDependency[ServerContext], data: Change | None = None
+    rollout_id: FromPath[str],
+    action: FromPath[str],
+    context: NamedDependency[ServerContext],
+    data: JSONBody[Change | None] = None,
 ) -> RolloutDetail:
     """``pause``, ``resume``, ``abort`` or ``rollback``."""
     if action not in _ACTIONS:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 
 from edgeship.server.api.blobs import serve_blob
 from edgeship.server.context import ServerContext
@@ -18,7 +19,7 @@ _TARGET_NAME: Final = re.compile(r"(?:([0-9a-f]{64})\.)?([0-9a-f]{64})\.json")
 
 
 @get("/tuf/metadata/{name:str}", sync_to_thread=True)
-def read_metadata(name: str, context: NamedDependency[ServerContext]) -> Response[bytes]:
+def read_metadata(name: FromPath[str], context: NamedDependency[ServerContext]) -> Response[bytes]:
     """One metadata file; versioned ones never change, the timestamp is never cached."""
     path = context.trust.directory / name
     if not _METADATA_NAME.fullmatch(name) or not path.is_file():
@@ -28,7 +29,9 @@ def read_metadata(name: str, context: NamedDependency[ServerContext]) -> Respons
 
 
 @get("/tuf/targets/bundles/{name:str}", sync_to_thread=True)
-def read_target(request: Request[Any, Any, Any], name: str, context: NamedDependency[ServerContext]) -> Response[Any]:
+def read_target(
+    request: Request[Any, Any, Any], name: FromPath[str], context: NamedDependency[ServerContext]
+) -> Response[Any]:
     """The image index of a bundle; its digest is its name."""
     match = _TARGET_NAME.fullmatch(name)
     if match is None or match[1] not in (None, match[2]):
