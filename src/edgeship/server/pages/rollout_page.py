@@ -11,6 +11,7 @@ from edgeship.charts import Child, Markup, element, fragment, interval_plot, pha
 from edgeship.rollout import GateResult, RolloutState
 from edgeship.server.event_bus import Event
 from edgeship.server.pages.verdicts import (
+    broken_gate,
     consequence,
     gate_label,
     headline,
@@ -46,8 +47,9 @@ _ACTIONS: Final = {
     RolloutState.ABORTED: ("rollback",),
     RolloutState.ROLLBACK_INCOMPLETE: ("rollback",),
 }
+#: Taking something back or ending it is never the button that stands out.
+_PRIMARY: Final = frozenset({"pause", "resume"})
 _ACTION_WORDS: Final = {"pause": "Pause", "resume": "Resume", "abort": "Abort", "rollback": "Roll back"}
-ACTIONS: Final = frozenset(_ACTION_WORDS)
 
 
 class RolloutView(Struct, frozen=True, kw_only=True):
@@ -131,11 +133,11 @@ def _actions(rollout: Rollout) -> Markup:
     forms = [
         element(
             "form",
-            element("button", _ACTION_WORDS[action], type="submit", class_="primary" if index == 0 else None),
+            element("button", _ACTION_WORDS[action], type="submit", class_="primary" if action in _PRIMARY else None),
             method="post",
             action=path("rollouts", rollout.id, action),
         )
-        for index, action in enumerate(actions)
+        for action in actions
     ]
     same = f"edgeship rollouts {actions[0]} {rollout.id}" if actions else f"edgeship explain rollout/{rollout.id}"
     return element("div", forms, command(same), class_="actions")
@@ -156,7 +158,8 @@ def _gates(view: RolloutView) -> Markup:
 
 
 def _difference(view: RolloutView) -> Markup | None:
-    return section("When did it turn?", view.difference) if view.difference else None
+    title = "When did it turn?" if broken_gate(view.rollout) else "Over time"
+    return section(title, view.difference) if view.difference else None
 
 
 def _gate_table(gates: Sequence[GateResult]) -> Markup:

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import structs
 from sqlalchemy import Connection
 
-from edgeship.charts import BandPoint, Markup, difference_band, format_value
+from edgeship.charts import BandPoint, Markup, difference_band
 from edgeship.drift import SignalDistance
 from edgeship.rollout import GateResult
 from edgeship.server.pages.drift_history import (
@@ -37,15 +37,27 @@ def difference_chart(connection: Connection, blobs: Path, rollout: Rollout, memb
     """The gate that decided (or, while nothing is decided, the first that has data) over time; None for no data."""
     for gate in _candidates(rollout):
         device_id = gate.devices[0]
-        history = read_history(connection, blobs, (device_id, rollout.model, rollout.version))
+        history = _during(
+            rollout, read_history(connection, blobs, (device_id, rollout.model, rollout.version), limit=200)
+        )
         if not history.windows:
             continue
         previous = next((member.previous_version for member in members if member.device_id == device_id), "")
         before = _until(read_history(connection, blobs, (device_id, rollout.model, previous), limit=200), history)
         if gate.id in _DRIFT_GATES:
-            return _drift_chart(gate, history, before)
+            policy = rollout.policy
+            limit = policy.max_drift if gate.id == "prediction_drift" else policy.max_data_drift
+            return _drift_chart(gate, history, before, limit)
         return _failure_chart(history, before, rollout.policy.max_failed_increase)
     return None
+
+
+def _during(rollout: Rollout, history: History) -> History:
+    """Windows that began before the rollout ended: what came later is not what it was judged by."""
+    end_s = rollout.ended_at_s
+    if end_s is None:
+        return history
+    return structs.replace(history, windows=[window for window in history.windows if window.started_at_s <= end_s])
 
 
 def _until(before: History, history: History) -> History:
@@ -67,7 +79,7 @@ def _span(history: History, before: History) -> Span:
     return structs.replace(span, count=min(MOST_COLUMNS, len(history.windows) + len(before.windows)))
 
 
-def _drift_chart(gate: GateResult, history: History, before: History) -> Markup:
+def _drift_chart(gate: GateResult, history: History, before: History, limit: float) -> Markup:
     span, family = _span(history, before), _DRIFT_GATES[gate.id]
     after = worst_by_column(columns_of(history, span), family)
     earlier = worst_by_column(columns_of(before, span), family)
@@ -76,13 +88,12 @@ def _drift_chart(gate: GateResult, history: History, before: History) -> Markup:
     title = f"{gate.id.replace('_', ' ').capitalize()} on {history.device_id}"
     known = [point for point in points if point.value is not None]
     if not known:
-        return difference_band(title, "no data", points, limit=gate.limit, unit="")
-    over = next((p for p in known if gate.limit is not None and p.low is not None and p.low > gate.limit), None)
-    limit = format_value(gate.limit)
+        return difference_band(title, "no data", points, limit=limit, unit="")
+    over = next((p for p in known if p.low is not None and p.low > limit), None)
     switched = clock_text(min(window.started_at_s for window in history.windows))
-    finding = f"Over the limit {limit} from {over.label} on" if over else f"Never proven over the limit {limit}"
+    finding = f"Over the limit {limit:g} from {over.label} on" if over else f"Never proven over the limit {limit:g}"
     finding += f"; {history.version} answers since {switched}."
-    return difference_band(title, finding, points, limit=gate.limit, unit="")
+    return difference_band(title, finding, points, limit=limit, unit="")
 
 
 def _drift_point(label: str, distance: SignalDistance | None) -> BandPoint:
