@@ -1,4 +1,4 @@
-"""Ground for agent tests: bundles of a tiny real model, a signed update repository served over HTTP, a mosquitto broker,
+"""Ground for agent tests: bundles of a tiny real model, a signed repository over HTTP, a mosquitto broker,
 the server's side of the conversation, and the agent as a real process."""
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.programs import require_program
 
 from edgeship.bundle import AuthorKey, BundleDraft, DraftFile, VariantDraft, write_bundle
 from edgeship.server.trust import Trust
+from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.goal import ArmGoal, GoalState, ModelGoal, Probation, SignedGoal
 from edgeship_agent.contract.manifest import OutputContract
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, UpdateReport
@@ -357,7 +358,7 @@ class AgentProcess:
         return self.process.wait(30)
 
     def client(self, timeout_s: float = 30.0) -> Client:
-        until(lambda: (self.state / "run" / "socket-path").exists(), 30.0, "the socket's path")
+        until((self.state / "run" / "socket-path").exists, 30.0, "the socket's path")
         return Client(self.socket, timeout_s)
 
 
@@ -366,7 +367,7 @@ class Traffic:
 
     def __init__(self, agent: AgentProcess, pause_s: float = 0.002) -> None:
         self.versions: list[str] = []
-        self.errors: list[BaseException] = []
+        self.errors: list[EdgeshipError] = []
         self._stopped = threading.Event()
         self._agent = agent
         self._pause_s = pause_s
@@ -387,7 +388,7 @@ class Traffic:
             while not self._stopped.is_set():
                 try:
                     self.versions.append(client.infer(samples[number % 50]).version)
-                except Exception as error:
+                except EdgeshipError as error:
                     self.errors.append(error)
                 number += 1
                 self._stopped.wait(self._pause_s)

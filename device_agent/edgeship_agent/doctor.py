@@ -132,7 +132,8 @@ def _check_server(config: AgentConfig, _path: Path) -> Check:
     connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/api/v1/health")
-        status = connection.getresponse().status
+        with connection.getresponse() as response:
+            status = response.status
     except (OSError, http.client.HTTPException) as error:
         return _failed("server", f"{config.server_url}: {error}", _RUN_SERVER)
     finally:

@@ -25,8 +25,6 @@ _KEEPALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _QOS: Final = 1
 _SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK)
-#: CONNACK: the broker does not speak this version of MQTT. Source: MQTT 5 section 3.2.2.2, MQTT 3.1.1 section 3.2.2.3.
-_WRONG_VERSION: Final = (0x84, 0x01)
 
 
 class PahoLink:
@@ -57,7 +55,7 @@ class PahoLink:
         self._down = threading.Event()
         self._client: mqtt.Client | None = None
         self._connected = False
-        self._wrong_version = False
+        self._was_reached = False
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._on_event: Callable[[LinkEvent], None] = lambda _: None
 
@@ -88,11 +86,12 @@ class PahoLink:
         version = MQTTProtocolVersion.MQTTv5
         while not self._closed.is_set():
             session = session or self._next_session()
-            self._wrong_version = False
+            self._was_reached = False
             was_up = self._one_connection(version, session)
             if was_up:
                 failures, session = 0, 0
-            elif self._wrong_version:
+            elif self._was_reached:
+                # refused, or hung up on: some brokers say nothing to a version of MQTT that they do not speak
                 is_v5 = version == MQTTProtocolVersion.MQTTv5
                 version = MQTTProtocolVersion.MQTTv311 if is_v5 else MQTTProtocolVersion.MQTTv5
             failures += 1
@@ -112,6 +111,7 @@ class PahoLink:
         except (OSError, ValueError) as error:
             self._on_event(Disconnected(reason=str(error)))
             return False
+        self._was_reached = True
         client.loop_start()
         if not self._wait_for_answer(was_up):
             client.disconnect()
@@ -151,7 +151,6 @@ class PahoLink:
 
     def _connect_answered(self, client: mqtt.Client, reason: Any, session: int, was_up: threading.Event) -> None:
         if reason.is_failure:
-            self._wrong_version = reason.value in _WRONG_VERSION
             self._on_event(Disconnected(reason=f"the broker refuses: {reason}"))
             self._down.set()
             return

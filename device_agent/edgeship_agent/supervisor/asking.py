@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeship_agent.contract.errors import InputError, TransferError
+from edgeship_agent.processing import check_raw
 from edgeship_agent.serving.client import Client
 from edgeship_agent.update.slots import Slots
 
@@ -87,6 +88,10 @@ def _samples(state_dir: Path, arrays: Mapping[str, Array]) -> list[dict[str, Arr
     if len(counts) != 1:
         raise InputError("the inputs have different numbers of samples", got=sorted(map(str, counts)))
     count = counts.pop()
-    if count is None:
-        return [named]
-    return [{name: array[index] for name, array in named.items()} for index in range(count)]
+    samples = [named]
+    if count is not None:
+        samples = [{name: array[index] for name, array in named.items()} for index in range(count)]
+    for sample in samples:
+        for name, array in sample.items():
+            check_raw(contracts[name], array)
+    return samples

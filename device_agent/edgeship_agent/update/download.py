@@ -141,9 +141,9 @@ class Downloader:
         try:
             headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
             connection.request("GET", urlsplit(url).path, headers=headers)
-            response = connection.getresponse()
-            start_bytes = _start_of(response, have_bytes, url)
-            self._receive(response, partial, start_bytes, blob, should_stop)
+            with connection.getresponse() as response:
+                start_bytes = _start_of(response, have_bytes, url)
+                self._receive(response, partial, start_bytes, blob, should_stop)
         except (OSError, http.client.HTTPException) as error:
             raise TransferError(
                 f"transfer broken: {str(error) or type(error).__name__}", retryable=True, file=url

@@ -1,0 +1,153 @@
+"""Journal and state file: torn tails, damage, versions, unknown fields."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.goal import ArmGoal, ModelGoal
+from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
+from edgeship_agent.update.journal import Journal
+from edgeship_agent.update.state import BadPair, StateFile
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Journal]]:
+    """Opens journals and closes them after the test."""
+    journals: list[Journal] = []
+
+    def open_journal(path: Path, **options: int) -> Journal:
+        journals.append(Journal(path, **options))
+        return journals[-1]
+
+    yield open_journal
+    for journal in journals:
+        journal.close()
+
+
+def attempt(deployment: str = "d", digest: str = "sha256:" + "a" * 64) -> Attempt:
+    arm = ArmGoal(version="2", digest=digest, size_bytes=10)
+    return new_attempt(ModelGoal(model="m", arms=(arm,), deployment=deployment), arm)
+
+
+def walk(journal: Journal, first: Attempt, count: int = 3) -> Attempt:
+    for state in (UpdateState.ACCEPTED, UpdateState.PRECHECK, UpdateState.DOWNLOADING)[:count]:
+        first = entered(first, state)
+        journal.append(first)
+    return first
+
+
+def test_the_newest_snapshot_survives(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    journal = opened(tmp_path / "journal.log")
+    last = walk(journal, attempt())
+    journal.close()
+    again = opened(tmp_path / "journal.log")
+    assert again.attempts() == (last,)
+    assert again.find(last.key) == last
+    assert again.next_seq("d", 1) == 3
+    assert not again.stopped_cleanly
+
+
+def test_every_torn_tail_is_cut_at_the_last_good_record(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    walk(journal, attempt())
+    journal.close()
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        torn = opened(path)
+        good = sum(end <= length for end in ends)
+        assert sum(a.seq for a in torn.attempts()) == good
+        torn.append(entered(attempt("other"), UpdateState.ACCEPTED))
+        torn.close()
+        assert len(opened(path).attempts()) == (2 if good else 1)
+
+
+def test_a_damaged_record_is_not_believed(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    walk(journal, attempt())
+    journal.close()
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 1
+    path.write_bytes(bytes(data))
+    assert opened(path).attempts()[0].state is UpdateState.PRECHECK
+
+
+def test_clean_stop_counts_only_as_the_last_record(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    walk(journal, attempt())
+    journal.mark("clean_stop")
+    journal.close()
+    second = opened(path)
+    assert second.stopped_cleanly
+    second.mark("start")
+    second.close()
+    assert not opened(path).stopped_cleanly
+
+
+def test_compaction_keeps_what_counts_and_unknown_fields(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    for number in range(100):
+        walk(journal, attempt(f"d{number}"), 1)
+        journal.append(entered(journal.attempts()[-1], UpdateState.REJECTED, reason="x"))
+    open_one = walk(journal, attempt("open"))
+    journal.close()
+    body = json.dumps({**msgspec.to_builtins(open_one), "v": 1, "kind": "attempt", "of_tomorrow": 7}).encode()
+    path.write_bytes(path.read_bytes() + b"%08x %s\n" % (zlib.crc32(body), body))
+    size_bytes = path.stat().st_size
+    compacted = opened(path, compact_bytes=1000)
+    assert path.stat().st_size < size_bytes
+    assert len(compacted.attempts()) == 65
+    assert compacted.find(open_one.key) == open_one
+    assert b"of_tomorrow" in path.read_bytes()
+
+
+def test_a_newer_journal_is_refused(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    body = b'{"v":2,"kind":"start"}'
+    (tmp_path / "journal.log").write_bytes(b"%08x %s\n" % (zlib.crc32(body), body))
+    with pytest.raises(ContractError, match="newer agent"):
+        opened(tmp_path / "journal.log")
+
+
+def test_reports_are_numbered_and_complete() -> None:
+    step = entered(attempt(), UpdateState.ACCEPTED, loaded_digest="sha256:x")
+    report = report_of(step, "press-1", 4)
+    assert (report.seq, report.state, report.session, report.loaded_digest) == (1, UpdateState.ACCEPTED, 4, "sha256:x")
+
+
+def test_state_is_kept_with_unknown_fields(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    state = StateFile(path)
+    assert state.next_session() == 1
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "of_tomorrow": 1}))
+    again = StateFile(path)
+    assert again.next_session() == 2
+    again.raise_floor(50.0)
+    again.raise_floor(40.0)
+    again.count_refusals({"expired": 2})
+    again.remember_bad(BadPair(digest="a", contract="", reason="golden_mismatch"))
+    last = StateFile(path)
+    assert last.now.time_floor_s == 50.0
+    assert last.now.refused_goals == {"expired": 2}
+    assert last.bad_reason("a", "") == "golden_mismatch"
+    assert last.bad_reason("a", "other") is None
+    assert json.loads(path.read_bytes())["of_tomorrow"] == 1
+
+
+def test_a_damaged_state_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(ContractError, match="unreadable"):
+        StateFile(tmp_path / "state.json")
