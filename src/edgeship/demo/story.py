@@ -41,6 +41,9 @@ DRIFT_TIMEOUT_S: Final = 120.0
 #: After the two incidents are open, so long nothing else may open.
 QUIET_S: Final = 8.0
 LATENCY_CALLS: Final = 2000
+#: The books are read when nothing has moved in them for so many polls, or after so long.
+STILL_POLLS: Final = 12
+BOOKS_TIMEOUT_S: Final = 20.0
 ENDED: Final = frozenset({"completed", "rolled_back", "rollback_incomplete", "aborted", "paused"})
 CORRUPTIONS: Final[tuple[tuple[str, Corruption], ...]] = (("a lens out of focus", lens_blurred), ("fog", fogged))
 
@@ -200,7 +203,7 @@ class Story:
         self.end_streams()
         self._timeline.line("cameras stopped; waiting until every window has arrived")
         self._fleet.wait(self._outboxes_empty, 60.0, "the agents' outboxes to be empty")
-        self.claims += claims.book_claims(self._books())
+        self.claims += claims.book_claims(self._settled_books())
 
     def _add_release(self, version: str) -> None:
         self._fleet.command("releases", "add", str(self._builds[version].bundle))
@@ -214,22 +217,34 @@ class Story:
 
     def _await_rollout(self, number: str) -> dict[str, Any]:
         """Wait until a rollout has ended (or paused), and tell its turns on the way."""
-        told: list[str] = []
+        told: list[tuple[str, int]] = []
 
         def ended() -> dict[str, Any] | None:
             rollout = self._fleet.get(f"rollouts/{number}")
             if rollout is None:
                 return None
-            sentence = f"{rollout['state']}: {rollout['reason']}" if rollout["reason"] else rollout["state"]
-            if told[-1:] != [sentence]:
-                told.append(sentence)
-                self._timeline.line(f"{number} {sentence}", "✖" if rollout["state"].startswith("roll") else "·")
+            turn = (rollout["state"], rollout["stage_index"])
+            if told[-1:] != [turn]:
+                told.append(turn)
+                self._tell_turn(rollout)
             assert isinstance(rollout, dict)
             return rollout if rollout["state"] in ENDED else None
 
         rollout = self._fleet.wait(ended, ROLLOUT_TIMEOUT_S, f"rollout {number} to end")
         assert rollout is not None
         return rollout
+
+    def _tell_turn(self, rollout: dict[str, Any]) -> None:
+        state, stage = rollout["state"].replace("_", " "), rollout["stage_index"] + 1
+        mark = "✖" if rollout["state"].startswith("roll") else "·"
+        running = rollout["state"] == "running"
+        said = f"stage {stage}: {self._devices_of(rollout)}" if running else rollout["reason"]
+        self._timeline.line(f"{rollout['id']} {state}: {said}", mark)
+
+    @staticmethod
+    def _devices_of(rollout: dict[str, Any]) -> str:
+        stage = rollout["stage_index"]
+        return ", ".join(sorted(d["device_id"] for d in rollout["devices"] if d["stage_index"] == stage))
 
     def _await_version(self, version: str) -> dict[str, str]:
         """Wait a little for every device to say that it runs a version; returns what they run then."""
@@ -281,6 +296,21 @@ class Story:
     def _outboxes_empty(self) -> bool:
         states = [self._fleet.status(device).get("outbox", {}) for device in self._fleet.devices]
         return all(state.get("waiting") == 0 and state.get("created", 0) > 0 for state in states)
+
+    def _settled_books(self) -> list[Books]:
+        """The books once nothing has moved in them for some seconds: the last window closes after the last image."""
+        seen: list[list[Books]] = []
+        until_s = time.monotonic() + BOOKS_TIMEOUT_S
+
+        def settled() -> bool:
+            seen.append(self._books())
+            still = seen[-STILL_POLLS:]
+            return (len(still) == STILL_POLLS and all(books == still[0] for books in still)) or (
+                time.monotonic() > until_s
+            )
+
+        self._fleet.wait(settled, BOOKS_TIMEOUT_S + 5.0, "the books to settle")
+        return seen[-1]
 
     def _books(self) -> list[Books]:
         books = []
