@@ -9,6 +9,7 @@ from typing import Final
 
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 
 from edgeship.charts import STYLESHEET
 
@@ -40,7 +41,7 @@ def asset_url(name: str) -> str:
 
 
 @get("/static/{name:str}", sync_to_thread=False, include_in_schema=False)
-def static_file(name: str) -> Response[bytes]:
+def static_file(name: FromPath[str]) -> Response[bytes]:
     """Stylesheet, htmx (with its licence), the page's few lines of script, and the icon."""
     if name not in _FILES:
         raise NotFoundException(f"no static file {name}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import Struct
 from sqlalchemy import Connection, Row
 
@@ -74,7 +75,7 @@ def devices_page(request: Request[Any, Any, Any], context: NamedDependency[Serve
 
 @get("/devices/{device_id:str}", sync_to_thread=True, include_in_schema=False)
 def device_page(
-    request: Request[Any, Any, Any], device_id: str, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any], device_id: FromPath[str], context: NamedDependency[ServerContext]
 ) -> Response[str]:
     """One device."""
 

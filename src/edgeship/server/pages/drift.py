@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import Struct
 from sqlalchemy import Connection, select
 
@@ -100,7 +101,11 @@ def drift_page(request: Request[Any, Any, Any], context: NamedDependency[ServerC
 
 @get("/drift/{device_id:str}/{model:str}/{version:str}", sync_to_thread=True, include_in_schema=False)
 def signal_page(
-    request: Request[Any, Any, Any], device_id: str, model: str, version: str, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any],
+    device_id: FromPath[str],
+    model: FromPath[str],
+    version: FromPath[str],
+    context: NamedDependency[ServerContext],
 ) -> Response[str]:
     """One device's signals."""
     signal = request.query_params.get("signal", "")

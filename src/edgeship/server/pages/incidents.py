@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from sqlalchemy import Connection
 
 from edgeship.charts import Markup, element, fragment
@@ -47,7 +48,7 @@ def incidents_page(request: Request[Any, Any, Any], context: NamedDependency[Ser
 
 @get("/incidents/{incident_id:int}", sync_to_thread=True, include_in_schema=False)
 def incident_page(
-    request: Request[Any, Any, Any], incident_id: int, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any], incident_id: FromPath[int], context: NamedDependency[ServerContext]
 ) -> Response[str]:
     """One incident with its evidence."""
 

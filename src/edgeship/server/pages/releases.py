@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import Struct
 from sqlalchemy import Connection
 
@@ -82,7 +83,10 @@ def releases_page(request: Request[Any, Any, Any], context: NamedDependency[Serv
 
 @get("/releases/{model:str}/{version:str}", sync_to_thread=True, include_in_schema=False)
 def release_page(
-    request: Request[Any, Any, Any], model: str, version: str, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any],
+    model: FromPath[str],
+    version: FromPath[str],
+    context: NamedDependency[ServerContext],
 ) -> Response[str]:
     """One release."""
 

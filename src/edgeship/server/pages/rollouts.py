@@ -7,6 +7,7 @@ from typing import Any
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar.response import Redirect
 from sqlalchemy import Connection
 
@@ -35,7 +36,7 @@ def rollouts_page(request: Request[Any, Any, Any], context: NamedDependency[Serv
 
 @get("/rollouts/{rollout_id:str}", sync_to_thread=True, include_in_schema=False)
 def one_rollout_page(
-    request: Request[Any, Any, Any], rollout_id: str, context: NamedDependency[ServerContext]
+    request: Request[Any, Any, Any], rollout_id: FromPath[str], context: NamedDependency[ServerContext]
 ) -> Response[str]:
     """One rollout."""
 
@@ -58,7 +59,9 @@ def one_rollout_page(
 
 
 @post("/rollouts/{rollout_id:str}/{action:str}", sync_to_thread=True, include_in_schema=False)
-def change_rollout(rollout_id: str, action: str, context: NamedDependency[ServerContext]) -> Redirect:
+def change_rollout(
+    rollout_id: FromPath[str], action: FromPath[str], context: NamedDependency[ServerContext]
+) -> Redirect:
     """A button of the rollout's page; then back to the page, which says what came of it.
 
     Pages of other sites are refused before (:func:`edgeship.server.guards.refuse_foreign_writes`).
