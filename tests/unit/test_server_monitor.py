@@ -86,6 +86,12 @@ class Bench:
             self.monitor.touch(("d", one.model, one.version))
             self.monitor.step()
 
+    def runs(self, version: str, state: str) -> None:
+        with self.context.write() as connection:
+            running = (running_arm(version, state),)
+            presence.on_birth(self.context, connection, birth("d", running=running), retained=False)
+        self.monitor.step()
+
     def open_incidents(self) -> list[str]:
         with self.context.read() as connection:
             return sorted(row.kind for row in incidents.list_incidents(connection, incidents.OPEN))
@@ -174,10 +180,13 @@ def test_a_version_in_probation_opens_no_incident(bench: Bench) -> None:
 def test_an_incident_ends_when_the_device_runs_another_version(bench: Bench) -> None:
     bench.send(*(bench.normal() for _ in range(7)), *(bench.dark() for _ in range(6)))
     assert bench.open_incidents() == ["data_drift"]
-    with bench.context.write() as connection:
-        presence.on_birth(bench.context, connection, birth("d", running=(running_arm("v2"),)), retained=False)
-    bench.monitor.step()
+    bench.runs("v2", "probation")
+    assert bench.open_incidents() == ["data_drift"], "it may still go back"
+    bench.runs("v2", "committed")
     assert bench.open_incidents() == []
+    bench.runs("v1", "committed")
+    bench.send(*(bench.dark() for _ in range(3)))
+    assert bench.open_incidents() == ["data_drift"], "back again, and still dark"
 
 
 def test_few_samples_say_nothing(bench: Bench) -> None:

@@ -80,9 +80,14 @@ def read_config_file(path: Path) -> ConfigFile:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=path) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(str(error), file=path, next_step="see docs/reference/server-config.md") from error
+        raise ConfigError(str(error), file=path, next_step=f"known keys: {_known_keys()}") from error
     check_config_file(config, path)
     return config
+
+
+def _known_keys() -> str:
+    top = [name for name in ConfigFile.__struct_fields__ if name != "drift"]
+    return ", ".join([*top, *(f"drift.{name}" for name in DriftConfig.__struct_fields__)])
 
 
 def check_config_file(config: ConfigFile, path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from edgeship.server.config import ServerConfig
 from edgeship.server.event_bus import EventBus
+from edgeship.server.profiles import Profiles
 from edgeship.server.store import Store, events, open_store
 from edgeship_agent.contract.topics import Topic
 
@@ -64,6 +65,11 @@ class ServerContext:
         from edgeship.server.trust import Trust
 
         return Trust.open(self.config.data, clock=self.clock)
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """Drift baselines of the releases."""
+        return Profiles(self.blobs)
 
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database."""

@@ -17,7 +17,7 @@ from edgeship.drift import AlarmState, DriftState, SignalDistance, next_alarm
 from edgeship.rollout import RolloutState
 from edgeship.server.context import ServerContext
 from edgeship.server.drift_figures import Figures
-from edgeship.server.store import devices, incidents, schema
+from edgeship.server.store import devices, drift, incidents, schema
 from edgeship.server.store.drift import ModelKey
 from edgeship.server.store.incidents import NewIncident
 from edgeship.statistics import wilson
@@ -96,21 +96,23 @@ def apply(
 def close_replaced(context: ServerContext) -> None:
     """Close incidents of versions that their device does not run any more."""
     with context.read() as connection:
-        gone = [
-            row for row in incidents.list_incidents(connection, incidents.OPEN) if not _still_there(connection, row)
-        ]
+        gone = [row for row in incidents.list_incidents(connection, incidents.OPEN) if _is_replaced(connection, row)]
     if not gone:
         return
     with context.write() as connection:
         for row in gone:
             sentence = f"{row.device_id} does not run {row.model} {row.version} any more"
             incidents.close_incident(connection, row.id, sentence, {}, context.clock())
+            drift.forget_alarms(connection, (row.device_id, row.model, row.version))
             context.record(connection, "incident_closed", f"device/{row.device_id}", sentence, {"incident": row.id})
 
 
-def _still_there(connection: Connection, incident: Any) -> bool:
+def _is_replaced(connection: Connection, incident: Any) -> bool:
+    """Another version of the model is committed; one in probation may still go back to this one."""
     row = devices.find(connection, incident.device_id)
-    return row is not None and _runs(row.running, incident.model, incident.version)
+    if row is None or _runs(row.running, incident.model, incident.version):
+        return False
+    return any(arm["model"] == incident.model and arm["state"] == "committed" for arm in row.running)
 
 
 def _runs(running: list[dict[str, str]], model: str, version: str, state: str = "") -> bool:

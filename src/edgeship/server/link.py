@@ -67,7 +67,7 @@ class BrokerLink:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        client.reconnect_delay_set(min_delay=1, max_delay=2)
+        client.reconnect_delay_set(min_delay=1, max_delay=1)
         self._client = client
 
     @property

@@ -14,7 +14,6 @@ from edgeship.rollout import DriftFigure
 from edgeship.server import incident_rules
 from edgeship.server.context import ServerContext
 from edgeship.server.drift_figures import Figures, baseline_distances, look
-from edgeship.server.profiles import Profiles
 from edgeship.server.store import drift as store
 from edgeship.server.store import windows
 from edgeship.server.store.drift import ModelKey
@@ -42,7 +41,6 @@ class Monitor:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self._profiles = Profiles(context.blobs)
         self._lock = threading.Lock()
         with context.read() as connection:
             self._touched: set[ModelKey] = windows.keys_since(connection, context.clock() - _CATCH_UP_S)
@@ -69,7 +67,7 @@ class Monitor:
 
     def _look(self, connection: Connection, key: ModelKey) -> Figures:
         config = self._context.config
-        return look(connection, self._profiles, key, config.drift, accept_baseline=config.accept_baseline)
+        return look(connection, self._context.profiles, key, config.drift, accept_baseline=config.accept_baseline)
 
     def _judge(self, connection: Connection, key: ModelKey, figures: Figures) -> None:
         if figures.reference is not None:
@@ -101,7 +99,7 @@ def drift_evidence(context: ServerContext, connection: Connection, key: ModelKey
         key: device id, model, version.
         since_s: only windows received since then, such as the activation.
     """
-    distances = baseline_distances(connection, Profiles(context.blobs), key, since_s)
+    distances = baseline_distances(connection, context.profiles, key, since_s)
     return DriftEvidence(
         prediction=_figure(worst(distances, Family.OUTPUT.value)), data=_figure(worst(distances, Family.INPUT.value))
     )

@@ -62,7 +62,10 @@ def run_server(config: ServerConfig, on_ready: Callable[[ServerInfo], None]) -> 
         ConfigError: the address is not loopback, a port is taken, or the data folder cannot be used.
     """
     check_host(config.host)
-    config.data.mkdir(parents=True, exist_ok=True)
+    try:
+        config.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot be made: {error.strerror}", file=config.data, key="--data") from error
     with _locked(config.data), _raising_signals(), ExitStack() as stack:
         try:
             _run(config, stack, on_ready)

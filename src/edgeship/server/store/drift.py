@@ -69,6 +69,11 @@ def save_state(connection: Connection, key: ModelKey, values: Mapping[str, Any])
     _save(connection, _states, _state_key(key), _names(key), values)
 
 
+def forget_alarms(connection: Connection, key: ModelKey) -> None:
+    """Let the alarms of a device and version start anew: its incidents were closed from outside."""
+    connection.execute(update(_states).where(_state_key(key)).values(alarm={}))
+
+
 def list_states(connection: Connection, device_id: str = "") -> list[Row[Any]]:
     """Every judgement, by device, model and version; of one device if it is named."""
     query = select(_states).order_by(_states.c.device_id, _states.c.model, _states.c.updated_at_s.desc())
