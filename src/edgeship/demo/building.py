@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +83,11 @@ def _inverted(split: Split) -> Split:
     return Split(images=inverted(split.images), labels=split.labels)
 
 
+def models_folder() -> Path:
+    """Where the package keeps ``digits-v1.onnx`` to ``digits-v3.onnx``."""
+    return Path(__file__).parent / "models"
+
+
 def build_command(version: str, data: Path, output: Path, model: Path) -> list[str]:
     """The command line that builds one version for every target of the demo."""
     suffix = "-v3" if version == "v3" else ""
@@ -104,7 +108,8 @@ def build(version: str, data: Path, output: Path, log: Path) -> Built:
     Raises:
         EdgeshipError: the build did not pass; names the log.
     """
-    with as_file(files("edgeship.demo") / "models" / f"digits-{version}.onnx") as model, log.open("ab") as stderr:
+    model = models_folder() / f"digits-{version}.onnx"
+    with log.open("ab") as stderr:
         outcome = subprocess.run(
             build_command(version, data, output, model),
             stdin=subprocess.DEVNULL,
