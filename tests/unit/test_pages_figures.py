@@ -9,10 +9,11 @@ from edgeship.drift import DriftState, SignalDistance
 from edgeship.server.pages.assets import asset_url, read_asset
 from edgeship.server.pages.devices import latency_curve
 from edgeship.server.pages.drift import histogram_bins
-from edgeship.server.pages.drift_history import Span, by_signal, worst_by_column
+from edgeship.server.pages.drift_history import Span, by_signal, compare_seen, worst_by_column
 from edgeship.server.pages.words import rows_table, subject_link
-from edgeship_agent.contract.profile import Family, SignalProfile
-from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, exponential_of
+from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.profile import Family, Profile, SignalProfile
+from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, ExponentialSketch, Sketch, exponential_of
 
 
 def test_a_latency_curve_ends_at_one_and_is_in_milliseconds() -> None:
@@ -89,3 +90,37 @@ def test_a_subject_leads_to_its_page_and_an_unknown_one_stays_text() -> None:
     assert 'href="/rollouts/r1"' in subject_link("rollout/r1")
     assert subject_link("server") == "server"
     assert subject_link("<b>/x") == "&lt;b&gt;/x"
+
+
+def test_bins_that_do_not_fit_are_no_data_and_break_no_page() -> None:
+    reference = BinnedSketch(counts=(100, 100))
+    signal = SignalProfile(name="input/x/mean", family=Family.INPUT, edges=(0.5,), reference=reference)
+    profile = Profile(sample_count=200, signals=(signal,))
+    fitting = window(BinnedSketch(counts=(50, 50)))
+    assert [found.signal for found in compare_seen(profile, [fitting])] == ["input/x/mean"]
+    assert compare_seen(profile, [window(BinnedSketch(counts=(1, 2, 3)))]) == ()
+    assert compare_seen(profile, [window(CategorySketch(counts={0: 9}))]) == ()
+    assert compare_seen(profile, []) == ()
+
+
+def window(sketch: Sketch) -> Window:
+    return Window(
+        boot_id="b",
+        seq=1,
+        model="m",
+        version="v",
+        arm="main",
+        digest="sha256:0",
+        variant="a/b/c",
+        profile_hash="0",
+        started_at_s=0.0,
+        ended_at_s=1.0,
+        clock_quality="unknown",
+        inferences=100,
+        failures=0,
+        deadline_misses=0,
+        shed=0,
+        crashes=0,
+        latency_us=ExponentialSketch(),
+        signals={"input/x/mean": sketch},
+    )

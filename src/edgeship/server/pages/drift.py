@@ -24,7 +24,7 @@ from edgeship.charts import (
     heat_map,
     histogram_pair,
 )
-from edgeship.drift import Limits, SignalDistance, compare, merge_windows, worst
+from edgeship.drift import Limits, SignalDistance, merge_windows, worst
 from edgeship.server.context import ServerContext
 from edgeship.server.pages import queries
 from edgeship.server.pages.drift_history import (
@@ -32,6 +32,7 @@ from edgeship.server.pages.drift_history import (
     Span,
     by_signal,
     columns_of,
+    compare_seen,
     read_history,
     span_of,
     worst_by_column,
@@ -50,7 +51,9 @@ from edgeship.server.pages.words import (
     state_word,
 )
 from edgeship.server.store import schema
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import BundleManifest
+from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, Sketch
 
@@ -63,7 +66,8 @@ class SignalView(Struct, frozen=True, kw_only=True):
     """One device and version, and the signal that is looked at.
 
     Attributes:
-        figures: newest comparison with the baseline, per signal.
+        figures: newest comparison with the baseline, per signal, as the monitor judged it.
+        own: the same against the device's own first windows; empty until there are enough.
         current: sketches of the newest windows, added up.
         labels: class names in the order of the output.
     """
@@ -72,6 +76,7 @@ class SignalView(Struct, frozen=True, kw_only=True):
     span: Span | None
     columns: list[tuple[SignalDistance, ...]]
     figures: tuple[SignalDistance, ...]
+    own: tuple[SignalDistance, ...]
     current: dict[str, Sketch]
     chosen: str
     labels: tuple[str, ...]
@@ -121,21 +126,33 @@ def signal_page(
 
 
 def _view(connection: Connection, history: History, signal: str, recent: int) -> SignalView:
-    current = merge_windows(history.windows[-recent:])
-    figures = compare(history.profile, current) if history.profile else ()
+    states = queries.drift_states(connection, history.device_id)
+    state = next((s for s in states if (s.model, s.version) == (history.model, history.version)), None)
+    newest = history.windows[-recent:]
+    judged = [msgspec.convert(figure, SignalDistance) for figure in state.figures] if state else []
+    figures = tuple(figure for figure in judged if figure.reference == "baseline")
+    if not figures and history.profile:
+        figures = compare_seen(history.profile, newest)
     leading = worst(figures)
     span = span_of([history])
-    states = queries.drift_states(connection, history.device_id)
     return SignalView(
         history=history,
         span=span,
         columns=columns_of(history, span) if span else [],
         figures=figures,
-        current=current,
+        own=tuple(figure for figure in judged if figure.reference == "device"),
+        current=_merged(newest),
         chosen=signal or (leading.signal if leading else ""),
         labels=_labels(connection, history.model, history.version),
-        state=next((s for s in states if (s.model, s.version) == (history.model, history.version)), None),
+        state=state,
     )
+
+
+def _merged(newest: Sequence[Window]) -> dict[str, Sketch]:
+    try:
+        return merge_windows(newest)
+    except ContractError:  # sketches that do not fit each other are shown as "no data"
+        return {}
 
 
 def _labels(connection: Connection, model: str, version: str) -> tuple[str, ...]:
@@ -211,7 +228,8 @@ def render_signals(view: SignalView) -> Markup:
         element("p", _sentence(history, leading), class_="lead"),
         _signal_map(view, leading),
         _histograms(view),
-        section("Signals", _figure_table(view)),
+        section("Signals", _figure_table(view, view.figures, "Newest windows against the bundle's baseline")),
+        section("Against its own first windows", _figure_table(view, view.own, "Newest windows against its first")),
         element("p", device_link(history.device_id), " · ", release_link(history.model, history.version)),
     )
 
@@ -296,8 +314,8 @@ def histogram_bins(
     return [f"< {edges[0]}", *inner, f"≥ {edges[-1]}"], before, now
 
 
-def _figure_table(view: SignalView) -> Markup:
-    figures = sorted(view.figures, key=lambda figure: (-figure.low, -figure.value, figure.signal))
+def _figure_table(view: SignalView, found: Sequence[SignalDistance], caption: str) -> Markup:
+    figures = sorted(found, key=lambda figure: (-figure.low, -figure.value, figure.signal))
     rows: list[tuple[Child, ...]] = [
         (
             element("a", figure.signal, href=_href(view, figure.signal)),
@@ -310,4 +328,4 @@ def _figure_table(view: SignalView) -> Markup:
         for figure in figures
     ]
     header = ("signal", "state", "distance", "99 % interval", "n", "also")
-    return rows_table("Newest windows against the baseline", header, rows, empty="no data")
+    return rows_table(caption, header, rows, empty="no data: not enough windows yet.")

@@ -14,6 +14,7 @@ from edgeship.drift import SignalDistance, compare, merge_windows, worst
 from edgeship.server.pages.words import clock_text
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import windows
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
 
@@ -103,7 +104,17 @@ def columns_of(history: History, span: Span) -> list[tuple[SignalDistance, ...]]
     profile = history.profile
     if profile is None:
         return [() for _ in sorted_windows]
-    return [compare(profile, merge_windows(part)) if part else () for part in sorted_windows]
+    return [compare_seen(profile, part) for part in sorted_windows]
+
+
+def compare_seen(profile: Profile, seen: Sequence[Window]) -> tuple[SignalDistance, ...]:
+    """Distances of some windows from the baseline; empty for none, and where a device sent bins that do not fit."""
+    if not seen:
+        return ()
+    try:
+        return compare(profile, merge_windows(seen))
+    except ContractError:
+        return ()
 
 
 def worst_by_column(
