@@ -309,6 +309,46 @@ def demo_cases(rng: Rng) -> Iterator[dict[str, Any]]:
         yield figure(f"demo: {name}, n={n}, baseline {len(base)}", hits, POWER_TRIALS, "≥ 1")
 
 
+def demo_healthy(rng: Rng) -> Iterator[dict[str, Any]]:
+    """The demo's healthy devices: its baseline, and each device's own first 300 calls as a second reference."""
+    digits = load_digits()
+    base = np.concatenate([digits.calibration.images, digits.rest.images])
+    labels = np.concatenate([digits.calibration.labels, digits.rest.labels])
+    opened = looked = 0
+    for version in ("v1", "v2"):
+        normal = measured(base, labels, version)
+        profile = Baseline(normal, np.arange(len(normal.rows))).profile
+        stream = measured(digits.evaluation.images, digits.evaluation.labels, version)
+        for _ in range(DEVICES):
+            calls = [stream.rows[i] for i in rng.choice(len(stream.rows), (LOOKS + 2 * MERGED_WINDOWS) * WINDOW_CALLS)]
+            windows = [
+                sketches(profile, calls[start : start + WINDOW_CALLS]) for start in range(0, len(calls), WINDOW_CALLS)
+            ]
+            opened += _opens(profile, windows)
+            looked += 1
+    yield figure(
+        f"demo: healthy devices with an incident in {LOOKS} looks, baseline {len(base)}", opened, looked, "≤ 0.01"
+    )
+
+
+def _opens(profile: Profile, windows: list[dict[str, Sketch]]) -> bool:
+    """Whether a device's windows ever open an incident, against its baseline or against its own first windows."""
+    own = merge_sketches(windows[:MERGED_WINDOWS])
+    alarm = AlarmState()
+    for start in range(MERGED_WINDOWS, len(windows) - MERGED_WINDOWS):
+        newest = windows[start : start + MERGED_WINDOWS]
+        seen, dependence = merge_sketches(newest), design_effects(newest)
+        distances = [
+            *compare(profile, seen, dependence=dependence),
+            *compare(profile, seen, own, reference="device", dependence=dependence),
+        ]
+        hot = any(distance.state is DriftState.ALERT for distance in distances)
+        alarm, event = next_alarm(alarm, hot, HOT, OF)
+        if event == "open":
+            return True
+    return False
+
+
 def figures() -> Iterator[dict[str, Any]]:
     """All figures, from one seed."""
     rng = np.random.default_rng(SEED)
@@ -322,6 +362,7 @@ def figures() -> Iterator[dict[str, Any]]:
     yield from false_alarms(wide, rng, repeats=3)
     yield from power(images, labels, measured(images, labels, "v2"), rng)
     yield from demo_cases(rng)
+    yield from demo_healthy(rng)
 
 
 def main() -> None:
