@@ -11,19 +11,20 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import openvino
 import pytest
 from onnx import helper
-from tests.conformance.engine_template import save_onnx, value
+from tests.conformance.engine_template import TEST_DATA, save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot, python
 from tests.conformance.workers import RunningWorker
 
 from edgeship_agent.contract.errors import EngineError, TransferError
 from edgeship_agent.contract.frames import InferReply, InferRequest
-from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.runtime.golden import GoldenResult
 from edgeship_agent.runtime.tensors import to_tensor
 from edgeship_agent.serving.client import Client
@@ -120,6 +121,23 @@ def test_openvino_is_served_too(start, tmp_path):
         assert client.infer(images(1)[0]).outputs["scores"].shape == (1, 10)
     worker.tell(Replay())
     assert worker.wait_for(Replayed).passed
+
+
+@pytest.mark.skipif(not (TEST_DATA / "tflite").is_dir(), reason=f"no test models in {TEST_DATA}")
+def test_litert_is_served_too(start, tmp_path):
+    changes = {
+        "input_contracts": (InputContract(tensor="image", dtype="float32", shape=(1,)),),
+        "input_schema": {},
+        "output": OutputContract(kind="raw"),
+    }
+    slot = make_slot(tmp_path / "slot", TEST_DATA / "tflite" / "hello_world_float.tflite", "litert", **changes)
+    worker = start(slot, window_inferences=20)
+    assert worker.wait_for(Ready).variant == "test/litert/fp32"
+    with Client(worker.socket_path) as client:
+        for angle in np.linspace(0, 6, 20, dtype=np.float32):
+            result = client.infer({"image": angle.reshape(1)}).outputs["scores"]
+            assert abs(float(result[0, 0]) - np.sin(angle)) < 0.15
+    assert worker.wait_for(WindowClosed).window.inferences == 20
 
 
 def test_prediction_ids_are_unique_over_restarts(start, slot):
@@ -418,6 +436,25 @@ def test_a_worker_dies_with_its_supervisor(worker):
     worker.control.close()
     worker.process.wait(30)
     assert not worker.socket_path.exists()
+
+
+def test_a_worker_dies_with_its_supervisor_even_while_a_model_runs(start, tmp_path):
+    size = 3000
+    names = ["image", *(f"step{number}" for number in range(400)), "scores"]
+    file = save_onnx(
+        tmp_path / "slow.onnx",  # minutes of work
+        [helper.make_node("MatMul", [name, "image"], [after]) for name, after in pairwise(names)],
+        [value("image", [1, size, size])],
+        [value("scores", [1, size, size])],
+    )
+    contracts = (InputContract(tensor="image", dtype="float32", shape=(size, -1)),)  # no warm-up
+    worker = start(make_slot(tmp_path / "slot", file, input_contracts=contracts, input_schema={}))
+    worker.wait_for(Ready)
+    connection = connect(worker.socket_path)
+    connection.sendall(raw_frame(request_of({"image": np.zeros((size, size), np.float32)})))
+    worker.control.close()
+    worker.process.wait(60)
+    connection.close()
 
 
 def test_a_killed_worker_is_an_error_in_words_and_its_successor_is_found(start, slot):

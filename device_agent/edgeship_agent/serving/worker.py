@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
+import gc
+import os
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
@@ -51,7 +54,6 @@ from edgeship_agent.telemetry.window import Clock, WindowLimits
 
 _MAX_SOCKET_PATH_BYTES: Final = 107
 _BACKLOG: Final = 128
-_PR_SET_PDEATHSIG: Final = 1
 _WINDOW_TICK_S: Final = 0.25
 #: How long a worker that was stopped waits for its supervisor to read what it said last.
 _LAST_WORDS_S: Final = 2.0
@@ -304,10 +306,20 @@ def read_clocks() -> Clock:
     return Clock(monotonic_s=time.monotonic(), wall_s=time.time())
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, even while a model runs; elsewhere the socket says it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_supervisor(control: socket.socket) -> None:
+    """End this process when the other end of its control socket is closed, even while a model runs or hangs.
+
+    The loop notices as well, and leaves in good order, but not before the running inference returns.
+    """
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(control.fileno(), 0)  # nothing but the hang-up, which is always reported
+        poll.poll()
+        time.sleep(_LAST_WORDS_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervisor watch", daemon=True).start()
 
 
 def parse_arguments(arguments: Sequence[str]) -> WorkerOptions:
@@ -337,6 +349,7 @@ def parse_arguments(arguments: Sequence[str]) -> WorkerOptions:
 def run(options: WorkerOptions) -> int:
     """Open the slot, its engine and the socket, serve until told to stop; returns the exit code."""
     control = socket.socket(fileno=options.control_fd)
+    die_with_supervisor(control)
     settings = options.settings
     step = "slot"
     try:
@@ -348,6 +361,9 @@ def run(options: WorkerOptions) -> int:
         session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
         step = "warmup"
         session.warm_up()
+        # what was loaded until now stays: the collector need not walk it again while an application waits
+        gc.collect()
+        gc.freeze()
         step = "socket"
         control.setblocking(False)
         asyncio.run(_serve(session, options, control))
@@ -375,7 +391,6 @@ async def _serve(session: ModelSession, options: WorkerOptions, control: socket.
 def main() -> None:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the supervisor decides
-    die_with_parent()
     try:
         options = parse_arguments(sys.argv[1:])
     except EdgeshipError as error:
