@@ -64,7 +64,7 @@ def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
         _distinct(candidate),
         _relative_rms(candidate, limits if quantized else structs.replace(limits, max_relative_rms=PARITY_RMS)),
     ]
-    if not candidate.classes:
+    if candidate.comparison.grouped and not candidate.classes:
         gates.append(_groups(candidate))
     if quantized:
         gates += [_metric(candidate, limits), _slowdown(candidate)]
@@ -99,7 +99,7 @@ def _distinct(candidate: Candidate) -> GateReport:
     return structs.replace(
         _gate(candidate, "distinct", f"different {what} ≥ {limit}", seen >= limit, sentence),
         value=float(seen), limit=float(limit), n=candidate.comparison.cells.n,
-        evidence={"source": float(reference)}, next="" if seen >= limit else _INSPECT,
+        evidence={"source": float(reference)},
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
         _gate(candidate, "relative_rms", f"relative RMS ≤ {limit:g}", holds, sentence),
         value=rms, limit=limit, n=candidate.comparison.cells.n,
         evidence={name: -1.0 if value is None else value for name, value in others.items()},
-        next="" if holds else _INSPECT,
+        next="" if holds else "calibrate with data like the field's, or look at the report",
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _groups(candidate: Candidate) -> GateReport:
         _gate(candidate, "group_rms", f"relative RMS of each channel group ≤ {GROUP_RMS:g}", holds,
               f"the worst channel group has relative RMS {shown}"),
         value=worst, limit=GROUP_RMS, n=candidate.comparison.cells.n,
-        next="" if holds else "export the model with boxes and scores as separate outputs",
+        next="" if holds else "give values of different size outputs of their own",
     )  # fmt: skip
 
 
@@ -204,6 +204,3 @@ def _latency(candidate: Candidate, limits: Limits) -> GateReport:
         value=value, limit=limit, n=len(candidate.latency.times_ms),
         next=hint if holds is not False else "use a smaller model, or raise --latency-p99-ms",
     )  # fmt: skip
-
-
-_INSPECT: Final = "read the report's row of this variant; calibrate with data that looks like the field's"

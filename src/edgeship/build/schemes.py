@@ -9,6 +9,8 @@ from edgeship.targets import Target
 
 U8S8: Final = Scheme(name="u8s8", activation="uint8")
 S8S8: Final = Scheme(name="s8s8", activation="int8")
+#: For files whose matrix products answer zeros with one scale a channel.
+S8S8_MATMUL: Final = Scheme(name="s8s8-matmul", activation="int8", matmul_per_tensor=True)
 #: Never saturates, on any processor.
 U8S7: Final = Scheme(name="u8s7", activation="uint8", weight_bits=7)
 _BY_NAME: Final = {scheme.name: scheme for scheme in (U8S8, S8S8)}
@@ -37,7 +39,7 @@ def schemes(target: Target, runtime: str, *, on_target: bool) -> tuple[Scheme, .
     entry = target.runtime(runtime)
     own = _BY_NAME[entry.int8 if entry else S8S8.name]
     if runtime == "litert":
-        return (S8S8,)  # its kernels take signed activations only, and sum in 32 bits
+        return (S8S8, S8S8_MATMUL)  # its kernels take signed activations only, and sum in 32 bits
     if target.arch != "x86_64":
         return (own,) if runtime == "openvino" else (own, *_others(own))
     if "vnni" not in target.isa and not on_target:

@@ -51,6 +51,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     Attributes:
         relative_rms: of the first output; None where it is not finite.
         other_outputs: name → relative RMS of the other outputs.
+        grouped: whether the first output has channel groups: more axes than samples and values.
         cells: paired counts behind ``metric``.
     """
 
@@ -58,6 +59,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     sqnr_db: float | None
     worst_group: float | None
     other_outputs: Mapping[str, float | None]
+    grouped: bool
     distinct_predictions: int
     distinct_reference: int
     cells: metrics.Cells
@@ -146,6 +148,7 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         sqnr_db=metrics.sqnr_db(rms),
         worst_group=metrics.worst_group(candidate, reference),
         other_outputs={name: metrics.relative_rms(outputs[name], truth.outputs[name]) for name in others},
+        grouped=reference.ndim > 2,
         distinct_predictions=len(set(said)),
         distinct_reference=len(set(meant)),
         cells=counts,

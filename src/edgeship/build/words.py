@@ -33,7 +33,7 @@ def chosen_line(target: str, choice: Choice, shipped: VariantReport | None) -> L
     """What ships to a target."""
     if shipped is None:
         glyph = "failed" if choice.verdict == "fail" else "undecided"
-        return ("chosen", f"{target} · nothing · {choice.verdict}: {choice.reason}", glyph)
+        return ("chosen", f"{target} · nothing · {choice.verdict}", glyph)
     return ("chosen", f"{target} · {shipped.runtime} {shipped.precision} · {size(shipped.size_bytes)}", "done")
 
 
@@ -75,7 +75,7 @@ def _compared(int8: VariantReport, fp32: VariantReport) -> str:
 
 
 def _metric(int8: MetricFigures, fp32: MetricFigures) -> str:
-    interval = f"drop {_points(int8.drop)}, 95 % {_points(int8.drop_low)}…{_points(int8.drop_high)}, n={int8.n}"
+    interval = f"drop {_points(int8.drop)} points, 95 % {_points(int8.drop_low)}…{_points(int8.drop_high)}, n={int8.n}"
     return f"{int8.name} {fp32.value:.1%} → {int8.value:.1%} ({interval})"
 
 

@@ -50,8 +50,7 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option
-@click.pass_context
-def build(context: click.Context, /, as_json: bool, yes: bool, **given: object) -> None:
+def build(as_json: bool, yes: bool, **given: object) -> None:
     """Build SOURCE for hardware targets: convert, quantize, verify on each runtime, measure, choose, sign.
 
     Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
@@ -73,7 +72,7 @@ def build(context: click.Context, /, as_json: bool, yes: bool, **given: object) 
     else:
         _print_result(result.document)
     _print_next(result.document, folder)
-    context.exit(EXIT_CODES[result.verdict])
+    sys.exit(EXIT_CODES[result.verdict])
 
 
 def _options(given: dict[str, object], *, yes: bool) -> BuildOptions:

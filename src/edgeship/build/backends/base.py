@@ -26,17 +26,21 @@ class Scheme(Struct, frozen=True, kw_only=True):
         activation: ``uint8`` or ``int8``.
         weight_bits: 7 leaves one bit unused, so that a pair of products cannot saturate in 16 bits; without VNNI, x86
             multiplies pairs of bytes into 16 bits. Source: ONNX Runtime, quantization guide, "reduce_range".
+        matmul_per_tensor: one scale for a whole matrix: with one a channel, LiteRT's BATCH_MATMUL answers zeros only.
     """
 
     name: str
     activation: str
     weight_bits: int = 8
+    matmul_per_tensor: bool = False
 
     @property
     def text(self) -> str:
         """In words, for reports."""
         bits = ", 7-bit weights" if self.weight_bits == 7 else ""
-        return f"{self.name} per channel, min–max{bits}"
+        products = ", matrix products per tensor" if self.matmul_per_tensor else ""
+        types = self.name.split("-", maxsplit=1)[0]
+        return f"{types} per channel{products}, min–max{bits}"
 
 
 class Job(Struct, frozen=True, kw_only=True):

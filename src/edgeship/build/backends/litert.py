@@ -35,13 +35,13 @@ class LiteRtBackend:
         return Artifact(runtime=RUNTIME, precision="fp32", model=model, inputs=inputs, outputs=outputs)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
-        """Full int8, inputs and outputs included where they are float."""
+        """Int8 throughout, with float inputs and outputs."""
         folder = job.folder / f"int8-{scheme.name}"
         folder.mkdir(parents=True)
         model = folder / "model.tflite"
         try:
             with quiet():
-                data = _quantize(float_artifact, job.samples)
+                data = _quantize(float_artifact, job.samples, scheme)
         except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
         model.write_bytes(data)
@@ -56,32 +56,42 @@ class LiteRtBackend:
         )
 
 
-def _quantize(float_artifact: Artifact, samples: Samples) -> bytes:
+def _quantize(float_artifact: Artifact, samples: Samples, scheme: Scheme) -> bytes:
     """Int8 from ranges that hold every calibration value.
 
     ``Quantizer.calibrate()`` averages the ranges of successive samples (factor .95) and clips; the calibrator beneath
     takes the rule by which ranges are merged, and minimum and maximum are the true ones.
     """
-    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
-    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer import calibrator, quantizer
     from ai_edge_quantizer.utils import qsv_utils
 
-    manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(recipe.static_wi8_ai8())
-    for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
-        manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    rules = manager.get_quantization_recipe()
+    manager = _rules(scheme)
     path = str(float_artifact.model)
     calibration = calibrator.Calibrator(path, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
     signature, names = _signature_inputs(calibration)
     inputs = [{names[each.artifact_name]: _array(each, sample[each.name]) for each in float_artifact.inputs}
               for sample in samples]  # fmt: skip
     calibration.calibrate({signature: inputs}, manager)
-    result = quantizer.Quantizer(path, rules).quantize(
+    result = quantizer.Quantizer(path, manager.get_quantization_recipe()).quantize(
         calibration.get_model_qsvs(), enable_progress_bar=False, enable_progress_report=False
     )
     return bytes(result.quantized_model)
+
+
+def _rules(scheme: Scheme) -> Any:
+    """Everything in int8 but the ends: float inputs and outputs are converted faster inside than by the caller."""
+    from ai_edge_quantizer import recipe, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    if scheme.matmul_per_tensor:
+        for product in (TFLOperationName.BATCH_MATMUL, TFLOperationName.FULLY_CONNECTED):
+            manager.add_static_config(".*", product, 8, 8, weight_granularity=QuantGranularity.TENSORWISE)
+    for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+        manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    return manager
 
 
 def _signature_inputs(calibration: Any) -> tuple[str, dict[str, str]]:
