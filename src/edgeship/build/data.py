@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,12 +13,16 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
-from edgeship_agent.processing import check_finite, check_raw, prepare
+from edgeship_agent.processing import check_raw, prepare
 from edgeship_agent.runtime.engine import Array
 
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 #: Shares of the calibration file by position: of every five samples three set ranges, two select among schemes.
 _CALIBRATES: Final = frozenset({0, 2, 4})
+_DESCRIBE: Final = "describe the way from the array to the model with --preprocess FILE.toml"
+_SUPPLY: Final = "give a file with x (and y), or a folder with one sub-folder of images per class"
+_LABELS: Final = "save y as one class index (0, 1, …) per sample"
+_FORMS: Final = "an .npz file with x (and y), or a folder with one sub-folder of images per class"
 #: With fewer samples than this, all of them set ranges and the target's default scheme is taken.
 SELECTION_MIN: Final = 50
 
@@ -60,9 +64,9 @@ def load(path: Path, contracts: Sequence[InputContract]) -> Dataset:
     elif path.is_file():
         samples, labels, names = _read_archive(path, contracts)
     else:
-        raise InputError("no such data", file=path, expected="an .npz file or a folder with one sub-folder per class")
+        raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
     if not samples:
-        raise InputError("the data set is empty", file=path, expected="at least one sample", got=0)
+        raise InputError("the data set is empty", file=path, expected="at least one sample", got=0, next_step=_SUPPLY)
     for index, sample in enumerate(samples):
         _check(sample, contracts, path, index)
     digests = tuple(_digest(sample) for sample in samples)
@@ -112,12 +116,17 @@ def _read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"not a readable .npz file: {error}", file=path) from error
+        raise InputError(f"not a readable .npz file: {error}", file=path, next_step=_SUPPLY) from error
     inputs = {contract.tensor: _array_of(arrays, contract, len(contracts), path) for contract in contracts}
     sizes = {name: len(array) for name, array in inputs.items()}
     count = next(iter(sizes.values()))
     if len(set(sizes.values())) != 1:
-        raise InputError("inputs with different numbers of samples", file=path, got=sizes)
+        raise InputError(
+            "inputs with different numbers of samples",
+            file=path,
+            got=sizes,
+            next_step="give every input as many samples",
+        )
     labels = _labels(arrays["y"], count, path) if "y" in arrays else None
     samples = tuple({name: array[index] for name, array in inputs.items()} for index in range(count))
     return samples, labels, ()
@@ -127,10 +136,11 @@ def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int,
     name = contract.tensor if contract.tensor in arrays else "x" if inputs == 1 else contract.tensor
     if name not in arrays:
         wanted = "x" if inputs == 1 else contract.tensor
-        raise InputError("missing array", file=path, key=wanted, got=", ".join(arrays) or "an empty file")
+        raise InputError("missing array", file=path, key=wanted, got=", ".join(arrays) or "an empty file",
+                         next_step="save it with numpy.savez, one array per input name")  # fmt: skip
     array = arrays[name]
     if array.ndim == 0:
-        raise InputError("a single number is not a set of samples", file=path, key=name)
+        raise InputError("a single number is not a set of samples", file=path, key=name, next_step=_DESCRIBE)
     if array.ndim != len(contract.shape) + 1 or array.dtype.name != contract.dtype:
         wanted = ", ".join(["N", *("any" if size < 0 else str(size) for size in contract.shape)])
         raise InputError(
@@ -139,7 +149,7 @@ def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int,
             key=name,
             expected=f"{contract.dtype} [{wanted}]",
             got=f"{array.dtype} {list(array.shape)}",
-            next_step="describe the way from the array to the model with --preprocess FILE.toml",
+            next_step=_DESCRIBE,
         )
     return array
 
@@ -147,9 +157,9 @@ def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int,
 def _labels(array: Array, count: int, path: Path) -> tuple[int, ...]:
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InputError("not one class index per sample", file=path, key="y", expected=f"integers [{count}]",
-                         got=f"{array.dtype} {list(array.shape)}")  # fmt: skip
+                         got=f"{array.dtype} {list(array.shape)}", next_step=_LABELS)  # fmt: skip
     if array.size and int(array.min()) < 0:
-        raise InputError("a negative class index", file=path, key="y", got=int(array.min()))
+        raise InputError("a negative class index", file=path, key="y", got=int(array.min()), next_step=_LABELS)
     return tuple(int(label) for label in array)
 
 
@@ -176,21 +186,23 @@ def _image(file: Path, contract: InputContract) -> Array:
         with Image.open(file) as image:
             return np.asarray(image.convert("L" if len(contract.shape) == 2 else "RGB"))
     except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError("not a readable image", file=file) from error
+        raise InputError("not a readable image", file=file, next_step="take it out or save it again") from error
 
 
 def _check(sample: Mapping[str, Array], contracts: Sequence[InputContract], path: Path, index: int) -> None:
     for contract in contracts:
-        _placed(lambda wanted=contract: check_raw(wanted, sample[wanted.tensor]), path, index)  # type: ignore[misc]
-        _placed(lambda wanted=contract: check_finite(wanted.tensor, sample[wanted.tensor]), path, index)  # type: ignore[misc]
-
-
-def _placed(check: Callable[[], None], path: Path, index: int) -> None:
-    try:
-        check()
-    except InputError as error:
-        raise InputError(error.message, file=path, key=f"{error.key}, sample {index}", expected=error.expected,
-                         got=error.got, next_step=error.next_step) from error  # fmt: skip
+        array = sample[contract.tensor]
+        key = f"{contract.tensor}, sample {index}"
+        try:
+            check_raw(contract, array)
+        except InputError as error:
+            raise InputError("not what the model takes", file=path, key=key, expected=error.expected, got=error.got,
+                             next_step=_DESCRIBE) from error  # fmt: skip
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            broken = int((~np.isfinite(array)).sum())
+            raise InputError("NaN or infinity in the data", file=path, key=key, expected="finite numbers",
+                             got=f"{broken} of {array.size} that are not",
+                             next_step="take such samples out, or fill the gaps as the application will")  # fmt: skip
 
 
 def _digest(sample: Mapping[str, Array]) -> str:
