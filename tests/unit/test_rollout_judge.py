@@ -78,7 +78,7 @@ BROKEN = {
     "failed calls, few but proven": ({"calls": 20, "failures": 12}, "failed_calls", "60.00%"),
     "more failed calls than before": ({"failures": 20}, "failed_increase", "4.00%"),
     "crash": ({"crashes": 1}, "crashes", "1 on device-0"),
-    "drift": ({"prediction_drift": drift(0.41, 0.35, 0.47)}, "prediction_drift", "0.41 (95 % 0.35…0.47, n = 400)"),
+    "drift": ({"prediction_drift": drift(0.41, 0.35, 0.47)}, "prediction_drift", "0.41 (99 % 0.35…0.47, n = 400)"),
     "device failed": ({"state": DeviceState.FAILED, "reason": "golden_mismatch"}, "failed_devices", "golden mismatch"),
     "device rolled back": ({"state": DeviceState.ROLLED_BACK}, "failed_devices", "rolled back"),
     "device lost": ({"state": DeviceState.LOST_AFTER_ACTIVATE}, "failed_devices", "lost after activate"),
@@ -285,3 +285,11 @@ def test_what_a_promotion_implies(evidence, elapsed_s):
         assert verdict.kind.value == "halt"
     if verdict.kind.value == "hold":
         assert elapsed_s < POLICY.deadline_s
+
+
+@pytest.mark.parametrize("value", [0.0, 0.05, 0.2])
+def test_a_distance_that_the_data_could_not_have_told_is_no_pass(value: float) -> None:
+    """A hundred calls cannot tell a drift of 0.4 from none: silence of so little data promotes nothing."""
+    quiet = three(prediction_drift=drift(value, 0.0, 0.42))
+    assert judge(POLICY, quiet, elapsed_s=60.0).kind.value == "hold"
+    assert judge(POLICY, quiet, elapsed_s=1e6).kind.value == "pause"

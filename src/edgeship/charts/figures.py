@@ -30,8 +30,10 @@ def format_value(value: float | None, unit: Unit = "", *, signed: bool = False) 
     return sign + _magnitude(abs(value), unit)
 
 
-def format_interval(low: float | None, high: float | None, unit: Unit = "", *, signed: bool = False) -> str:
-    """A 95 % interval in the unit of the value beside it, or nothing where there is none.
+def format_interval(
+    low: float | None, high: float | None, unit: Unit = "", *, signed: bool = False, level_percent: int = 95
+) -> str:
+    """An interval with its confidence level, in the unit of the value beside it, or nothing where there is none.
 
     >>> format_interval(0.084, 0.129, "fraction", signed=True), format_interval(None, None)
     ('95 % +8.4…+12.9', '')
@@ -40,7 +42,7 @@ def format_interval(low: float | None, high: float | None, unit: Unit = "", *, s
         return ""
     ends = [format_value(end, unit, signed=signed) for end in (low, high)]
     suffix = {"fraction": " %", "ms": " ms", "us": " µs", "s": " s"}.get(unit, "")
-    return f"95 % {ends[0].removesuffix(suffix)}…{ends[1].removesuffix(suffix)}"
+    return f"{level_percent} % {ends[0].removesuffix(suffix)}…{ends[1].removesuffix(suffix)}"
 
 
 def _magnitude(value: float, unit: Unit) -> str:

@@ -14,7 +14,7 @@ _ROW_PX: Final = 66
 _AXIS_PX: Final = 22
 _LABEL_SHARE: Final = 0.64
 _MARGIN: Final = 0.03  # of the width, kept free on either side
-_FARTHEST: Final = 6.0  # limits to the right of zero, and half as many to the left; what lies further out is cut
+_FARTHEST: Final = 10.0  # limits to the right of zero, and half as many to the left; what lies further out is cut
 _WORDS: Final = {True: "✔ holds", False: "✖ over the limit", None: "◌ undecided"}
 
 
@@ -25,12 +25,13 @@ class IntervalRow:
     Attributes:
         label: what was measured.
         value: the estimate, None for no data.
-        low, high: its 95 % interval, None where the figure is exact or has none.
+        low, high: its interval, None where the figure is exact or has none.
         limit: what it must not exceed, None for none.
         holds: True or False where it is decided, None where it is not.
         unit: of value, interval and limit.
         n: how many calls, labels or devices it rests on.
         signed: whether it is a difference and carries its sign.
+        level_percent: confidence level of the interval.
     """
 
     label: str
@@ -42,6 +43,7 @@ class IntervalRow:
     unit: Unit = ""
     n: int | None = None
     signed: bool = False
+    level_percent: int = 95
 
 
 def interval_plot(title: str, finding: str, rows: Sequence[IntervalRow]) -> Markup:
@@ -105,7 +107,7 @@ def _word(row: IntervalRow) -> str:
 
 
 def _sentence(row: IntervalRow) -> str:
-    interval = format_interval(row.low, row.high, row.unit, signed=row.signed)
+    interval = _interval(row)
     parts = [
         format_value(row.value, row.unit, signed=row.signed) + (f" ({interval})" if interval else ""),
         "" if row.limit is None else f"limit {format_value(row.limit, row.unit, signed=row.signed)}",
@@ -146,15 +148,19 @@ def _span(row: IntervalRow) -> float:
     return largest / 1.2 if largest else 1.0
 
 
+def _interval(row: IntervalRow) -> str:
+    return format_interval(row.low, row.high, row.unit, signed=row.signed, level_percent=row.level_percent)
+
+
 def _table(title: str, rows: Sequence[IntervalRow]) -> Markup:
     return number_table(
         title,
-        ("figure", "value", "95 % interval", "limit", "n", "verdict"),
+        ("figure", "value", "interval", "limit", "n", "verdict"),
         [
             (
                 row.label,
                 format_value(row.value, row.unit, signed=row.signed),
-                format_interval(row.low, row.high, row.unit, signed=row.signed).removeprefix("95 % ") or "none",
+                _interval(row) or "none",
                 "none" if row.limit is None else format_value(row.limit, row.unit, signed=row.signed),
                 "" if row.n is None else f"{row.n:,}",
                 _word(row),

@@ -74,6 +74,7 @@ class GateResult(Struct, frozen=True, kw_only=True):
         holds: True, False, or None where the data does not decide it.
         devices: whom it is about, the worst first.
         sentence: the finding for a person.
+        level_percent: confidence level of the interval.
     """
 
     id: str
@@ -86,6 +87,7 @@ class GateResult(Struct, frozen=True, kw_only=True):
     holds: bool | None
     devices: tuple[str, ...]
     sentence: str
+    level_percent: int = 95
 
 
 class VerdictKind(StrEnum):

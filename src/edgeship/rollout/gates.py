@@ -32,6 +32,10 @@ EXCUSED: Final = frozenset(
 _NOT_OF_THE_STAGE: Final = frozenset({DeviceState.NO_VARIANT, DeviceState.ALREADY_RUNNING, DeviceState.REMOVED})
 #: Devices that may still send what is missing.
 _AWAITED: Final = frozenset({DeviceState.QUEUED, DeviceState.OFFERED, DeviceState.IN_PROGRESS, DeviceState.SUCCEEDED})
+#: Drift intervals hold for all signals of a device at once. Source: edgeship.drift.compare, FAMILY_ERROR.
+_DRIFT_LEVEL_PERCENT: Final = 99
+#: A quiet interval passes only if it ends below so many limits: 300 calls against a baseline of 300 reach about 2.
+_RESOLUTION_LIMITS: Final = 3.0
 
 
 def hard_stops(evidence: Sequence[DeviceEvidence]) -> GateResult:
@@ -239,6 +243,13 @@ def ratio_of(device: DeviceEvidence) -> float | None:
     return None if not before or after is None else after / before
 
 
+def _resolves(figures: _Figures) -> bool:
+    """Whether an effect of some limits' size would lie outside the interval: a wide interval is no pass."""
+    if figures.interval is None or figures.limit is None:
+        return True
+    return figures.interval.high <= _RESOLUTION_LIMITS * figures.limit
+
+
 class _Figures:
     """Numbers of a gate result."""
 
@@ -250,8 +261,10 @@ class _Figures:
         interval: Interval | None = None,
         *,
         as_share: bool = False,
+        level_percent: int = 95,
     ) -> None:
         self.value, self.limit, self.n, self.interval, self.as_share = value, limit, n, interval, as_share
+        self.level_percent = level_percent
 
     def words(self) -> str:
         """The value with its interval and n."""
@@ -260,7 +273,8 @@ class _Figures:
         shown = self._number(self.value)
         if self.interval is None:
             return shown
-        return f"{shown} (95 % {self._number(self.interval.low)}…{self._number(self.interval.high)}, n = {self.n})"
+        low, high = self._number(self.interval.low), self._number(self.interval.high)
+        return f"{shown} ({self.level_percent} % {low}…{high}, n = {self.n})"
 
     def limit_words(self) -> str:
         """The limit, in the form of the value."""
@@ -284,6 +298,7 @@ def _gate(
         holds=holds,
         devices=devices,
         sentence=sentence,
+        level_percent=figures.level_percent,
     )
 
 
@@ -301,7 +316,8 @@ def _drift(
         figure = figure_of(device)
         if figure is None:
             return None
-        return _Figures(figure.value, limit, figure.n, Interval(low=figure.low, high=figure.high))
+        interval = Interval(low=figure.low, high=figure.high)
+        return _Figures(figure.value, limit, figure.n, interval, level_percent=_DRIFT_LEVEL_PERCENT)
 
     result = _measured(
         gate_id,
@@ -335,9 +351,11 @@ def _measured(
         if device.calls < policy.min_calls:
             return None
         low = figures.value if figures.interval is None else figures.interval.low
-        if figures.value <= figures.limit or low <= 0.0:  # nothing there, or nothing that is told from chance
-            return True
-        return False if low > figures.limit else None
+        if low > figures.limit:
+            return False
+        # nothing there, or nothing that is told from chance: but only data that could have told it says so
+        quiet = figures.value <= figures.limit or low <= 0.0
+        return True if quiet and _resolves(figures) else None
 
     judged = [device for device in evidence if device.calls > 0]
     return _worst_of(gate_id, rule, judged, holds, lambda d: figures_of(d) or _Figures(), noun)

@@ -244,7 +244,7 @@ def _sentence(history: History, leading: SignalDistance | None) -> str:
     if leading is None:
         return "no data: too few calls for a comparison."
     verb = {"alert": "exceeds", "warn": "comes near"}.get(leading.state.value, "keeps to")
-    interval = format_interval(leading.low, leading.high).replace("95 %", "99 %")
+    interval = format_interval(leading.low, leading.high, level_percent=99)
     return (
         f"{leading.signal} {verb} the limit of {format_value(leading.alert)}: distance {format_value(leading.value)} "
         f"({interval}) from the baseline, n = {leading.n:,}."

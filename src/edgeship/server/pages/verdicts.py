@@ -139,6 +139,7 @@ def interval_rows(gates: Sequence[GateResult]) -> list[IntervalRow]:
             holds=gate.holds,
             unit=_UNITS.get(gate.id, ""),
             n=gate.n,
+            level_percent=gate.level_percent,
         )
         for gate in gates
         if gate.id not in _COUNTING
