@@ -44,7 +44,7 @@ def add(bundle: Path, server: str, as_json: bool) -> None:
     console.step("verified", f"{manifest.name} {manifest.version} · {count} blobs · signed by {author[:16]}…")
     with ApiClient(server, timeout_s=_UPLOAD_TIMEOUT_S) as client:
         sent, sent_bytes = _upload_missing(client, opened)
-        console.step("uploaded", f"{sent} of {count} blobs, {sent_bytes / 1e6:.1f} MB; the server had the others")
+        console.step("uploaded", f"{sent} of {count} blobs, {_size(sent_bytes)}; the server had the others")
         added = client.post("releases", _request(opened))
     word = "registered" if added["created"] else "known"
     console.step(word, f"{manifest.name} {manifest.version} · {opened.digest}")
@@ -159,11 +159,20 @@ def _variant(row: dict[str, Any]) -> tuple[str, ...]:
     metric = row["metric"]
     return (
         row["label"],
-        f"{row['size_bytes'] / 1e6:.2f} MB",
+        _size(row["size_bytes"]),
         f"{metric['name']} {metric['value']:.1%} ({metric['low']:.1%}…{metric['high']:.1%}, n={metric['n']})",
         f"{metric['drop']:+.2%} ({metric['drop_low']:+.2%}…{metric['drop_high']:+.2%})",
         f"{row['relative_rms']:.3g}",
     )
+
+
+def _size(size_bytes: int) -> str:
+    """A size for people.
+
+    >>> _size(21_100), _size(4_200_000)
+    ('21.1 kB', '4.2 MB')
+    """
+    return f"{size_bytes / 1e3:.1f} kB" if size_bytes < 1_000_000 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def _version(row: dict[str, Any]) -> tuple[str, ...]:

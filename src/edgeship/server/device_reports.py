@@ -16,6 +16,8 @@ from edgeship_agent.contract.messages import RunningArm, UpdateReport, UpdateSta
 
 #: A rollback is a deployment of its own: its reports are not those of the update that it takes back.
 ROLLBACK_SUFFIX: Final = "-rollback"
+#: How the reason of a device begins that could not take a rollback.
+ROLLBACK_FAILED: Final = "rollback "
 _ACTIVATED: Final = frozenset({UpdateState.PROBATION, UpdateState.COMMITTED})
 _WATCHED: Final = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 _ENDS: Final = frozenset(
@@ -90,7 +92,7 @@ def _take_rollback_report(context: ServerContext, connection: Connection, report
     if report.state is UpdateState.COMMITTED and report.loaded_digest == known.previous_digest:
         return  # the evaluator confirms it and says so
     now_s = context.clock()
-    rollouts.save_member(connection, known, now_s, reason=f"rollback {report.state.value}: {report.reason}")
+    rollouts.save_member(connection, known, now_s, reason=f"{ROLLBACK_FAILED}{report.state.value}: {report.reason}")
     sentence = f"{report.device_id} could not take the rollback: {report.detail or report.reason or report.state.value}"
     _record(context, connection, report.device_id, "rollback_failed", sentence, {"rollout": rollout_id})
     _keep_decision(connection, report, sentence, now_s)

@@ -43,7 +43,7 @@ def explain_incident(context: ServerContext, connection: Connection, number: str
         advice=advice[:1].upper() + advice[1:] + ".",
         replay=_replay(context, connection, row, seen),
         history=[f"{each.kind}: {each.sentence}" for each in decisions],
-        next_steps=[f"edgeship drift show {row.device_id}", f"edgeship devices show {row.device_id}"],
+        next_steps=[f"edgeship drift show --device {row.device_id}", f"edgeship devices show {row.device_id}"],
     )
 
 

@@ -5,6 +5,7 @@ Everything is read from the database, so a server that was stopped in the middle
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ from edgeship.rollout import (
 )
 from edgeship.server import rollout_evidence, rollout_plan
 from edgeship.server.context import ServerContext
-from edgeship.server.device_reports import rollback_deployment
+from edgeship.server.device_reports import ROLLBACK_FAILED, rollback_deployment
 from edgeship.server.rollout_steps import (
     decide,
     offer,
@@ -40,21 +41,29 @@ from edgeship.server.rollout_steps import (
 )
 from edgeship.server.store import devices, goals, releases, reports, rollouts
 from edgeship.server.store.rollouts import Member, Rollout
+from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.manifest import BundleManifest
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.contract.wire import read_json
 
+_log = logging.getLogger("edgeship.server.rollouts")
 _JUDGED: Final = (RolloutState.RUNNING, RolloutState.PAUSED)
 #: A rollback that is incomplete is still confirmed when the last devices come back.
 _RETURNING: Final = (RolloutState.ROLLING_BACK, RolloutState.ROLLBACK_INCOMPLETE)
 
 
 def tick(context: ServerContext, connection: Connection, now_s: float) -> None:
-    """Move every rollout that has something to do by at most one decision."""
-    for rollout in rollouts.in_states(connection, _JUDGED):
-        _advance(context, connection, rollout, now_s)
-    for rollout in rollouts.in_states(connection, _RETURNING):
-        _confirm_rollback(context, connection, rollout, now_s)
+    """Move every rollout that has something to do by at most one decision.
+
+    Each in a savepoint of its own: one that cannot be moved must not hold up the others, least of all a rollback.
+    """
+    for states, step in ((_JUDGED, _advance), (_RETURNING, _confirm_rollback)):
+        for rollout in rollouts.in_states(connection, states):
+            try:
+                with context.store.savepoint(connection):
+                    step(context, connection, rollout, now_s)
+            except EdgeshipError as error:
+                _log.error("rollout %s was not moved: %s", rollout.id, error.sentence())
 
 
 def evidence_now(
@@ -246,18 +255,18 @@ def _runs_previous(connection: Connection, rollout: Rollout, known: Member) -> b
 
 
 def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s: float) -> None:
+    """Say of each device how its rollback stands; what the device itself said about a failed one stays."""
+    state = known.state if is_waiting else device_transition(known.state, DeviceEvent.RESTORED)
     if not is_waiting:
-        state = device_transition(known.state, DeviceEvent.RESTORED)
-        if state is not known.state:
-            rollouts.save_member(connection, known, now_s, state=state)
-        return
-    if known.reason.startswith("rollback "):
-        return
-    row = devices.find(connection, known.device_id)
-    online = row is not None and row.online
-    reason = "waiting for the rollback" if online else "offline: takes the rollback when it returns"
-    if known.reason != reason:
-        rollouts.save_member(connection, known, now_s, reason=reason)
+        reason = f"runs {known.previous_version} again" if known.previous_version else "runs no version of it"
+    elif known.reason.startswith(ROLLBACK_FAILED):
+        reason = known.reason
+    else:
+        row = devices.find(connection, known.device_id)
+        online = row is not None and row.online
+        reason = "waiting for the rollback" if online else "offline: takes the rollback when it returns"
+    if (state, reason) != (known.state, known.reason):
+        rollouts.save_member(connection, known, now_s, state=state, reason=reason)
 
 
 def _restored_sentence(touched: Sequence[Member]) -> str:

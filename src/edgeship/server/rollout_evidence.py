@@ -22,7 +22,10 @@ RECENT_WINDOWS: Final = 200
 EARLIER_WINDOWS: Final = 50
 #: Ends of an update attempt that prove the bundle bad on that device; one device suffices.
 HARD_STOP_REASONS: Final = frozenset(
-    {"golden_mismatch", "crash_loop", "activation_failed", "nan_output", "constant_class", "memory_limit"}
+    {
+        *("golden_mismatch", "golden_crash", "golden_error"),
+        *("activation", "activation_failed", "crash_loop", "no_answer", "nan_output", "constant_class"),
+    }
 )
 _TABLE: Final = schema.windows
 

@@ -83,12 +83,15 @@ def preview(context: ServerContext, request: RolloutRequest) -> tuple[Rollout, l
 
 
 def create(context: ServerContext, request: RolloutRequest) -> Rollout:
-    """Create and start a rollout.
+    """Create and start a rollout; the very same request while it runs is that rollout again, not a second one.
 
     Raises:
         ConfigError: see :func:`preview`.
     """
     with context.write() as connection:
+        known = _find_same(connection, request)
+        if known is not None:
+            return known
         rollout, planned = _plan(context, connection, request)
         members = [
             rollout_plan.as_member(device, rollout.id, device.stage_index, rollout.created_at_s) for device in planned
@@ -199,6 +202,19 @@ def _plan(
         created_at_s=now_s,
         updated_at_s=now_s,
     ), planned
+
+
+def _find_same(connection: Connection, request: RolloutRequest) -> Rollout | None:
+    """A running rollout that this request has made: its answer may have been lost on the way."""
+    wanted = (request.model, request.version, request.filter, parse_policy(request.policy))
+    for known in rollouts.in_states(connection, [RolloutState.RUNNING]):
+        if (known.model, known.version, known.filter, known.policy) != wanted:
+            continue
+        for made in rollouts.decisions(connection, f"rollout/{known.id}"):
+            same_stages = made.kind == "created" and made.evidence["request"]["stages"] == request.stages
+            if same_stages and request.seed in (None, known.seed):
+                return known
+    return None
 
 
 def _release(connection: Connection, request: RolloutRequest) -> releases.Release:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fleets import BROKEN, MODEL, Fleet, open_fleet
+from tests.fleets import BROKEN, MODEL, POLICY, Fleet, open_fleet
 
 from edgeship_agent.contract.messages import UpdateState
 
@@ -354,6 +354,8 @@ def test_what_cannot_be_rolled_out_is_refused_in_words(fleet: Fleet) -> None:
     assert "no device has site=moon" in refused(filter={"site": "moon"})
     fleet.create("1.0")
     assert "r1 of the same model is running" in refused()
+    assert fleet.create("1.0") == "r1"  # the very same request: its answer may have been lost
+    assert "r1 of the same model is running" in refused(policy=POLICY, seed=8)
 
 
 def test_a_dry_run_lists_device_and_digest_and_stores_nothing(fleet: Fleet) -> None:
