@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from edgeship.drift import DriftState, SignalDistance, compare, merge_windows, worst
+from edgeship.drift import DriftState, SignalDistance, compare_windows, merge_windows, worst
 from edgeship.server.config import DriftConfig
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import drift as store
@@ -92,7 +92,7 @@ def look(
         reference = _reference(connection, key, profile_hash, settings)
         if samples < settings.min_samples:
             return _without(found, f"{samples} of {settings.min_samples} samples", reference)
-        distances = compare(profile, merge_windows(recent), reference=BASELINE)
+        distances = compare_windows(profile, recent, reference=BASELINE)
         own = _against_own(connection, key, profile, found, reference)
     except ContractError as error:
         return _without(found, f"windows that do not fit their baseline: {error}")
@@ -147,7 +147,7 @@ def _against_own(
     later = windows.count_of(connection, key, found.profile_hash) - reference.window_count
     if later < len(found.recent):
         return ()
-    return compare(profile, merge_windows(found.recent), reference.signals, reference=DEVICE)
+    return compare_windows(profile, found.recent, reference.signals, reference=DEVICE)
 
 
 def baseline_distances(
@@ -167,6 +167,6 @@ def baseline_distances(
         return ()
     same = [window for window in found if window.profile_hash == profile_hash]
     try:
-        return compare(profile, merge_windows(same), reference=BASELINE)
+        return compare_windows(profile, same, reference=BASELINE)
     except ContractError:
         return ()

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, and_, or_, select
 
-from edgeship.drift import SignalDistance, compare, merge_windows
+from edgeship.drift import SignalDistance, compare_windows
 from edgeship.server.context import ServerContext
 from edgeship.server.explanation import GONE, Explanation, Rule, replayed
 from edgeship.server.profiles import Profiles
@@ -53,7 +53,9 @@ def _windows_of(connection: Connection, device_id: str, keys: Sequence[Sequence[
     if not wanted:
         return []
     query = select(table.c.payload).where(table.c.device_id == device_id, or_(*wanted))
-    return [windows.decode(payload) for payload in connection.execute(query).scalars()]
+    seen = [windows.decode(payload) for payload in connection.execute(query).scalars()]
+    order = {(boot_id, seq): index for index, (boot_id, seq) in enumerate(keys)}
+    return sorted(seen, key=lambda window: order[window.boot_id, window.seq])
 
 
 def _window(seen: Sequence[Window], evidence: Mapping[str, Any]) -> str:
@@ -129,7 +131,7 @@ def _replay_distance(context: ServerContext, connection: Connection, row: Row[An
     if profile is None or (stored.reference == _DEVICE and reference is None):
         return GONE
     try:
-        again = compare(profile, merge_windows(seen), reference, reference=stored.reference)
+        again = compare_windows(profile, seen, reference, reference=stored.reference)
     except ContractError:
         return GONE
     return replayed(stored in again)

@@ -46,6 +46,8 @@ from edgeship_agent.contract.manifest import BundleManifest
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.contract.wire import read_json
 
+#: So many devices' evidence is read per second of the evaluator's time: 1,000 devices are judged every 100 s.
+JUDGED_DEVICES_PER_S: Final = 10.0
 _log = logging.getLogger("edgeship.server.rollouts")
 _JUDGED: Final = (RolloutState.RUNNING, RolloutState.PAUSED)
 #: A rollback that is incomplete is still confirmed when the last devices come back.
@@ -80,6 +82,18 @@ def _advance(context: ServerContext, connection: Connection, rollout: Rollout, n
         rollout = _offer_stage(context, connection, rollout, now_s)
     _apply_deadlines(connection, rollout, now_s)
     rollout = _start_soak(connection, rollout, now_s)
+    if _is_turn(context, connection, rollout, now_s):
+        _judge(context, connection, rollout, now_s)
+
+
+def _is_turn(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> bool:
+    """Whether to look at the evidence in this step: a large fleet is judged less often, so that a step stays short."""
+    pace_s = rollouts.count_members(connection, rollout.id) / JUDGED_DEVICES_PER_S
+    tick_s = context.config.tick_s
+    return pace_s <= tick_s or now_s // pace_s != (now_s - tick_s) // pace_s
+
+
+def _judge(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> None:
     devices_evidence, elapsed_s = evidence_now(context, connection, rollout, now_s)
     verdict = judge(rollout.policy, devices_evidence, elapsed_s=elapsed_s)
     evidence = verdict_evidence(rollout, devices_evidence, elapsed_s, verdict)

@@ -17,9 +17,9 @@ from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.sketch import ExponentialSketch, merge, quantile
 
 #: So many of a device's newest windows give its latency and its hard stops.
-RECENT_WINDOWS: Final = 200
+RECENT_WINDOWS: Final = 60
 #: So many of its windows from before the offer are what it is compared with.
-EARLIER_WINDOWS: Final = 50
+EARLIER_WINDOWS: Final = 30
 #: Ends of an update attempt that prove the bundle bad on that device; one device suffices.
 HARD_STOP_REASONS: Final = frozenset(
     {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,19 +20,19 @@ from edgeship_agent.contract.messages import PROTOCOL_VERSION
 from edgeship_agent.contract.oci import signed_bytes
 from edgeship_agent.contract.wire import encode_goal
 
-METADATA_DIRECTORY: Final = Path("tuf") / "metadata"
-
 
 class Trust:
     """Signs goal states and keeps the update repository.
 
     Args:
         repository: the metadata of The Update Framework.
+        directory: where that metadata lies, as it is served.
         goal_key: private key of the goal states.
     """
 
-    def __init__(self, repository: TufRepository, goal_key: Ed25519PrivateKey) -> None:
+    def __init__(self, repository: TufRepository, directory: Path, goal_key: Ed25519PrivateKey) -> None:
         self.repository = repository
+        self.directory = directory
         self._goal_key = goal_key
         self.goal_public = raw_public(goal_key)
 
@@ -53,7 +52,8 @@ class Trust:
             snapshot=load_or_create(keys / "snapshot.pem"),
             timestamp=load_or_create(keys / "timestamp.pem"),
         )
-        trust = cls(TufRepository(data / METADATA_DIRECTORY, tuf_keys, clock), load_or_create(keys / "goal.pem"))
+        directory = data / "tuf" / "metadata"
+        trust = cls(TufRepository(directory, tuf_keys, clock), directory, load_or_create(keys / "goal.pem"))
         write_atomic(data / "trust" / "root.json", trust.repository.root_bytes)
         write_atomic(data / "trust" / "goal.pub", trust.goal_public.hex().encode() + b"\n")
         return trust

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from edgeship.drift import SignalDistance, compare, merge_windows, worst
+from edgeship.drift import SignalDistance, compare_windows, worst
 from edgeship.server.pages.words import clock_text
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import windows
@@ -112,7 +112,7 @@ def compare_seen(profile: Profile, seen: Sequence[Window]) -> tuple[SignalDistan
     if not seen:
         return ()
     try:
-        return compare(profile, merge_windows(seen))
+        return compare_windows(profile, seen)
     except ContractError:
         return ()
 

@@ -166,7 +166,7 @@ def _rollout_need(rollout: Rollout) -> Need:
 def _incident_need(incident: Incident) -> Need:
     return Need(
         state=incident.severity,
-        sentence=f"{incident.device_id}: {incident.sentence}",
+        sentence=incident.sentence,
         href=path("incidents", str(incident.id)),
     )
 

@@ -177,6 +177,12 @@ def members(connection: Connection, rollout_id: str) -> list[Member]:
     return [_member(row) for row in rows]
 
 
+def count_members(connection: Connection, rollout_id: str) -> int:
+    """How many devices a rollout has."""
+    query = select(func.count()).select_from(_members).where(_members.c.rollout_id == rollout_id)
+    return int(connection.execute(query).scalar_one())
+
+
 def member(connection: Connection, rollout_id: str, device_id: str) -> Member | None:
     """One device of a rollout, or None."""
     query = select(_members).where(_members.c.rollout_id == rollout_id, _members.c.device_id == device_id)
