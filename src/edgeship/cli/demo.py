@@ -22,6 +22,7 @@ _PARENT = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--skip-timing", is_flag=True, help="Claim logic only, no latency.")
 @click.option("--folder", type=_PARENT, help="Make the demo's folder in here.")
+@click.option("--files", type=_PARENT, help="Write the demo's models and data into this folder, and stop.")
 @click.option("--keep", is_flag=True, help="Keep the demo's folder (logs, databases, bundles).")
 def demo(
     devices: int,
@@ -31,6 +32,7 @@ def demo(
     bundles: Path | None,
     skip_timing: bool,
     folder: Path | None,
+    files: Path | None,
     keep: bool,
 ) -> None:
     """Watch the whole loop on this machine: build, fleet, staged update, drift, bad update, rollback.
@@ -38,6 +40,9 @@ def demo(
     Starts a server, a broker and agents as real processes on loopback, in a folder of its own, and checks every
     claim that it prints. Exit code 1 if one does not hold.
     """
+    if files is not None:
+        _write_files(files)
+        return
     from edgeship.demo.run import DemoOptions, run_demo
 
     options = DemoOptions(
@@ -54,3 +59,14 @@ def demo(
     if not ok:
         console.next_steps("edgeship demo --keep", "read the logs in the folder that it names")
         raise click.exceptions.Exit(1)
+
+
+def _write_files(folder: Path) -> None:
+    from edgeship.demo.building import write_files
+
+    for path in write_files(folder):
+        console.result(str(path))
+    console.next_steps(
+        f"edgeship build {folder}/digits-v1.onnx -t x86-64-litert --calibration {folder}/calibration.npz"
+        f" --evaluation {folder}/evaluation.npz --preprocess {folder}/preprocess.toml"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from edgeship.demo.digits import Split, inverted, load_digits, write_split
-from edgeship_agent.contract.errors import EdgeshipError
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 MODEL: Final = "digits"
 VERSIONS: Final = ("v1", "v2", "v3")
@@ -86,6 +87,29 @@ def _inverted(split: Split) -> Split:
 def models_folder() -> Path:
     """Where the package keeps ``digits-v1.onnx`` to ``digits-v3.onnx``."""
     return Path(__file__).parent / "models"
+
+
+def write_files(folder: Path) -> list[Path]:
+    """Write everything that the demo's builds read, models included, for a build by hand.
+
+    Returns:
+        The files, by name.
+
+    Raises:
+        ConfigError: the folder holds one of the models already.
+        EdgeshipError: it cannot be written.
+    """
+    names = [f"{MODEL}-{version}.onnx" for version in VERSIONS]
+    known = [folder / name for name in names if (folder / name).exists()]
+    if known:
+        raise ConfigError("is there already", file=known[0], key="--files", next_step="name another folder")
+    try:
+        write_data(folder)
+        for name in names:
+            shutil.copyfile(models_folder() / name, folder / name)
+    except OSError as error:
+        raise EdgeshipError(f"cannot be written: {error.strerror}", file=folder) from error
+    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def build_command(version: str, data: Path, output: Path, model: Path) -> list[str]:
