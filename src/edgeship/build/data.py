@@ -166,7 +166,8 @@ def _labels(array: Array, count: int, path: Path) -> tuple[int, ...]:
 def _read_folder(path: Path, contracts: Sequence[InputContract]) -> _Read:
     if len(contracts) != 1:
         raise InputError("a folder of images feeds a model with one input", file=path,
-                         expected="an .npz file with one array per input", got=f"{len(contracts)} inputs")  # fmt: skip
+                         expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
+                         next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
     classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     samples: list[Mapping[str, Array]] = []
     labels: list[int] = []

@@ -128,7 +128,8 @@ def _prepared(
     try:
         prepared = tuple(dataset.prepared(contracts))
     except EdgeshipError as error:
-        raise ConfigError(f"the preprocessing contract does not fit the data: {error}", file=dataset.path) from error
+        raise ConfigError(f"the preprocessing contract does not fit the data: {error}", file=dataset.path,
+                          next_step="correct the steps in --preprocess FILE.toml") from error  # fmt: skip
     for spec in source.inputs:
         array = prepared[0][spec.name]
         wanted = (1, *spec.shape[1:])
@@ -165,7 +166,8 @@ def _output_contract(
                          key=source.outputs[0].name, got=f"{count} entry", next_step="add --task raw")  # fmt: skip
     labels = options.labels or evaluation.class_names
     if labels and len(labels) != count:
-        raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels))
+        raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels),
+                          next_step="name every class, in the order of the output, with --labels")  # fmt: skip
     sums = first.reshape(len(first), -1).sum(axis=1)
     shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
@@ -177,7 +179,8 @@ def _labels(evaluation: Dataset, outputs: Mapping[str, Array], output: OutputCon
     classes = int(next(iter(outputs.values()))[0].size)
     if max(evaluation.labels) >= classes:
         raise InputError("a class that the model does not have", file=evaluation.path, key="y",
-                         expected=f"0 … {classes - 1}", got=max(evaluation.labels))  # fmt: skip
+                         expected=f"0 … {classes - 1}", got=max(evaluation.labels),
+                         next_step="number the classes in the order of the model's output")  # fmt: skip
     return evaluation.labels
 
 

@@ -107,10 +107,11 @@ def _targets(options: BuildOptions) -> tuple[Target, ...]:
 
 def _name(options: BuildOptions) -> str:
     name = options.name or re.sub(r"[^A-Za-z0-9._+-]+", "-", options.source.stem).strip("-.") or "model"
-    for key, value in (("name", name), ("version", options.version)):
+    for key, value in (("--name", name), ("--version", options.version)):
         if not _PLAIN_NAME.fullmatch(value):
-            raise ConfigError("needs plain characters", key=f"--{key}", got=repr(value),
-                              expected="letters, digits and . _ + -, at most 128")  # fmt: skip
+            raise ConfigError("needs plain characters", key=key, got=repr(value),
+                              expected="letters, digits and . _ + -, at most 128",
+                              next_step=f"choose another {key}")  # fmt: skip
     return name
 
 

@@ -43,6 +43,7 @@ from edgeship_agent.contract.manifest import Feature, InputContract, Step, Tenso
 
 T = TypeVar("T")
 FILE_VERSION: Final = 1
+_READ: Final = "compare with the example in docs/guide/build.md"
 _STEPS: Final[dict[str, Any]] = {
     str(kind.__struct_config__.tag): kind
     for kind in (manifest.Cast, manifest.Scale, manifest.Offset, manifest.Normalize, manifest.Reshape,
@@ -99,7 +100,8 @@ def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContr
         contracts[tensor] = InputContract(tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps)
     missing = [spec.name for spec in inputs if spec.name not in contracts]
     if missing:
-        raise ConfigError("no contract for a model input", file=path, key="input", expected=", ".join(missing))
+        raise ConfigError("no contract for a model input", file=path, key="input", expected=", ".join(missing),
+                          next_step="add an [[input]] table for it")  # fmt: skip
     return tuple(contracts[spec.name] for spec in inputs)
 
 
@@ -122,7 +124,8 @@ def read_features(path: Path, contracts: Sequence[InputContract]) -> dict[str, t
         fits = {0, 1} | ({contract.shape[0]} if len(contract.shape) == 1 else set())
         if len(given) not in fits:
             raise ConfigError("a number of features that does not fit", file=path, key=contract.tensor,
-                              expected=" or ".join(str(n) for n in sorted(fits)), got=len(given))  # fmt: skip
+                              expected=" or ".join(str(n) for n in sorted(fits)), got=len(given),
+                              next_step=_READ)  # fmt: skip
     return {name: tuple(entries) for name, entries in features.items()}
 
 
@@ -130,10 +133,10 @@ def _table(path: Path) -> Mapping[str, Any]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", file=path) from error
+        raise ConfigError(f"cannot be read: {error}", file=path, next_step=_READ) from error
     if table.get("schema_version", FILE_VERSION) != FILE_VERSION:
         raise ConfigError("unknown version", file=path, key="schema_version", expected=FILE_VERSION,
-                          got=table["schema_version"])  # fmt: skip
+                          got=table["schema_version"], next_step="write schema_version = 1")  # fmt: skip
     return table
 
 
@@ -141,18 +144,20 @@ def _convert(table: Mapping[str, Any], kind: type[T], path: Path) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error), file=path) from error
+        raise ConfigError(str(error), file=path, next_step=_READ) from error
 
 
 def _step(table: dict[str, Any], path: Path) -> Step:
     name = table.get("op")
     if name not in _STEPS:
-        raise ConfigError("unknown step", file=path, key="input.steps.op", expected=" | ".join(_STEPS), got=name)
+        raise ConfigError("unknown step", file=path, key="input.steps.op", expected=" | ".join(_STEPS), got=name,
+                          next_step=_READ)  # fmt: skip
     kind = _STEPS[name]
     unknown = set(table) - {"op", *kind.__struct_fields__}
     if unknown:
         raise ConfigError("unknown key", file=path, key=f"input.steps ({name})",
-                          expected=" | ".join(kind.__struct_fields__), got=", ".join(sorted(unknown)))  # fmt: skip
+                          expected=" | ".join(kind.__struct_fields__), got=", ".join(sorted(unknown)),
+                          next_step=_READ)  # fmt: skip
     step: Step = _convert(table, kind, path)
     return step
 
@@ -163,5 +168,5 @@ def _tensor_of(name: str, inputs: Sequence[TensorSpec], path: Path) -> str:
         return known[0]
     if name not in known:
         raise ConfigError("not an input of the model", file=path, key="tensor", expected=" | ".join(known),
-                          got=repr(name))  # fmt: skip
+                          got=repr(name), next_step=_READ)  # fmt: skip
     return name

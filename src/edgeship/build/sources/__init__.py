@@ -22,7 +22,7 @@ def load(path: Path) -> SourceModel:
         ConversionError: it holds an operator that nothing here can run.
     """
     if not path.is_file():
-        raise InputError("no such model file", file=path)
+        raise InputError("no such model file", file=path, next_step="check the path")
     if path.suffix.lower() not in FORMATS:
         raise InputError(
             "unknown model format",

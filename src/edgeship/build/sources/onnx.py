@@ -74,7 +74,13 @@ def _weight_files(model: Any, path: Path) -> tuple[Path, ...]:
     files = tuple(path.parent / name for name in sorted(names))
     for file in files:
         if not file.is_file():
-            raise InputError("the model's weight file is missing", file=path, expected=file.name, got="no such file")
+            raise InputError(
+                "the model's weight file is missing",
+                file=path,
+                expected=file.name,
+                got="no such file",
+                next_step="put it beside the .onnx file, or export the model as one file",
+            )
     return files
 
 
@@ -82,7 +88,8 @@ def _load_weights(model: Any, path: Path) -> None:
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (ValueError, checker.ValidationError) as error:
-        raise InputError(f"the model's weight file cannot be read: {_first_line(error)}", file=path) from error
+        raise InputError(f"the model's weight file cannot be read: {_first_line(error)}", file=path,
+                         next_step="copy or export both files again") from error  # fmt: skip
 
 
 def _check_domains(model: Any, path: Path) -> None:
@@ -119,7 +126,7 @@ def _signature(model: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[Te
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_input(value, path) for value in model.graph.input if value.name not in weights)
     if not inputs:
-        raise InputError("the model has no inputs", file=path)
+        raise InputError("the model has no inputs", file=path, next_step="export the model again")
     return inputs, tuple(_output(value, path) for value in model.graph.output)
 
 
@@ -158,7 +165,12 @@ def _dtype(value: Any, path: Path) -> str:
     try:
         return str(helper.tensor_dtype_to_np_dtype(kind).name)
     except (KeyError, TypeError) as error:
-        raise InputError("not a tensor of numbers", file=path, key=value.name) from error
+        raise InputError(
+            "not a tensor of numbers",
+            file=path,
+            key=value.name,
+            next_step="export the model with numeric inputs and outputs",
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

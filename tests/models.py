@@ -1,0 +1,89 @@
+"""Small ONNX models and data for build tests: real weights from a seed, no downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CLASSES = 6
+SIDE = 8
+
+
+def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = False, bias_rows: bool = False) -> Path:
+    """Two convolutions, pooling, one matrix: ``x`` [N, 1, 8, 8] float32 to ``scores`` [N, 6].
+
+    Args:
+        path: where to write it.
+        opset: of the default domain.
+        domain: of the first operator, where not empty.
+        dead: all weights zero, so that it says one class and ends without an error.
+        bias_rows: the last bias as [1, 6], as old exporters write it.
+    """
+    rng = np.random.default_rng(5)
+    scale = 0.0 if dead else 1.0
+    weights = {
+        "w1": rng.normal(0, 0.5, (4, 1, 3, 3)),
+        "b1": rng.normal(0, 0.1, 4),
+        "w2": rng.normal(0, 0.3, (8, 4, 3, 3)),
+        "b2": rng.normal(0, 0.1, 8),
+        "w3": rng.normal(0, 0.2, (8 * 16, CLASSES)),
+        "b3": rng.normal(0, 0.1, (1, CLASSES) if bias_rows else CLASSES),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], domain=domain),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("MaxPool", ["r2"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["m"]),
+        helper.make_node("Add", ["m", "b3"], ["scores"]),
+    ]
+    constants = [numpy_helper.from_array((scale * array).astype(np.float32), name) for name, array in weights.items()]
+    imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    return _save(
+        path, nodes, [_value("x", ["N", 1, SIDE, SIDE])], [_value("scores", ["N", CLASSES])], constants, imports
+    )
+
+
+def two_outputs(path: Path) -> Path:
+    """A raw model: ``x`` [1, 2, 8, 8] to ``map`` [1, 3, 8, 8] and ``mean`` [1, 3]."""
+    rng = np.random.default_rng(6)
+    constants = [numpy_helper.from_array(rng.normal(0, 0.4, (3, 2, 3, 3)).astype(np.float32), "w")]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["map"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["map"], ["mean"], axes=[2, 3], keepdims=0),
+    ]
+    outputs = [_value("map", [1, 3, SIDE, SIDE]), _value("mean", [1, 3])]
+    return _save(path, nodes, [_value("x", [1, 2, SIDE, SIDE])], outputs, constants, [helper.make_opsetid("", 13)])
+
+
+def beyond_the_converter(path: Path) -> Path:
+    """A valid model with an operator that the TFLite route does not lower."""
+    nodes = [
+        helper.make_node("ImageDecoder", ["x"], ["pixels"]),
+        helper.make_node("Cast", ["pixels"], ["y"], to=TensorProto.FLOAT),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, [64])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [8, 8, 3])]
+    return _save(path, nodes, inputs, outputs, [], [helper.make_opsetid("", 20)])
+
+
+def inputs(count: int, *, seed: int = 0, channels: int = 1) -> np.ndarray:
+    """[count, channels, 8, 8] float32."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 1, (count, channels, SIDE, SIDE)).astype(np.float32)
+
+
+def _value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def _save(path: Path, nodes: list, graph_inputs: list, outputs: list, constants: list, imports: list) -> Path:
+    graph = helper.make_graph(nodes, "test", graph_inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    onnx.save(model, path)
+    return path

@@ -1,0 +1,88 @@
+"""ONNX files that are read, and ones that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from tests import models
+
+from edgeship.build import sources
+from edgeship_agent.contract.errors import ConversionError, InputError, VerificationError
+
+
+def test_a_model_is_described(tmp_path: Path) -> None:
+    source = sources.load(models.classifier(tmp_path / "m.onnx"))
+    assert (source.opset, source.operators) == (17, 8)
+    assert [(spec.name, spec.shape) for spec in source.inputs] == [("x", (-1, 1, 8, 8))]
+    assert [(spec.name, spec.shape) for spec in source.outputs] == [("scores", (-1, models.CLASSES))]
+    assert source.copy_to(tmp_path / "copy").read_bytes() == source.path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_unusable_input(tmp_path: Path, share: float) -> None:
+    whole = models.classifier(tmp_path / "m.onnx").read_bytes()
+    short = tmp_path / "short.onnx"
+    short.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError) as refusal:
+        sources.load(short)
+    assert refusal.value.exit_code == 2
+    assert refusal.value.file == str(short)
+
+
+def test_an_unknown_domain_is_named_with_its_operator(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError) as refusal:
+        sources.load(models.classifier(tmp_path / "m.onnx", domain="com.example.private"))
+    assert refusal.value.exit_code == 1
+    assert "'com.example.private'" in str(refusal.value)
+    assert "Conv" in str(refusal.value)
+
+
+def test_a_domain_inside_a_branch_is_found_too(tmp_path: Path) -> None:
+    path = models.classifier(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    hidden = onnx.helper.make_graph([onnx.helper.make_node("Odd", [], ["o"], domain="hidden")], "b", [],
+                                    [onnx.helper.make_tensor_value_info("o", 1, [1])])  # fmt: skip
+    model.graph.node.append(onnx.helper.make_node("If", ["c"], ["i"], then_branch=hidden, else_branch=hidden))
+    onnx.save(model, path)
+    with pytest.raises(ConversionError, match="hidden"):
+        sources.load(path)
+
+
+def test_weights_beside_the_model_belong_to_it(tmp_path: Path) -> None:
+    path = models.classifier(tmp_path / "m.onnx")
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="m.weights", size_threshold=0)
+    source = sources.load(path)
+    assert [file.name for file in source.files] == ["m.onnx", "m.weights"]
+    alone = tmp_path / "alone" / "model.onnx"
+    assert onnx.load(source.copy_to(alone.parent)).graph.initializer[0].raw_data
+    (tmp_path / "m.weights").unlink()
+    with pytest.raises(InputError, match="weight file is missing"):
+        sources.load(path)
+
+
+def test_a_free_axis_besides_the_batch_is_refused(tmp_path: Path) -> None:
+    path = models.classifier(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="height"):
+        sources.load(path)
+
+
+def test_a_change_of_the_source_during_the_build_is_noticed(tmp_path: Path) -> None:
+    source = sources.load(models.classifier(tmp_path / "m.onnx"))
+    source.check_unchanged()
+    source.path.write_bytes(source.data + b" ")
+    with pytest.raises(VerificationError, match="changed during the build"):
+        source.check_unchanged()
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.h5", "model"])
+def test_another_format_is_told_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(InputError, match="unknown model format") as refusal:
+        sources.load(tmp_path / name)
+    assert refusal.value.next_step is not None
+    assert "ONNX" in refusal.value.next_step
