@@ -17,7 +17,7 @@ _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 0 done, 1 could not be done, 2 usage or configuration, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         code: int = options.command(options)
     except EdgeshipError as error:
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Commands and options; the documentation is checked against it."""
     parser = argparse.ArgumentParser(
         prog="edgeship-agent",
         description="Runs models on this device, reports telemetry, installs updates that can always be undone.",

@@ -1,42 +1,18 @@
-"""The agent's configuration: one TOML file, each key documented here, unknown keys refused.
+"""The agent's configuration: one TOML file, every key in the tables below, unknown keys refused.
 
-::
+The least that it needs::
 
     schema_version = 1
-    device_id = "press-07"            # 1–64 letters, digits, '.', '_', '-'
-    target = "raspberry-pi-5"         # which variants of a bundle this device takes
-    state_dir = "/var/lib/edgeship"   # everything that the agent remembers; survives an update of the system
-    server_url = "http://fleet:8080"  # where bundles come from
-    broker_url = "mqtt://fleet:1883"  # where goals come from and telemetry goes
-    root = "/etc/edgeship/root.json"  # root of the update repository (DATA/trust/root.json of the server)
-    goal_key = "/etc/edgeship/goal.pub"  # key that signs goal states (DATA/trust/goal.pub of the server)
-    launcher = []                     # put before every child's command line, such as an emulator
+    device_id = "press-07"
+    target = "raspberry-pi-5"
+    state_dir = "/var/lib/edgeship"
+    server_url = "http://127.0.0.1:8080"
+    broker_url = "mqtt://127.0.0.1:1883"
+    root = "/etc/edgeship/root.json"
+    goal_key = "/etc/edgeship/goal.pub"
 
-    [tags]                            # what rollouts filter by
+    [tags]
     site = "lab"
-
-    [telemetry]
-    window_s = 60.0                   # a window closes after this time ...
-    window_inferences = 500           # ... or after this many calls
-    heartbeat_s = 30.0
-    outbox_bytes = 52428800           # size cap of the outbox; the oldest windows go first, and are counted
-    resend_s = 10.0                   # windows that the server has not acknowledged are sent again
-
-    [serving]
-    threads = 1                       # per inference
-
-    [update]
-    attempts = 10                     # tries of one transfer
-    retry_s = 1.0                     # first pause between them; doubles
-    retry_max_s = 60.0
-    disk_reserve_bytes = 67108864     # room that an update leaves free
-
-    [link]
-    reconnect_start_s = 0.2
-    reconnect_max_s = 60.0            # longest pause between attempts to reach the broker
-
-    [accepts]                         # model → hash of the output contract that the application takes (or a list)
-    digits = "9f2c…"
 """
 
 from __future__ import annotations
@@ -60,10 +36,33 @@ else:
 
 CONFIG_VERSION: Final = 1
 _PATHS: Final = ("state_dir", "root", "goal_key")
+#: Least values that make sense.
+LEAST: Final[dict[str, float]] = {
+    "telemetry.window_s": 0.1,
+    "telemetry.window_inferences": 20,
+    "telemetry.heartbeat_s": 0.1,
+    "telemetry.outbox_bytes": 65536,
+    "telemetry.resend_s": 0.1,
+    "serving.threads": 1,
+    "update.attempts": 1,
+    "update.retry_s": 0.01,
+    "update.retry_max_s": 0.01,
+    "update.disk_reserve_bytes": 0,
+    "link.reconnect_start_s": 0.01,
+    "link.reconnect_max_s": 0.01,
+}
 
 
 class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[telemetry]``."""
+    """What is told to the server, and how often.
+
+    Attributes:
+        window_s: a window closes after this time ...
+        window_inferences: ... or after this many calls. One with fewer than 20 calls joins the next.
+        heartbeat_s: time between two signs of life.
+        outbox_bytes: size limit of the windows that wait on the disk; the oldest go first, and are counted.
+        resend_s: windows that the server has not acknowledged are sent again after this.
+    """
 
     window_s: float = 60.0
     window_inferences: int = 500
@@ -73,13 +72,24 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[serving]``."""
+    """How the model is run.
+
+    Attributes:
+        threads: of the runtime, for one inference.
+    """
 
     threads: int = 1
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[update]``."""
+    """How patient an update is.
+
+    Attributes:
+        attempts: tries of one transfer, before the update fails and the old model stays.
+        retry_s: first pause between them; it doubles.
+        retry_max_s: longest pause between them.
+        disk_reserve_bytes: room on the disk that an update leaves free.
+    """
 
     attempts: int = 10
     retry_s: float = 1.0
@@ -88,14 +98,34 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[link]``."""
+    """How the broker is sought when it is away.
+
+    Attributes:
+        reconnect_start_s: first pause; it doubles, and each is cut by up to half at random.
+        reconnect_max_s: longest pause.
+    """
 
     reconnect_start_s: float = 0.2
     reconnect_max_s: float = 60.0
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``agent.toml``; relative paths are taken from the folder of the file."""
+    """``agent.toml``; relative paths are taken from the folder of the file.
+
+    Attributes:
+        schema_version: of this format: 1.
+        device_id: the device's name in the fleet: 1–64 letters, digits, ``.``, ``_`` or ``-``; no other device has it.
+        target: which variants of a bundle this device takes: the ``id`` of a target.
+        state_dir: everything that the agent remembers; put it where an update of the system leaves it alone.
+        server_url: where bundles come from: ``http://HOST:PORT``.
+        root: root metadata of the update repository: a copy of ``DATA/trust/root.json`` of the server.
+        goal_key: the key that signs goal states: a copy of ``DATA/trust/goal.pub`` of the server.
+        broker_url: where goals come from and telemetry goes: ``mqtt://HOST:PORT``.
+        launcher: words put before the command line of every child process, such as an emulator.
+        tags: name → value; what rollouts filter by. An operator's tags on the server win.
+        accepts: model → hash of the output contract that the application takes, or a list of them; a model that is
+            not named may have any.
+    """
 
     schema_version: int = CONFIG_VERSION
     device_id: str
@@ -177,24 +207,8 @@ def _check(config: AgentConfig, path: Path) -> None:
         raise ConfigError(
             "not a server address", file=path, key="server_url", expected="http://HOST:PORT", got=config.server_url
         )
-    for key, value, least in _numbers(config):
+    for key, least in LEAST.items():
+        table, _, name = key.partition(".")
+        value = getattr(getattr(config, table), name)
         if value < least:
             raise ConfigError("too small", file=path, key=key, expected=f"≥ {least:g}", got=f"{value:g}")
-
-
-def _numbers(config: AgentConfig) -> tuple[tuple[str, float, float], ...]:
-    """(key, value, least value that makes sense)."""
-    return (
-        ("telemetry.window_s", config.telemetry.window_s, 0.1),
-        ("telemetry.window_inferences", config.telemetry.window_inferences, 20),
-        ("telemetry.heartbeat_s", config.telemetry.heartbeat_s, 0.1),
-        ("telemetry.outbox_bytes", config.telemetry.outbox_bytes, 65536),
-        ("telemetry.resend_s", config.telemetry.resend_s, 0.1),
-        ("serving.threads", config.serving.threads, 1),
-        ("update.attempts", config.update.attempts, 1),
-        ("update.retry_s", config.update.retry_s, 0.01),
-        ("update.retry_max_s", config.update.retry_max_s, 0.01),
-        ("update.disk_reserve_bytes", config.update.disk_reserve_bytes, 0),
-        ("link.reconnect_start_s", config.link.reconnect_start_s, 0.01),
-        ("link.reconnect_max_s", config.link.reconnect_max_s, 0.01),
-    )

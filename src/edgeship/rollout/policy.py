@@ -37,7 +37,10 @@ class ThresholdPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         judge_timeout_s: from a stage's start to the moment when "undecided" becomes "paused"; 0 for
             ``offer_timeout_s + soak_s``.
         rollback_timeout_s: from a rollback to the moment when devices that did not confirm make it incomplete.
-        probation_inferences, probation_s, probation_deadline_s: see :class:`Probation`.
+        probation_inferences: calls that a device must have answered with the new version ...
+        probation_s: ... and time that must have passed since its activation, before the device commits it.
+        probation_deadline_s: where calls are missing by then, golden inputs stand in for them, and the commit is
+            marked: it never counts as a pass of the stage.
     """
 
     name: str = THRESHOLD

@@ -59,7 +59,15 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
 
 
 class ConfigFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``--config FILE``: the knobs that have no option of their own. Missing keys keep their defaults."""
+    """``--config FILE``: the knobs that have no option of their own. Missing keys keep their defaults.
+
+    Attributes:
+        schema_version: of this format: 1.
+        tick_s: time between two evaluations of rollouts and drift.
+        silence_s: a device that was not heard for so long is offline.
+        accept_baseline: drift from the bundle's baseline opens incidents, as with ``--accept-baseline``. Otherwise only
+            drift from the device's own first windows does.
+    """
 
     schema_version: int = 1
     tick_s: float = 1.0
