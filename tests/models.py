@@ -13,7 +13,7 @@ SIDE = 8
 
 
 def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = False, bias_rows: bool = False) -> Path:
-    """Two convolutions, pooling, one matrix: ``x`` [N, 1, 8, 8] float32 to ``scores`` [N, 6].
+    """Two convolutions, pooling, two matrices: ``x`` [N, 1, 8, 8] float32 to ``scores`` [N, 6].
 
     Args:
         path: where to write it.
@@ -27,9 +27,11 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
     weights = {
         "w1": rng.normal(0, 0.5, (4, 1, 3, 3)),
         "b1": rng.normal(0, 0.1, 4),
-        "w2": rng.normal(0, 0.3, (8, 4, 3, 3)),
-        "b2": rng.normal(0, 0.1, 8),
-        "w3": rng.normal(0, 0.2, (8 * 16, CLASSES)),
+        "w2": rng.normal(0, 0.3, (16, 4, 3, 3)),
+        "b2": rng.normal(0, 0.1, 16),
+        "h": rng.normal(0, 0.1, (16 * 16, 64)),
+        "bh": rng.normal(0, 0.1, 64),
+        "w3": rng.normal(0, 0.2, (64, CLASSES)),
         "b3": rng.normal(0, 0.1, (1, CLASSES) if bias_rows else CLASSES),
     }
     nodes = [
@@ -39,7 +41,9 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
         helper.make_node("Relu", ["c2"], ["r2"]),
         helper.make_node("MaxPool", ["r2"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w3"], ["m"]),
+        helper.make_node("Gemm", ["f", "h", "bh"], ["g"]),
+        helper.make_node("Relu", ["g"], ["rg"]),
+        helper.make_node("MatMul", ["rg", "w3"], ["m"]),
         helper.make_node("Add", ["m", "b3"], ["scores"]),
     ]
     constants = [numpy_helper.from_array((scale * array).astype(np.float32), name) for name, array in weights.items()]

@@ -9,7 +9,7 @@ from edgeship.targets import Target
 
 U8S8: Final = Scheme(name="u8s8", activation="uint8")
 S8S8: Final = Scheme(name="s8s8", activation="int8")
-#: For files whose matrix products answer zeros with one scale a channel.
+#: For files whose matrix products suffer from one scale a channel.
 S8S8_MATMUL: Final = Scheme(name="s8s8-matmul", activation="int8", matmul_per_tensor=True)
 #: Never saturates, on any processor.
 U8S7: Final = Scheme(name="u8s7", activation="uint8", weight_bits=7)

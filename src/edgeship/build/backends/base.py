@@ -26,7 +26,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
         activation: ``uint8`` or ``int8``.
         weight_bits: 7 leaves one bit unused, so that a pair of products cannot saturate in 16 bits; without VNNI, x86
             multiplies pairs of bytes into 16 bits. Source: ONNX Runtime, quantization guide, "reduce_range".
-        matmul_per_tensor: one scale for a whole matrix: with one a channel, LiteRT's BATCH_MATMUL answers zeros only.
+        matmul_per_tensor: one scale for every matrix that is multiplied, not one a channel.
     """
 
     name: str

@@ -65,9 +65,9 @@ def _quantize(float_artifact: Artifact, samples: Samples, scheme: Scheme) -> byt
     from ai_edge_quantizer import calibrator, quantizer
     from ai_edge_quantizer.utils import qsv_utils
 
-    manager = _rules(scheme)
     path = str(float_artifact.model)
     calibration = calibrator.Calibrator(path, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    manager = _rules(scheme, float_outputs=not _outputs_are_used(calibration))
     signature, names = _signature_inputs(calibration)
     inputs = [{names[each.artifact_name]: _array(each, sample[each.name]) for each in float_artifact.inputs}
               for sample in samples]  # fmt: skip
@@ -78,7 +78,13 @@ def _quantize(float_artifact: Artifact, samples: Samples, scheme: Scheme) -> byt
     return bytes(result.quantized_model)
 
 
-def _rules(scheme: Scheme) -> Any:
+def _outputs_are_used(calibration: Any) -> bool:
+    """Whether an output of the graph is an operator's input too: kept float, it would be read as if it were int8."""
+    graph = calibration._flatbuffer_model.subgraphs[0]
+    return any(index in graph.outputs for operator in graph.operators for index in operator.inputs)
+
+
+def _rules(scheme: Scheme, *, float_outputs: bool) -> Any:
     """Everything in int8 but the ends: float inputs and outputs are converted faster inside than by the caller."""
     from ai_edge_quantizer import recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -86,10 +92,12 @@ def _rules(scheme: Scheme) -> Any:
 
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
-    if scheme.matmul_per_tensor:
-        for product in (TFLOperationName.BATCH_MATMUL, TFLOperationName.FULLY_CONNECTED):
-            manager.add_static_config(".*", product, 8, 8, weight_granularity=QuantGranularity.TENSORWISE)
-    for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+    # with one scale a channel, LiteRT's BATCH_MATMUL answers nothing but zeros
+    products = [TFLOperationName.BATCH_MATMUL]
+    products += [TFLOperationName.FULLY_CONNECTED] if scheme.matmul_per_tensor else []
+    for product in products:
+        manager.add_static_config(".*", product, 8, 8, weight_granularity=QuantGranularity.TENSORWISE)
+    for end in [TFLOperationName.INPUT, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
         manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager
 

@@ -1,0 +1,142 @@
+"""What every build backend must do: one template, subclassed once per runtime, always with the real tools."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from tests import models
+
+from edgeship.build import metrics, sources, toolchains, verify
+from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
+from edgeship.build.progress import Silence
+from edgeship.build.schemes import U8S7
+
+SAMPLES = 60
+#: One calibration sample is so many times as large as the others: an average of ranges would clip it.
+OUTLIER = 20.0
+
+
+class BackendTemplate:
+    """Subclass per runtime."""
+
+    runtime: ClassVar[str]
+    scheme: ClassVar[Scheme] = U8S7
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def job(cls, tmp_path_factory: pytest.TempPathFactory) -> Job:
+        if cls.runtime == "litert":
+            toolchains.install("onnx2tf")
+        folder = tmp_path_factory.mktemp(cls.runtime)
+        return cls.job_for(models.classifier(folder / "m.onnx"), folder)
+
+    @classmethod
+    def job_for(cls, path: Path, folder: Path, *, channels: int = 1, outlier: float = 1.0) -> Job:
+        source = sources.load(path)
+        name = source.inputs[0].name
+        values = models.inputs(SAMPLES, channels=channels)
+        values[7] *= outlier
+        samples = [{name: value[None]} for value in values]
+        oracle = verify.open_source(source, source.copy_to(folder / "oracle"))
+        return Job(source=source, samples=samples, expected=[oracle(sample) for sample in samples],
+                   folder=folder / "work")  # fmt: skip
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls) -> Backend:
+        return open_backend(cls.runtime)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def float_artifact(cls, backend: Backend, job: Job) -> Artifact:
+        return backend.convert(job)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def int8_artifact(cls, backend: Backend, job: Job, float_artifact: Artifact) -> Artifact:
+        return backend.quantize(job, float_artifact, cls.scheme)
+
+    def outputs(self, artifact: Artifact, job: Job, indices: slice = slice(None)) -> dict[str, np.ndarray]:
+        bound = verify.open_artifact(artifact)
+        try:
+            return verify.run_all(bound.run, job.samples[indices], "test", Silence())
+        finally:
+            bound.close()
+
+    def error(self, artifact: Artifact, job: Job, indices: slice = slice(None)) -> float:
+        name = job.source.outputs[0].name
+        wanted = np.concatenate([sample[name] for sample in job.expected[indices]])
+        value = metrics.relative_rms(self.outputs(artifact, job, indices)[name], wanted)
+        assert value is not None
+        return value
+
+    def test_float_computes_what_the_source_computes(self, float_artifact: Artifact, job: Job) -> None:
+        assert self.error(float_artifact, job) < 1e-4
+
+    def test_int8_is_close_and_not_degenerate(self, int8_artifact: Artifact, job: Job) -> None:
+        assert 0.0 < self.error(int8_artifact, job) < 0.05
+        scores = self.outputs(int8_artifact, job)["scores"]
+        wanted = np.concatenate([sample["scores"] for sample in job.expected])
+        assert len(set(scores.argmax(1))) == len(set(wanted.argmax(1)))
+
+    def test_int8_weights_are_smaller(self, int8_artifact: Artifact, float_artifact: Artifact) -> None:
+        assert int8_artifact.size_bytes < float_artifact.size_bytes
+
+    def test_no_value_of_the_calibration_is_clipped(self, backend: Backend, tmp_path: Path) -> None:
+        job = self.job_for(models.classifier(tmp_path / "m.onnx"), tmp_path, outlier=OUTLIER)
+        artifact = backend.quantize(job, backend.convert(job), self.scheme)
+        assert self.error(artifact, job, slice(7, 8)) < 0.05
+
+    def test_the_source_is_untouched(self, int8_artifact: Artifact, float_artifact: Artifact, job: Job) -> None:
+        assert int8_artifact.model != float_artifact.model
+        job.source.check_unchanged()
+        assert job.source.path.read_bytes() == job.source.data
+
+    def test_the_same_input_gives_the_same_bytes(
+        self, backend: Backend, int8_artifact: Artifact, float_artifact: Artifact, job: Job, tmp_path: Path
+    ) -> None:
+        again = Job(source=job.source, samples=job.samples, expected=job.expected, folder=tmp_path / "again")
+        twice = backend.convert(again)
+        assert _digests(twice) == _digests(float_artifact)
+        assert _digests(backend.quantize(again, twice, self.scheme)) == _digests(int8_artifact)
+
+    def test_two_outputs_of_several_axes_keep_names_and_layout(self, backend: Backend, tmp_path: Path) -> None:
+        job = self.job_for(models.two_outputs(tmp_path / "m.onnx"), tmp_path, channels=2)
+        artifact = backend.convert(job)
+        assert [each.name for each in artifact.outputs] == ["map", "mean"]
+        for precision in (artifact, backend.quantize(job, artifact, self.scheme)):
+            found = self.outputs(precision, job)
+            for name in ("map", "mean"):
+                wanted = np.concatenate([sample[name] for sample in job.expected])
+                assert (metrics.relative_rms(found[name], wanted) or 0.0) < 0.05
+
+    def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
+        job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)
+        artifact = backend.quantize(job, backend.convert(job), self.scheme)
+        assert self.error(artifact, job) < 0.05
+
+    def test_one_thread_is_enough(self, int8_artifact: Artifact) -> None:
+        code = (
+            "import os, sys\nfrom pathlib import Path\nimport numpy as np\n"
+            "from edgeship_agent.runtime import open_engine\n"
+            "engine = open_engine(sys.argv[1], Path(sys.argv[2]))\n"
+            "run = lambda: engine.run([np.zeros(i.shape, i.dtype) for i in engine.signature.inputs])\n"
+            "run()\n"
+            "before = os.times()\n"
+            "[run() for _ in range(3000)]\n"
+            "after = os.times()\n"
+            "print(((after.user - before.user) + (after.system - before.system)) / (after.elapsed - before.elapsed))\n"
+        )
+        command = [sys.executable, "-c", code, self.runtime, str(int8_artifact.model)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        assert float(said.splitlines()[-1]) < 1.25, "processor seconds per second: more than one thread was at work"
+
+
+def _digests(artifact: Artifact) -> list[str]:
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in artifact.files]

@@ -1,0 +1,63 @@
+"""The ONNX Runtime backend against the template, and what only it must do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tests import models
+from tests.conformance.backend_template import BackendTemplate
+
+from edgeship.build.backends import Artifact, Backend, Job
+from edgeship.build.schemes import S8S8, U8S7, U8S8
+
+
+def _weight_scales(model: Path) -> list[np.ndarray]:
+    graph = onnx.load(model).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return [
+        constants[node.input[1]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in constants
+        and constants[node.input[0]].dtype == np.int8
+    ]
+
+
+class TestOnnxRuntime(BackendTemplate):
+    runtime = "onnxruntime"
+
+    @pytest.mark.parametrize("opset", [8, 11, 13, 17])
+    def test_weights_have_one_scale_a_channel_whatever_the_opset(
+        self, backend: Backend, tmp_path: Path, opset: int
+    ) -> None:
+        job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=opset), tmp_path)
+        artifact = backend.quantize(job, backend.convert(job), U8S7)
+        assert not artifact.fallbacks
+        assert "per channel" in artifact.scheme
+        scales = _weight_scales(artifact.model)
+        assert len(scales) >= 3
+        assert all(scale.size > 1 for scale in scales)
+
+    def test_ranges_are_static(self, int8_artifact: Artifact) -> None:
+        operators = {node.op_type for node in onnx.load(int8_artifact.model).graph.node}
+        assert not operators & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
+        assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+    def test_schemes_differ_in_the_types_of_activations_and_the_size_of_weights(
+        self, backend: Backend, job: Job, float_artifact: Artifact, int8_artifact: Artifact
+    ) -> None:
+        types = {}
+        for scheme in (U8S8, S8S8):
+            artifact = backend.quantize(job, float_artifact, scheme)
+            constants = {tensor.name: tensor for tensor in onnx.load(artifact.model).graph.initializer}
+            zero_points = [constants[node.input[2]].data_type for node in onnx.load(artifact.model).graph.node
+                           if node.op_type == "QuantizeLinear"]  # fmt: skip
+            types[scheme.name] = set(zero_points)
+        assert types == {"u8s8": {onnx.TensorProto.UINT8}, "s8s8": {onnx.TensorProto.INT8}}
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(int8_artifact.model).graph.initializer
+                   if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1]  # fmt: skip
+        assert weights
+        assert all(np.abs(weight.astype(int)).max() <= 64 for weight in weights)
