@@ -1,0 +1,298 @@
+"""``edgeship build`` as a whole, in this process and as a user types it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from msgspec import structs
+from tests import models
+
+from edgeship.build import pipeline, toolchains
+from edgeship.build.options import BuildOptions
+from edgeship.build.progress import Silence
+from edgeship.bundle import Bundle, verify
+from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
+from edgeship_agent.runtime.isa import isa_class
+
+TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+#: Measures for a moment only: no test judges a time.
+TARGET = """
+id = "{name}"
+extends = "{base}"
+title = "test"
+{more}
+[measure]
+warm_up = 2
+min_queries = 50
+min_seconds = 0.0
+"""
+#: Enough that one discordant pair still proves a drop within one point.
+EVALUATION_COUNT = 700
+
+
+class Workspace:
+    """A small model, its data and targets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = models.classifier(folder / "net.onnx")
+        session = onnxruntime.InferenceSession(str(self.model))
+        for name, count, seed in (("calibration", 80, 1), ("evaluation", EVALUATION_COUNT, 2), ("few", 60, 3)):
+            x = models.inputs(count, seed=seed)
+            labels = session.run(None, {"x": x})[0].argmax(1)
+            np.savez(folder / f"{name}.npz", x=x, y=labels)
+        for name, base in (("ort", "x86-64-server"), ("ov", "intel-nuc"), ("lite", "x86-64-litert")):
+            self.target(name, base)
+
+    def target(self, name: str, base: str, more: str = "") -> str:
+        path = self.folder / f"{name}.toml"
+        path.write_text(TARGET.format(name=name, base=base, more=more))
+        return str(path)
+
+    def options(self, *targets: str, **changes: object) -> BuildOptions:
+        options = BuildOptions(
+            source=self.model,
+            targets=tuple(str(self.folder / f"{name}.toml") for name in targets),
+            calibration=self.folder / "calibration.npz",
+            evaluation=self.folder / "evaluation.npz",
+            output=self.folder / "out",
+            key=self.folder / "author.key",
+            max_drop=0.05,
+            install_toolchains=True,
+        )
+        return structs.replace(options, **changes)
+
+    def command(self, *more: str, target: str = "ort") -> list[str]:
+        return [
+            *(sys.executable, "-m", "edgeship", "build", str(self.model), "-t", str(self.folder / f"{target}.toml")),
+            *("--calibration", str(self.folder / "calibration.npz")),
+            *("--evaluation", str(self.folder / "evaluation.npz")),
+            *("--key", str(self.folder / "author.key"), "-o", str(self.folder / "out"), *more),
+        ]
+
+    def run(self, *more: str, target: str = "ort") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*more, target=target), capture_output=True, text=True, check=False,
+                              timeout=200, cwd=self.folder)  # fmt: skip
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def _build(options: BuildOptions) -> pipeline.BuildResult:
+    return pipeline.build(options, Silence())
+
+
+def test_three_runtimes_one_bundle(work: Workspace) -> None:
+    before = hashlib.sha256(work.model.read_bytes()).hexdigest()
+    result = _build(work.options("ort", "ov", "lite"))
+    document = result.document
+    assert result.verdict == "pass"
+    assert [each.target for each in document.variants if each.chosen] == ["ort", "ov", "lite"]
+    assert hashlib.sha256(work.model.read_bytes()).hexdigest() == before
+    out = work.folder / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["build.json", "bundle", "report.html", "variants"]
+    assert (out / "build.json").read_bytes() == pipeline.encode(document)
+    for variant in document.variants:
+        assert Path(variant.file).is_file()
+        assert Path(variant.file).is_absolute()
+        assert variant.relative_rms is not None
+        assert variant.metric.n == EVALUATION_COUNT
+        assert variant.measured_on.isa == isa_class()
+    bundle = Bundle.open(out / "bundle")
+    assert bundle.digest == document.bundle_digest
+    report = verify(bundle)
+    assert report.passed
+    assert not report.not_run
+    manifest = bundle.manifest
+    assert [each.target for each in manifest.variants] == ["ort", "ov", "lite"]
+    assert manifest.output.kind == "classification"
+    assert manifest.output.activation == "softmax"
+    assert not manifest.input_schema["x"][0].documented
+    assert {file.role for file in manifest.variants[1].files} >= {"model", "weights", "golden_inputs", "profile"}
+
+
+def test_the_same_inputs_give_the_same_bundle(work: Workspace) -> None:
+    first = _build(work.options("ov", "lite"))
+    second = _build(work.options("ov", "lite", output=work.folder / "again"))
+    assert first.document.bundle_digest == second.document.bundle_digest
+
+
+def test_json_on_stdout_is_build_json(work: Workspace) -> None:
+    done = work.run("--json", "--max-drop", "0.05")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (work.folder / "out" / "build.json").read_text()
+    document = json.loads(done.stdout)
+    assert document["verdict"] == "pass"
+    assert set(document["variants"][0]) >= {
+        "target", "runtime", "precision", "file", "size_bytes", "latency_p50_ms", "latency_p99_ms", "measured_on",
+        "on_target", "metric", "relative_rms", "sqnr_db", "verdict", "chosen", "reason",
+    }  # fmt: skip
+    assert done.stderr.strip().splitlines()[-1].startswith("next: edgeship verify")
+
+
+def _elsewhere(work: Workspace) -> str:
+    """A target of another ISA class than this machine's."""
+    base = "x86-64-litert" if "vnni" in isa_class() or "aarch64" in isa_class() else "x86-64-server"
+    work.target("away", base)
+    return "away"
+
+
+def test_a_latency_budget_elsewhere_is_inconclusive_and_a_proxy_decides(work: Workspace) -> None:
+    away = _elsewhere(work)
+    budget = work.options(away, latency_p99_ms=10_000.0)
+    result = _build(budget)
+    assert result.verdict == "inconclusive"
+    assert result.document.bundle is None
+    assert not (result.folder / "bundle").exists()
+    assert (result.folder / "report.html").is_file()
+    assert all(Path(each.file).is_file() for each in result.document.variants)
+    assert not any(each.on_target for each in result.document.variants)
+    assert _build(structs.replace(budget, accept_proxy_latency=True)).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "verdict"),
+    [
+        (("--size-bytes", "10"), 3, "fail"),
+        # 60 samples prove no drop within one point, whatever they say
+        (("--evaluation", "few.npz", "--max-drop", "0.01", "--size-bytes", "60000"), 4, "inconclusive"),
+    ],
+)
+def test_exit_codes_of_verdicts(work: Workspace, more: tuple[str, ...], code: int, verdict: str) -> None:
+    done = work.run(*more, "--json")
+    assert done.returncode == code, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["verdict"], document["bundle"]) == (verdict, None)
+    assert "explain build/" in done.stderr.splitlines()[-1]
+
+
+def test_a_variant_that_is_not_proven_gives_way_to_float_and_strict_refuses(work: Workspace) -> None:
+    few = work.options("ort", max_drop=0.01, evaluation=work.folder / "few.npz")
+    result = _build(few)
+    chosen = [each for each in result.document.variants if each.chosen]
+    assert [(each.precision, result.verdict) for each in chosen] == [("fp32", "pass")]
+    int8 = next(each for each in result.document.variants if each.precision == "int8")
+    assert int8.verdict == "inconclusive"
+    assert "not proven" in int8.reason
+    assert _build(structs.replace(few, strict=True)).verdict == "fail"
+
+
+def test_too_far_from_the_source_is_refused_whatever_the_metric_says(work: Workspace) -> None:
+    result = _build(work.options("ort", max_drop=1.0, max_relative_rms=1e-4))
+    gates = [gate for gate in result.document.gates if gate.id == "relative_rms" and gate.precision == "int8"]
+    assert [gate.holds for gate in gates] == [False]
+    assert [each.precision for each in result.document.variants if each.chosen] == ["fp32"]
+
+
+def test_a_raw_model_with_two_outputs_and_no_labels(work: Workspace) -> None:
+    model = models.two_outputs(work.folder / "raw.onnx")
+    for name, count, seed in (("c", 40, 3), ("e", 60, 4)):
+        np.savez(work.folder / f"{name}.npz", x=models.inputs(count, seed=seed, channels=2))
+    options = work.options("lite", source=model, calibration=work.folder / "c.npz", evaluation=work.folder / "e.npz")
+    result = _build(structs.replace(options, max_drop=0.2))
+    assert result.verdict == "pass"
+    assert {each.metric.name for each in result.document.variants} == {"closeness"}
+    manifest = Bundle.open(result.folder / "bundle").manifest
+    assert manifest.output.kind == "raw"
+    assert [each.name for each in manifest.outputs] == ["map", "mean"]
+    assert verify(Bundle.open(result.folder / "bundle")).passed
+
+
+def test_a_quantized_source_is_never_quantized_again(work: Workspace) -> None:
+    first = _build(work.options("ort"))
+    int8 = next(Path(each.file) for each in first.document.variants if each.precision == "int8")
+    result = _build(work.options("ort", source=int8, output=work.folder / "twice"))
+    assert [each.precision for each in result.document.variants] == ["fp32"]
+    assert "quantized already" in result.document.tried[0].reason
+
+
+def test_no_way_to_a_target_is_an_error_with_its_reason(work: Workspace) -> None:
+    model = TEST_DATA / "magika" / "fast_v2_1" / "model.onnx"
+    if not model.is_file():
+        pytest.skip("the shared test data are not here: magika on LiteRT was not tried")
+    rng = np.random.default_rng(0)
+    for name in ("c", "e"):
+        np.savez(work.folder / f"{name}.npz", x=rng.integers(0, 256, (8, 1024)).astype(np.int32))
+    options = work.options("lite", source=model, calibration=work.folder / "c.npz", evaluation=work.folder / "e.npz")
+    with pytest.raises(ConversionError, match="there is no way from this model to lite"):
+        _build(options)
+    assert not (work.folder / "out").exists()
+
+
+def test_mnist_from_cntk_is_not_one_class(work: Workspace) -> None:
+    model, data = TEST_DATA / "onnx" / "mnist_cntk.onnx", TEST_DATA / "data" / "mnist_t10k_first2000.npz"
+    if not (model.is_file() and data.is_file()):
+        pytest.skip("the shared test data are not here: the CNTK model was not tried")
+    with np.load(data) as archive:
+        x, y = archive["x"][:, None].astype(np.float32), archive["y"]
+    # by index, before any result was seen: 30 % calibration, 20 % selection, 50 % claim
+    np.savez(work.folder / "c.npz", x=x[:1000], y=y[:1000])
+    np.savez(work.folder / "e.npz", x=x[1000:], y=y[1000:])
+    options = work.options("ort", "ov", "lite", source=model, calibration=work.folder / "c.npz",
+                           evaluation=work.folder / "e.npz", max_drop=0.01)  # fmt: skip
+    result = _build(options)
+    assert result.verdict == "pass"
+    for variant in result.document.variants:
+        if variant.chosen:
+            assert variant.precision == "int8"
+            assert variant.distinct_predictions == 10
+            assert variant.relative_rms is not None
+            assert variant.relative_rms < 0.05
+
+
+def test_without_its_converter_a_build_says_how_to_get_it(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty-cache"))
+    with pytest.raises(ConfigError) as refusal:
+        _build(work.options("lite", install_toolchains=False))
+    assert refusal.value.next_step is not None
+    assert "edgeship toolchains install onnx2tf" in refusal.value.next_step
+    assert not (work.folder / "out").exists()
+
+
+def test_a_target_file_that_is_none_and_a_name_that_cannot_be(work: Workspace) -> None:
+    with pytest.raises(ConfigError, match="unknown target"):
+        _build(structs.replace(work.options("ort"), targets=("raspberry-pi-9",)))
+    with pytest.raises(ConfigError, match="plain characters"):
+        _build(work.options("ort", name="../evil"))
+    with pytest.raises(InputError, match="the evaluation data has no labels"):
+        np.savez(work.folder / "plain.npz", x=models.inputs(5, seed=9))
+        _build(work.options("ort", evaluation=work.folder / "plain.npz", metric="top1"))
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_an_interrupt_leaves_nothing_half_written(work: Workspace, pause_s: float) -> None:
+    before = {path.name for path in work.folder.iterdir()}
+    child = subprocess.Popen(work.command(target="ov"), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(work.folder.glob(".out-*")) and time.monotonic() < deadline:
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(pause_s)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "Traceback" not in said
+    assert {path.name for path in work.folder.iterdir()} == before
+
+
+def test_the_converter_is_listed_and_imports() -> None:
+    toolchains.install("onnx2tf")
+    done = subprocess.run([sys.executable, "-m", "edgeship", "toolchains", "list", "--json"], capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    (found,) = json.loads(done.stdout)["toolchains"]
+    assert (found["name"], found["installed"]) == ("onnx2tf", True)
+    assert toolchains.check("onnx2tf") == "onnx2tf 2.6.9 imports"
