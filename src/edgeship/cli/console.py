@@ -57,7 +57,7 @@ def step(label: str, text: str, glyph: str = "done") -> None:
     mark = GLYPHS[glyph]
     if color_wanted(sys.stderr):
         mark = click.style(mark, fg=_STYLES[glyph])
-    click.echo(f"{mark} {label:<{_LABEL_WIDTH}}{text}", err=True, color=color_wanted(sys.stderr))
+    click.echo(f"{mark} {label:<{_LABEL_WIDTH - 1}} {text}", err=True, color=color_wanted(sys.stderr))
 
 
 def note(text: str) -> None:

@@ -9,6 +9,7 @@ from edgeship.rollout import gates
 from edgeship.rollout.evidence import DeviceEvidence, GateResult, Verdict, VerdictKind
 from edgeship.rollout.policy import ThresholdPolicy
 from edgeship.rollout.states import DeviceState
+from edgeship.rollout.wording import counted
 
 #: From this ratio on, a p99 that no limit is set for is named in the verdict.
 _REMARKABLE_RATIO: Final = 2.0
@@ -94,7 +95,7 @@ def _promotion(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> s
     calls = sum(device.calls for device in judged)
     failures = sum(device.failures for device in judged)
     unreached = sum(device.state is DeviceState.OFFLINE_UNREACHED for device in evidence)
-    sentence = f"Promoted: every gate holds on {len(judged)} devices, {calls} calls, {failures} failed"
+    sentence = f"Promoted: every gate holds on {counted(len(judged), 'device')}, {calls} calls, {failures} failed"
     if unreached:
         sentence += f"; {unreached} not reached"
     return sentence + _unjudged_latency(policy, judged)

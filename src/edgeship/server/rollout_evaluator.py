@@ -27,6 +27,7 @@ from edgeship.rollout import (
     rollout_transition,
     stage_transition,
 )
+from edgeship.rollout.wording import counted
 from edgeship.server import rollout_evidence, rollout_plan
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import ROLLBACK_FAILED, rollback_deployment
@@ -139,7 +140,9 @@ def _offer_stage(context: ServerContext, connection: Connection, rollout: Rollou
     changed = rollouts.save(
         connection, rollout, stage_states=with_stage(rollout, state), stage_started_s=now_s, updated_at_s=now_s
     )
-    sentence = f"stage {rollout.stage_index + 1} of {len(rollout.stages)} was offered to {len(waiting)} devices"
+    sentence = (
+        f"stage {rollout.stage_index + 1} of {len(rollout.stages)} was offered to {counted(len(waiting), 'device')}"
+    )
     offered = {"devices": [known.device_id for known in waiting]}
     decide(context, connection, changed, "stage_offered", sentence, offered)
     return changed
@@ -284,11 +287,12 @@ def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s:
 
 
 def _restored_sentence(touched: Sequence[Member]) -> str:
+    if not touched:
+        return "Rolled back: no device had it"
     versions = sorted({known.previous_version for known in touched if known.previous_version})
-    where = f"run {' or '.join(versions)} again" if versions else "run no version of it"
-    return (
-        f"Rolled back: all {len(touched)} devices that had it {where}" if touched else "Rolled back: no device had it"
-    )
+    who, verb = ("the one device", "runs") if len(touched) == 1 else (f"all {len(touched)} devices", "run")
+    what = f"{' or '.join(versions)} again" if versions else "no version of it"
+    return f"Rolled back: {who} that had it {verb} {what}"
 
 
 def _end_rollback(

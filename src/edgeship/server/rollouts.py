@@ -20,6 +20,7 @@ from edgeship.rollout import (
     rollout_transition,
     stage_transition,
 )
+from edgeship.rollout.wording import counted
 from edgeship.server import rollout_plan
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import on_report, on_running
@@ -282,8 +283,10 @@ def _start_sentence(release: releases.Release, planned: list[PlannedDevice], sta
     reached = [device for device in planned if device.state is DeviceState.QUEUED]
     canaries = sum(device.stage_index == 0 for device in reached)
     left_out = len(planned) - len(reached)
-    sentence = f"{release.model} {release.version} goes to {len(reached)} devices in {stage_count} stages"
-    sentence += f", {canaries} of them first"
+    fleet, stages = counted(len(reached), "device"), counted(stage_count, "stage")
+    sentence = f"{release.model} {release.version} goes to {fleet} in {stages}"
+    if stage_count > 1:
+        sentence += f", {canaries} of them first"
     return sentence + (f"; {left_out} not reached: no variant, or they run it already" if left_out else "")
 
 
