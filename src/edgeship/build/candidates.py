@@ -24,9 +24,10 @@ from edgeship_agent.runtime.bound import BoundModel
 _LAYOUT_SAMPLES: Final = 4
 #: A scheme is kept unless another is closer to the source by more than this factor.
 _CLEARLY_CLOSER: Final = 1.5
-#: A scheme other than the target's default must be this much faster where speed is measured on the target.
-_CLEARLY_FASTER: Final = 0.9
-_SCREEN: Final = Measure(warm_up=20, min_queries=200, min_seconds=0.2)
+#: A scheme other than the target's default must be this much faster where speed is measured on the target: schemes that
+#: differ, differ by a factor of 1.25 to 2 (build.md, b), and a choice that noise could turn would change the bundle.
+_CLEARLY_FASTER: Final = 0.75
+_SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
 
 
 class Built(Struct, frozen=True, kw_only=True):

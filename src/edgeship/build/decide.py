@@ -18,7 +18,7 @@ from edgeship.build.words import chosen_line, fp32_lines, int8_lines
 from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import runtime_version
-from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class, isa_class_of
+from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class, isa_class_of, isa_features
 
 
 class Assessed(Struct, frozen=True, kw_only=True):
@@ -70,8 +70,17 @@ class Assessed(Struct, frozen=True, kw_only=True):
             speedup=self.fp32_latency.p50_ms / self.latency.p50_ms,
             latency_queries=len(self.latency.times_ms),
             memory_bytes=assemble.memory_bytes(self.entry.name, self.built),
-            notes=artifact.notes,
+            notes=(*artifact.notes, *_conditions(self)),
         )
+
+
+def _conditions(one: Assessed) -> tuple[str, ...]:
+    """Under which conditions a variant was judged, where they are not the target's."""
+    if one.built.artifact.precision == "fp32" or one.on_target or one.target.arch != "x86_64":
+        return ()
+    if "vnni" in one.target.isa and "vnni" not in isa_features():
+        return ("judged without VNNI, where 8-bit products saturate; with VNNI it is as close or closer",)
+    return ()
 
 
 class Decision(Struct, frozen=True, kw_only=True):

@@ -55,6 +55,9 @@ def build(as_json: bool, yes: bool, **given: object) -> None:
 
     Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
     """
+    targets = given["targets"]
+    assert isinstance(targets, tuple)
+    console.step("build", f"{given['source']} for {', '.join(targets)}", "note")  # before anything heavy is imported
     from edgeship.build import pipeline
 
     options = _options(given, yes=yes)

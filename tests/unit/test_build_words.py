@@ -1,0 +1,68 @@
+"""The lines that a build prints."""
+
+from __future__ import annotations
+
+from msgspec import structs
+from tests import builds
+
+from edgeship.build import words
+from edgeship.build.schemes import S8S8, U8S7, U8S8, schemes
+from edgeship.build.select import Choice
+from edgeship.targets import RuntimeEntry, Target
+
+
+def test_a_measurement_says_where_it_was_made() -> None:
+    int8 = builds.variant("x86-64-server", "onnxruntime", "int8", chosen=True)
+    fp32 = builds.variant("x86-64-server", "onnxruntime", "fp32", chosen=False)
+    lines = [text for _, text, _ in words.int8_lines(int8, fp32, [])]
+    assert "on this machine (x86_64), not on x86-64-server" in lines
+    at_home = structs.replace(int8, on_target=True)
+    assert "on this machine (x86_64), the ISA class of x86-64-server" in [
+        text for _, text, _ in words.int8_lines(at_home, fp32, [])
+    ]
+
+
+def test_a_rule_that_does_not_hold_is_printed_with_what_would_decide() -> None:
+    int8 = builds.variant("x86-64-server", "onnxruntime", "int8", chosen=False, drop_high=0.013)
+    label, text, glyph = words.int8_lines(int8, int8, [builds.gate(int8, None)])[-1]
+    assert (label, glyph) == ("int8", "undecided")
+    assert text == "the interval crosses the margin; 3,100 more labels would decide"
+    assert words.int8_lines(int8, int8, [builds.gate(int8, False)])[-1][2] == "failed"
+
+
+def test_what_ships_and_what_does_not() -> None:
+    shipped = builds.variant("box", "litert", "int8", chosen=True)
+    choice = Choice(verdict="pass", chosen="box/litert/int8", reason="")
+    assert words.chosen_line("box", choice, shipped) == ("chosen", "box · litert int8 · 24.0 kB", "done")
+    nothing = Choice(verdict="inconclusive", chosen="", reason="x")
+    assert words.chosen_line("box", nothing, None)[2] == "undecided"
+
+
+def test_the_next_commands_lead_on() -> None:
+    passed = words.next_commands(builds.document(), "build")
+    assert passed[:2] == ["edgeship verify build/bundle", "edgeship releases add build/bundle"]
+    assert "edgeship explain build/top1" in passed
+    assert words.next_commands(builds.document(verdict="fail"), "out/v1") == ["edgeship explain build/top1@out/v1"]
+
+
+def _target(arch: str, isa: tuple[str, ...], runtime: str, int8: str) -> Target:
+    return Target(
+        id="t",
+        title="t",
+        arch=arch,
+        isa=isa,
+        runtimes=(RuntimeEntry(name=runtime, int8=int8),),
+        memory_bytes=1,
+        storage_bytes=1,
+    )  # type: ignore[arg-type]
+
+
+def test_schemes_follow_target_runtime_and_where_they_can_be_seen() -> None:
+    vnni = _target("x86_64", ("vnni",), "onnxruntime", "u8s8")
+    assert schemes(vnni, "onnxruntime", on_target=False) == (U8S8, S8S8, U8S7)
+    plain = _target("x86_64", (), "openvino", "u8s8")
+    assert schemes(plain, "openvino", on_target=False) == (U8S7,), "saturation cannot be seen here"
+    assert schemes(plain, "openvino", on_target=True) == (U8S8, U8S7)
+    arm = _target("aarch64", ("dotprod",), "onnxruntime", "s8s8")
+    assert schemes(arm, "onnxruntime", on_target=False) == (S8S8, U8S8)
+    assert schemes(_target("aarch64", (), "litert", "u8s8"), "litert", on_target=False)[0] == S8S8
