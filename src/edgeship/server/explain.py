@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from edgeship.rollout import DeviceEvidence, GateResult, RolloutState, ThresholdPolicy, Verdict, judge
+from edgeship.rollout.wording import counted
 from edgeship.server.context import ServerContext
 from edgeship.server.explanation import IDENTICAL, LIVE, Explanation, Rule, replayed
 from edgeship.server.incident_replay import explain_incident
@@ -109,7 +110,7 @@ def _rule(gate: GateResult) -> Rule:
 def _window(devices: Sequence[DeviceEvidence]) -> str:
     windows = sum(device.windows for device in devices)
     calls = sum(device.calls for device in devices)
-    return f"{windows} windows with {calls} calls from {len(devices)} devices, each since it was offered the release"
+    return f"{windows} windows with {calls} calls from {counted(len(devices), 'device')}, each since it was offered the release"
 
 
 def _advice(rollout: Rollout, replay: str) -> str:
