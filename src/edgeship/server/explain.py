@@ -110,7 +110,8 @@ def _rule(gate: GateResult) -> Rule:
 def _window(devices: Sequence[DeviceEvidence]) -> str:
     windows = sum(device.windows for device in devices)
     calls = sum(device.calls for device in devices)
-    return f"{windows} windows with {calls} calls from {counted(len(devices), 'device')}, each since it was offered the release"
+    fleet = counted(len(devices), "device")
+    return f"{windows} windows with {calls} calls from {fleet}, each since it was offered the release"
 
 
 def _advice(rollout: Rollout, replay: str) -> str:
