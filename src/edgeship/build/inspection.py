@@ -15,6 +15,7 @@ from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
 from edgeship.bundle import Bundle
 from edgeship.bundle.layout import LAYOUT_FILE
 from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.manifest import output_contract_hash
 
 INSPECTION_VERSION: Final = 1
 _IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -126,6 +127,7 @@ def _bundle(path: Path) -> Inspection:
             "author": bundle.author_key or "not signed",
             "source": f"{manifest.lineage.source.file} {manifest.lineage.source.digest}",
             "labels": ", ".join(manifest.output.labels),
+            "output contract": output_contract_hash(manifest.output),
             **variants,
         },
     )
