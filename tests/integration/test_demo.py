@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+import openvino
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from tests.programs import require_program
 
 from edgeship.demo.building import VERSIONS, build, write_data
 
@@ -96,6 +100,16 @@ class RunningDemo:
         assert self.process.returncode == 0
         return result
 
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+        for reader in self._readers:
+            reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
     def left_over(self) -> list[int]:
         """Processes of the demo that still live, after a moment to end."""
         deadline_s = time.monotonic() + 15
@@ -122,9 +136,25 @@ def start_demo(bundles: Path) -> Iterator[Callable[..., RunningDemo]]:
 
     yield start
     for demo in demos:
-        if demo.process.poll() is None:
-            demo.process.terminate()
-            demo.process.wait(30)
+        demo.close()
+
+
+def test_the_bundle_opens_with_skopeo_and_its_int8_files_in_the_plain_runtimes(bundles: Path, tmp_path: Path) -> None:
+    bundle = bundles / "v2" / "bundle"
+    skopeo = require_program("skopeo")
+    raw = subprocess.run([skopeo, "inspect", "--raw", f"oci:{bundle}"], capture_output=True, check=True)
+    assert len(json.loads(raw.stdout)["manifests"]) >= 3
+    copy = ["copy", "--quiet", "--all", f"oci:{bundle}", f"oci:{tmp_path / 'copy'}"]
+    subprocess.run([skopeo, *copy], capture_output=True, check=True)
+    openers: dict[str, Callable[[Path], Any]] = {
+        "x86-64-server": lambda folder: onnxruntime.InferenceSession(next(folder.rglob("*.onnx"))),
+        "intel-nuc": lambda folder: openvino.Core().compile_model(next(folder.rglob("*.xml")), "CPU"),
+        "x86-64-litert": lambda folder: Interpreter(str(next(folder.rglob("*.tflite")))).allocate_tensors(),
+    }
+    for target, open_plainly in openers.items():
+        command = [sys.executable, "-m", "edgeship", "export", str(bundle), "-t", target, "-o", str(tmp_path / target)]
+        subprocess.run(command, capture_output=True, check=True, timeout=120)
+        open_plainly(tmp_path / target)
 
 
 def test_every_claim_holds_and_no_process_is_left(start_demo: Callable[..., RunningDemo]) -> None:

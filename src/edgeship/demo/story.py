@@ -109,6 +109,7 @@ class Story:
         write_data(folder / "data")
         for version in VERSIONS:
             if self._options.bundles is None:
+                self._timeline.line(f"{version}  building (the first build on a machine also sets up a converter)")
                 built = build(version, folder / "data", folder / "builds" / version, folder / "build.log")
             else:
                 built = prebuilt(version, self._options.bundles)
