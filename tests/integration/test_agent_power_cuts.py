@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,16 +43,26 @@ def newest(agent: AgentProcess, deployment: str):
     return found[-1] if found else None
 
 
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[tuple[Depot, ServerSide, AgentProcess]]:
+    depot, broker = Depot(tmp_path / "depot"), Broker(tmp_path / "broker")
+    server = ServerSide(broker.port)
+    agent = AgentProcess(tmp_path / "device", depot, broker.port)
+    yield depot, server, agent
+    agent.stop()
+    server.close()
+    broker.kill()
+    depot.close()
+
+
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(
     ("golden_scale", "state", "version"),
     [(None, UpdateState.COMMITTED, "2"), (3.0, UpdateState.REJECTED, "1")],
     ids=["good", "bad"],
 )
-def test_power_cuts_at_every_step(tmp_path: Path, golden_scale, state: UpdateState, version: str) -> None:
-    depot, broker = Depot(tmp_path / "depot"), Broker(tmp_path / "broker")
-    server = ServerSide(broker.port)
-    agent = AgentProcess(tmp_path / "device", depot, broker.port)
+def test_power_cuts_at_every_step(world, golden_scale, state: UpdateState, version: str) -> None:
+    depot, server, agent = world
     first = depot.publish("1")
     server.send_goal(depot.goal(1, model_goal(first, "first", probation=SHORT)))
     agent.start()
@@ -69,6 +80,3 @@ def test_power_cuts_at_every_step(tmp_path: Path, golden_scale, state: UpdateSta
     assert agent.stop() == 0
     attempt = newest(agent, "second")
     assert attempt.transitions <= 32
-    server.close()
-    broker.kill()
-    depot.close()

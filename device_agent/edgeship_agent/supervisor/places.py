@@ -72,7 +72,9 @@ class Places:
         return self.sockets / SOCKET
 
     def publish_socket(self) -> None:
-        """Write the path of the socket down, for those who know the state directory alone."""
+        """Write the path of the socket down, for those who know the state directory alone; clear what others left."""
+        for stale in self.sockets.glob("w-*.sock"):
+            stale.unlink(missing_ok=True)
         write_atomic(self.socket_pointer, os.fsencode(self.socket) + b"\n")
         if self.sockets != self.run:
             point_atomic(self.run / SOCKET, str(self.socket))

@@ -286,8 +286,8 @@ class WorkerPool:
         return self._arms.setdefault((model, arm), _Arm())
 
     def _spawn(self, slot: Slot) -> WorkerProcess:
-        path = self._places.sockets / f"w{next(self._numbers)}.sock"
-        path.unlink(missing_ok=True)
+        # named after this start: a worker of the start before may still be removing its own
+        path = self._places.sockets / f"w-{self._boot_id[:8]}-{next(self._numbers)}.sock"
         worker = WorkerProcess(slot, path, self._boot_id, self)
         worker.start(self._launcher, self._settings)
         return worker

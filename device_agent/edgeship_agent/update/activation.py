@@ -19,6 +19,8 @@ from edgeship_agent.update.slots import Checked, Slot, Slots, verify_slot
 #: How often a probation is looked at, and how many silent replays end it.
 _POLL_S: Final = 0.05
 _MAX_SILENT_REPLAYS: Final = 5
+#: How long a worker on probation may take to load its model, restarts included.
+_LOADING_S: Final = 180.0
 
 
 class Clock(Protocol):
@@ -143,18 +145,23 @@ class Activator:
             The proof, or None where the agent is being stopped.
         """
         start_s, known_crashes = self._clock(), attempt.crashes
-        silent = 0
+        loaded_s, silent = start_s, 0
         while not stopped.wait(_POLL_S):
-            seen = self._seen(attempt)
+            digest, seen = self._seen(attempt)
             if seen.crashes > known_crashes:
                 known_crashes = seen.crashes
                 persist(structs.replace(attempt, crashes=known_crashes))
             if interrupted():
                 return _failed(seen, "rollback_requested", "the server takes this version back")
-            elapsed_s = self._clock() - start_s
-            verdict = judge_probation(attempt.probation, seen, elapsed_s)
+            now_s = self._clock()
+            verdict = judge_probation(attempt.probation, seen, now_s - start_s)
             if verdict.outcome is Outcome.FAIL:
                 return _failed(seen, verdict.reason, verdict.detail)
+            if digest != attempt.digest:  # the worker starts, or starts again after a crash that was counted
+                if now_s - loaded_s > _LOADING_S:
+                    return _failed(seen, "no_answer", f"the worker was not ready within {_LOADING_S:g} s")
+                continue
+            loaded_s = now_s
             if verdict.outcome is Outcome.WAIT and not attempt.is_rollback:
                 continue
             proof = self._conclude(attempt, seen, short=verdict.outcome is not Outcome.COMMIT)
@@ -165,9 +172,10 @@ class Activator:
                 return _failed(seen, "no_answer", "the worker does not answer the golden inputs")
         return None
 
-    def _seen(self, attempt: Attempt) -> Observation:
-        seen = self._workers.observe(attempt.model, attempt.arm)[1]
-        return structs.replace(seen, crashes=seen.crashes + attempt.crashes)
+    def _seen(self, attempt: Attempt) -> tuple[str, Observation]:
+        """Digest that is loaded now, and what was seen; crashes of the agent's earlier lives count."""
+        digest, seen = self._workers.observe(attempt.model, attempt.arm)
+        return digest, structs.replace(seen, crashes=seen.crashes + attempt.crashes)
 
     def _conclude(self, attempt: Attempt, seen: Observation, *, short: bool) -> Proof | None:
         """Golden inputs through the live worker: once, and where traffic was short until they stand in for it."""
