@@ -204,7 +204,7 @@ class Golden(Struct, frozen=True, kw_only=True):
 
     Attributes:
         relative_rms: largest ‖device − golden‖₂ ÷ ‖golden‖₂ over the first output.
-        isa_class: ISA class that the golden outputs were made on, such as ``x86-64`` or ``x86-64+vnni``.
+        isa_class: ISA class that the golden outputs were made on, such as ``x86_64`` or ``x86_64+vnni``.
         other_isa_relative_rms: the wider tolerance where the device is of another ISA class; the top class must also
             agree wherever its margin exceeds the quantization step.
         margin: top-1 margin (in the first output's unit) from which on the top class must agree.

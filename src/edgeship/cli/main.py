@@ -66,12 +66,12 @@ def edgeship(no_color: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     try:
-        edgeship.main(args=arguments, prog_name="edgeship", standalone_mode=False)
+        # click turns ``Exit`` into a return value where it does not stand alone
+        code = edgeship.main(args=arguments, prog_name="edgeship", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except EdgeshipError as error:
         console.print_error(error)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
