@@ -18,6 +18,7 @@ from edgeship_agent.cli import build_parser
 PAGES = pages()
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+_PAGE_IN_CODE = re.compile(r"docs/(?:adr|guide|reference|tutorial)/[a-z0-9_-]+\.md")
 _TARGET = re.compile(r"^([a-z-]+):.*##", re.MULTILINE)
 
 
@@ -122,6 +123,6 @@ def test_pages_that_the_code_names_exist() -> None:
     named = {
         (_name(source), page)
         for source in sources
-        for page in re.findall(r"docs/(?:adr|guide|reference|tutorial)/[a-z0-9_-]+\.md", source.read_text(encoding="utf-8"))
+        for page in _PAGE_IN_CODE.findall(source.read_text(encoding="utf-8"))
     }
     assert not [(source, page) for source, page in sorted(named) if not (ROOT / page).is_file()]

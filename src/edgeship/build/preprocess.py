@@ -43,7 +43,7 @@ from edgeship_agent.contract.manifest import Feature, InputContract, Step, Tenso
 
 T = TypeVar("T")
 FILE_VERSION: Final = 1
-_READ: Final = "compare with the example in docs/guide/ml-engineer.md"
+_READ: Final = "compare with the example in docs/guide/build.md"
 _STEPS: Final[dict[str, Any]] = {
     str(kind.__struct_config__.tag): kind
     for kind in (manifest.Cast, manifest.Scale, manifest.Offset, manifest.Normalize, manifest.Reshape,
