@@ -157,7 +157,7 @@ def incident(number: int, kind: str = "data_drift") -> Incident:
         version="v2",
         state="open",
         severity="alert",
-        sentence="moved",
+        sentence=f"cam-{number}: moved",
         opened_at_s=float(number),
     )
 
