@@ -35,10 +35,10 @@ format: $(VENV)/.dev ## put the code into the house format
 
 test: $(VENV)/.dev ## everything but the long runs
 	@echo "test: all tests but the long runs (make test-all runs those too)"
-	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.dev ## every test, long runs too
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: $(VENV)/.dev ## every benchmark; appends to benchmarks/results.jsonl
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -21,8 +21,8 @@ from tests.programs import require_program
 
 from edgeship.demo.building import VERSIONS, build, write_data
 
-# one worker plays all demos, one after the other: they measure real traffic
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(600)]
+# run with --dist loadfile: one worker plays all demos, one after the other, for they measure real traffic
+pytestmark = pytest.mark.timeout(600)
 
 DEMO_TIMEOUT_S = 420
 

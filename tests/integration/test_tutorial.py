@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.console_blocks import ROOT, Block, blocks
 
-pytestmark = [pytest.mark.xdist_group("tutorial"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-fleet.md"
 TIMEOUT_S = 540.0

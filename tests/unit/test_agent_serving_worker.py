@@ -538,7 +538,7 @@ def test_the_library_makes_windows_and_checks_golden_outputs(slot):
 
 
 def test_an_application_pays_little_for_the_client():
-    # the floor of 45 MB is the issue's; numpy alone takes 26
+    # the promise is 45 MB; numpy alone takes 26
     code = """
 import sys, edgeship_agent, edgeship_agent.serving.client
 heavy = {"onnx", "openvino", "pandas", "pydantic", "edgeship", "onnxruntime", "ai_edge_litert", "asyncio", "sqlite3"}

@@ -13,9 +13,11 @@ from tests.fleets import BROKEN, Fleet, open_fleet
 from edgeship.build.schema import BuildDocument, GateReport
 from edgeship.cli.explain import explain
 from edgeship.server.config import DriftConfig
+from edgeship.server.device_reports import on_report
 from edgeship.server.monitor import Monitor
 from edgeship.statistics import newcombe_paired
 from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.messages import UpdateReport, UpdateState
 
 
 @pytest.fixture
@@ -55,6 +57,35 @@ def test_an_incident_is_recomputed_from_its_windows(fleet: Fleet) -> None:
         answer = fleet.http.get(f"/api/v1/explain/{missing}")
         assert answer.status_code == 400
         assert answer.json()["exit_code"] == 2
+
+
+def test_a_goal_that_a_device_did_not_believe_is_told_and_explained(fleet: Fleet) -> None:
+    fleet.add_devices(1)
+    refused = UpdateReport(
+        protocol_version=1,
+        device_id="litert-0",
+        deployment="refused-goal",
+        attempt=0,
+        seq=1,
+        model="",
+        arm="",
+        version="",
+        digest="",
+        state=UpdateState.REJECTED,
+        reason="goal_bad_signature",
+        detail="the signature is not by the goal key",
+        figures={"refused_goals": 1.0},
+    )
+    with fleet.context.write() as connection:
+        on_report(fleet.context, connection, "litert-0", refused)
+        on_report(fleet.context, connection, "litert-0", refused)
+    told = [event for event in fleet.http.get("/api/v1/events").json()["events"] if event["kind"] == "goal_refused"]
+    assert [event["sentence"] for event in told] == [
+        "litert-0 refused a goal state: the signature is not by the goal key"
+    ]
+    document = fleet.http.get("/api/v1/explain/refusal/litert-0/refused-goal").json()
+    assert document["rules"][0]["rule"] == "a goal state is signed with the goal key of the device's configuration"
+    assert document["replay"] == "identical"
 
 
 def gate(name: str, **changes: object) -> GateReport:

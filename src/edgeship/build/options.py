@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-#: Largest relative RMS of a quantized variant against the source. Source: shared measurements of eleven nets, where
+#: Largest relative RMS of a quantized variant against the source. Source: measurements on eleven nets (ADR 0006), where
 #: the best int8 of any quantizer lies at .009–.098 and the clipped, saturated or dead ones at .19–1.0.
 MAX_RELATIVE_RMS: Final = 0.1
 

@@ -124,7 +124,7 @@ def _build_explanation(
     same = all(_replay_gate(each) for each in gates)
     hints = list(dict.fromkeys(each.next for each in gates if each.next))
     samples = ", ".join(f"{each.role} {each.samples} samples" for each in document.data) or "no data sets"
-    reasons = "; ".join(each.reason for each in document.targets)
+    reasons = "; ".join(dict.fromkeys(each.reason for each in document.targets))
     return {
         "schema_version": 1,
         "id": subject,

@@ -18,6 +18,8 @@ from edgeship_agent.contract.messages import RunningArm, UpdateReport, UpdateSta
 ROLLBACK_SUFFIX: Final = "-rollback"
 #: How the reason of a device begins that could not take a rollback.
 ROLLBACK_FAILED: Final = "rollback "
+#: The deployment under which a device reports a goal state that it did not believe.
+REFUSED_GOAL: Final = "refused-goal"
 _ACTIVATED: Final = frozenset({UpdateState.PROBATION, UpdateState.COMMITTED})
 _WATCHED: Final = frozenset({RolloutState.RUNNING, RolloutState.PAUSED})
 _ENDS: Final = frozenset(
@@ -45,6 +47,9 @@ def on_report(context: ServerContext, connection: Connection, device_id: str, re
     now_s = context.clock()
     seen_seq = reports.add(connection, report, now_s)
     if seen_seq is None or report.seq < seen_seq:
+        return
+    if report.deployment == REFUSED_GOAL:
+        _take_refused_goal(context, connection, report)
         return
     if report.deployment.endswith(ROLLBACK_SUFFIX):
         _take_rollback_report(context, connection, report)
@@ -82,6 +87,15 @@ def on_running(context: ServerContext, connection: Connection, device_id: str, r
             rollouts.save_member(connection, known, context.clock(), state=state, reason="wrong_digest")
             sentence = f"{device_id} runs {arm.model} {arm.version}, not the {rollout.version} that it had committed"
             _record(context, connection, device_id, "update_regressed", sentence, {"rollout": rollout.id})
+
+
+def _take_refused_goal(context: ServerContext, connection: Connection, report: UpdateReport) -> None:
+    """A goal of another key, another device or another time: nothing was changed there, and somebody should know."""
+    why = report.detail or report.reason.replace("_", " ")
+    sentence = f"{report.device_id} refused a goal state: {why}"
+    data = {"reason": report.reason, "refused_goals": report.figures.get("refused_goals", 0.0)}
+    _record(context, connection, report.device_id, "goal_refused", sentence, data)
+    _keep_decision(connection, report, sentence, context.clock())
 
 
 def _take_rollback_report(context: ServerContext, connection: Connection, report: UpdateReport) -> None:

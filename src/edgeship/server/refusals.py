@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from edgeship.rollout import device_event, device_transition
 from edgeship.rollout.states import DeviceState
-from edgeship.server.device_reports import end_sentence
+from edgeship.server.device_reports import REFUSED_GOAL, end_sentence
 from edgeship.server.explanation import Explanation, Rule, replayed
 from edgeship.server.store import reports, rollouts, schema
 from edgeship.server.store.rollouts import Decision
@@ -69,6 +69,21 @@ RULES: Final[dict[str, tuple[str, str]]] = {
     "bad_bundle": ("the bundle follows the contract", "verify it: edgeship verify BUNDLE"),
     "wrong_bundle": ("the bundle has the name and version of the goal", "add the release again"),
     "arms_unsupported": ("the agent serves as many versions at once as the goal names", "update the agent"),
+    "goal_bad_signature": (
+        "a goal state is signed with the goal key of the device's configuration",
+        "compare goal_key in agent.toml with the server's DATA/trust/goal.pub; if they match, a stranger writes goals",
+    ),
+    "goal_wrong_device": ("a goal state names the device that it reaches", "look for who publishes to its topics"),
+    "goal_expired": ("a goal state has not expired", "check the clocks of device and server"),
+    "goal_lower_generation": (
+        "the generation of a device's goal states only grows",
+        "an old goal was replayed, or the server was restored from an older copy",
+    ),
+    "goal_conflicting_generation": (
+        "one generation has one content",
+        "two servers sign with one key, or the server was restored from an older copy",
+    ),
+    "goal_unreadable": ("a goal state can be read", "look for who publishes to the device's topics"),
     "wrong_digest": (
         "the digest that is loaded is the one that was offered",
         "look at the device: it runs something else",
@@ -117,11 +132,15 @@ def explain_refusal(connection: Connection, device_id: str, attempt: str) -> Exp
         advice=advice[0].upper() + advice[1:] + ".",
         replay=replayed(_replay(connection, report, decision)),
         history=[_step(each) for each in reports.of_attempt(connection, device_id, report.deployment, report.attempt)],
-        next_steps=[
-            f"edgeship devices show {device_id}",
-            f"edgeship explain rollout/{report.deployment.split('-')[0]}",
-        ],
+        next_steps=_next_steps(report),
     )
+
+
+def _next_steps(report: UpdateReport) -> list[str]:
+    steps = [f"edgeship devices show {report.device_id}"]
+    if report.deployment == REFUSED_GOAL:
+        return steps
+    return [*steps, f"edgeship explain rollout/{report.deployment.split('-')[0]}"]
 
 
 def read_report(fields: dict[str, Any]) -> UpdateReport:
