@@ -81,7 +81,7 @@ def test_the_first_sentence_of_the_halted_rollout_says_what_why_number_and_limit
     browser.open(f"{site.address}/rollouts/r3")
     first = browser.evaluate("document.querySelector('main p').textContent")
     assert first == (
-        "digits v3 was halted at stage 1 of 2 (50 %): prediction drift 0.43 (95 % 0.37…0.49, n = 500) on gate-north "
+        "digits v3 was halted at stage 1 of 2 (50 %): prediction drift 0.43 (99 % 0.37…0.49, n = 500) on gate-north "
         "exceeds the limit 0.1 (3 of 3 devices)."
     )
     second = browser.evaluate("document.querySelectorAll('main p')[1].textContent")
