@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
-from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of
-from tests.programs import require_program
 
 from edgeship.bundle import AuthorKey, BundleDraft, DraftFile, VariantDraft, write_bundle
 from edgeship.server.trust import Trust
@@ -35,6 +33,8 @@ from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.client import Client
 from edgeship_agent.telemetry.signals import make_profile, measure
+from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of
+from tests.programs import require_program
 
 T = TypeVar("T")
 DEVICE = "bench-1"

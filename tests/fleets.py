@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from litestar.testing import TestClient
 from sqlalchemy import Connection
-from tests import bundles
 
 from edgeship.bundle import Bundle, BundleDraft, VariantDraft
 from edgeship.server import rollouts
@@ -36,6 +35,7 @@ from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import CategorySketch, exponential_of
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode, decode_goal
+from tests import bundles
 
 MODEL = "digits"
 TARGETS = (

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import websocket
+
 from tests.programs import require_program
 
 _FLAGS = (

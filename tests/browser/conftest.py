@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import uvicorn
 from litestar import Litestar
-from tests.browser import fleet
-from tests.browser.chromium import Tab, open_browser
 
 from edgeship.server.app import create_app
 from edgeship.server.config import ServerConfig
 from edgeship.server.context import ServerContext, open_context
+from tests.browser import fleet
+from tests.browser.chromium import Tab, open_browser
 
 
 @dataclass(frozen=True, kw_only=True)

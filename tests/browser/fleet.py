@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 from msgspec import structs
 from sqlalchemy import Connection, insert
-from tests.bundles import variant
 
 from edgeship.drift import compare, merge_windows, worst
 from edgeship.rollout import DeviceEvidence, DeviceState, DriftFigure, RolloutState, StageState, ThresholdPolicy, judge
@@ -32,6 +31,7 @@ from edgeship_agent.contract.manifest import (
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, Sketch, exponential_of
+from tests.bundles import variant
 
 NOW_S = 1_795_441_260.0  # a Monday, 14:21 UTC
 EVIL = "<script>alert(1)<script>"

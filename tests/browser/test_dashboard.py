@@ -7,11 +7,11 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import update
+
+from edgeship.server.store import schema
 from tests.browser import fleet
 from tests.browser.chromium import Tab
 from tests.browser.conftest import Site
-
-from edgeship.server.store import schema
 
 pytestmark = pytest.mark.browser
 

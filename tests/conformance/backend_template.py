@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from tests import models
 
 from edgeship.build import metrics, sources, toolchains, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.progress import Silence
 from edgeship.build.schemes import U8S7
+from tests import models
 
 SAMPLES = 60
 #: One calibration sample is so many times as large as the others: an average of ranges would clip it.

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from onnx import helper
-from tests.conformance.engine_template import constant, save_onnx, value
 
 from edgeship_agent.contract.manifest import (
     Binding,
@@ -33,6 +32,7 @@ from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.slot import SlotFile
 from edgeship_agent.telemetry.signals import make_profile, measure
+from tests.conformance.engine_template import constant, save_onnx, value
 
 CLAIM = MetricClaim(name="top1", value=0.9, low=0.8, high=0.95, n=100, drop=0.0, drop_low=-0.01, drop_high=0.01)
 LABELS = tuple("0123456789")

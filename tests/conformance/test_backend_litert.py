@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import models
-from tests.conformance.backend_template import BackendTemplate
 
 from edgeship.build import layout, sources, toolchains
 from edgeship.build.backends import Artifact, Job
 from edgeship.build.schemes import S8S8
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
+from tests import models
+from tests.conformance.backend_template import BackendTemplate
 
 
 class TestLiteRt(BackendTemplate):

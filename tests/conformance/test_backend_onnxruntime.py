@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests import models
-from tests.conformance.backend_template import BackendTemplate
 
 from edgeship.build.backends import Artifact, Backend, Job
 from edgeship.build.schemes import S8S8, U8S7, U8S8
+from tests import models
+from tests.conformance.backend_template import BackendTemplate
 
 
 def _weight_scales(model: Path) -> list[np.ndarray]:

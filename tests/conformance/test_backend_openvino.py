@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tests.conformance.backend_template import BackendTemplate
-
 from edgeship.build.backends import Artifact
 from edgeship.build.schemes import U8S8
 from edgeship_agent.runtime import EngineOptions
 from edgeship_agent.runtime.open_vino import OpenVinoEngine
+from tests.conformance.backend_template import BackendTemplate
 
 
 class TestOpenVino(BackendTemplate):

@@ -6,8 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.conformance.engine_template import TEST_DATA, save_onnx, value
-from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of, variant_with
 
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.frames import Tensor
@@ -17,6 +15,8 @@ from edgeship_agent.runtime.bound import BoundModel, from_artifact, to_artifact
 from edgeship_agent.runtime.golden import check_golden
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import decode_tensor_file, encode_tensor_file, to_array, to_tensor
+from tests.conformance.engine_template import TEST_DATA, save_onnx, value
+from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of, variant_with
 
 VARIANT = variant_with(
     "onnxruntime",

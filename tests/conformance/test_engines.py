@@ -8,10 +8,10 @@ import numpy as np
 import openvino
 import pytest
 from onnx import helper
-from tests.conformance.engine_template import TEST_DATA, EngineConformance, OnnxSourceConformance, save_onnx, value
 
 from edgeship_agent.contract.errors import ConfigError, EngineError
 from edgeship_agent.runtime import RUNTIMES, EngineOptions, open_engine, runtime_version
+from tests.conformance.engine_template import TEST_DATA, EngineConformance, OnnxSourceConformance, save_onnx, value
 
 
 class TestOnnxRuntime(OnnxSourceConformance):

@@ -6,7 +6,6 @@ import zlib
 
 import msgspec
 import pytest
-from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, PROFILE, TENSOR_FILE
 
 from edgeship_agent.contract.frames import InferReply, InferRequest, Reply, Request, TensorFile
 from edgeship_agent.contract.manifest import BundleManifest
@@ -14,6 +13,7 @@ from edgeship_agent.contract.oci import canonical_json, digest_of
 from edgeship_agent.contract.profile import Profile
 from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import decode, decode_goal, encode, encode_goal, read_json
+from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, PROFILE, TENSOR_FILE
 
 FRAME_TYPES = {"infer": Request, "status": Request, "answer": Reply, "status_reply": Reply}
 

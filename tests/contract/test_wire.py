@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.contract.examples import GOAL, GOLDEN, MESSAGES, REPORT
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.goal import GoalState
@@ -25,6 +24,7 @@ from edgeship_agent.contract.wire import (
     encode_goal,
     read_json,
 )
+from tests.contract.examples import GOAL, GOLDEN, MESSAGES, REPORT
 
 KINDS = st.sampled_from(list(Kind))
 FUZZ = settings(derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.too_slow])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, model_goal, until
 from tests.conformance.slots import images
 

@@ -8,12 +8,11 @@ import socket
 import threading
 from pathlib import Path
 
-from tests.agents import DEVICE, Broker, ServerSide, free_port, until
-
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.link.address import Address, Backoff
 from edgeship_agent.link.paho import PahoLink
 from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Received
+from tests.agents import DEVICE, Broker, ServerSide, free_port, until
 
 QUICK = Backoff(start_s=0.05, max_s=0.2)
 

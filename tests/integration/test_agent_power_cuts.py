@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, model_goal, until
-from tests.conformance.slots import images
 
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.slots import Slots, verify_slot
+from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, model_goal, until
+from tests.conformance.slots import images
 
 ROOT = Path(__file__).resolve().parents[2]
 

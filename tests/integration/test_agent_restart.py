@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
-from tests.agents import SHORT, AgentProcess, Broker, Depot, Release, ServerSide, model_goal, until
-from tests.conformance.slots import images
 
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.slots import Slots
+from tests.agents import SHORT, AgentProcess, Broker, Depot, Release, ServerSide, model_goal, until
+from tests.conformance.slots import images
 
 
 class Device:

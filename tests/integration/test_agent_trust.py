@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.agents import Depot, Release
 
 from edgeship_agent.contract.errors import TransferError, VerificationError
 from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.trust import TrustedSource, TrustRequest, fetch_verified
+from tests.agents import Depot, Release
 
 YEAR_S = 365.25 * 86400.0
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
+from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.contract.topics import Kind
 from tests.agents import (
     SHORT,
     AgentProcess,
@@ -23,9 +26,6 @@ from tests.agents import (
     until,
 )
 from tests.conformance.slots import images
-
-from edgeship_agent.contract.messages import UpdateState
-from edgeship_agent.contract.topics import Kind
 
 
 class World:

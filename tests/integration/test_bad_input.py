@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from tests.bundles import written
 
 from edgeship.demo.building import models_folder, write_data
+from tests.bundles import written
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime
 import pytest
 from msgspec import structs
-from tests import models
 
 from edgeship.build import pipeline, toolchains
 from edgeship.build.options import BuildOptions
@@ -23,6 +22,7 @@ from edgeship.build.progress import Silence
 from edgeship.bundle import Bundle, verify
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.runtime.isa import isa_class
+from tests import models
 
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 #: Measures for a moment only: no test judges a time.

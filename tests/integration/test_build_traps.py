@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from tests import models
 
 from edgeship.build import gate, metrics, sources, verify
 from edgeship.build.backends import Artifact, open_backend
@@ -19,6 +18,7 @@ from edgeship.build.measure import Latency
 from edgeship.build.progress import Silence
 from edgeship.build.verify import Truth
 from edgeship_agent.contract.errors import ConversionError
+from tests import models
 
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LIMITS = Limits(max_drop=0.01, max_relative_rms=0.1)

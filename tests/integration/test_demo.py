@@ -17,9 +17,9 @@ import onnxruntime
 import openvino
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tests.programs import require_program
 
 from edgeship.demo.building import VERSIONS, build, write_data
+from tests.programs import require_program
 
 # run with --dist loadfile: one worker plays all demos, one after the other, for they measure real traffic
 pytestmark = pytest.mark.timeout(600)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fleets import BROKEN, MODEL, POLICY, Fleet, open_fleet
 
 from edgeship_agent.contract.messages import UpdateState
+from tests.fleets import BROKEN, MODEL, POLICY, Fleet, open_fleet
 
 
 @pytest.fixture

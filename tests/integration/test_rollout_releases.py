@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from tests import bundles
-from tests.fleets import MODEL, Fleet, bundle_draft, open_fleet
 from tuf.ngclient import Updater
 
 from edgeship.bundle import Bundle
 from edgeship.server.app import create_app
 from edgeship.server.tuf_repository import target_path
+from tests import bundles
+from tests.fleets import MODEL, Fleet, bundle_draft, open_fleet
 
 
 @pytest.fixture

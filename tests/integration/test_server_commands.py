@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from tests.device_link import DeviceLink, batch, birth, running_arm, window
-from tests.server_process import ServerProcess, wait_for
 
 from edgeship_agent.contract.topics import Kind
+from tests.device_link import DeviceLink, batch, birth, running_arm, window
+from tests.server_process import ServerProcess, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
-from tests.device_link import DeviceLink, batch, birth, heartbeat, window
-from tests.server_process import ServerProcess, wait_for
 
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
+from tests.device_link import DeviceLink, batch, birth, heartbeat, window
+from tests.server_process import ServerProcess, wait_for
 
 
 @pytest.fixture(scope="module")

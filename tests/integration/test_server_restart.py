@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.device_link import DeviceLink, batch, birth, window
-from tests.programs import require_program
-from tests.server_process import ServerProcess, is_alive, run_server_command, wait_for
 
 from edgeship.server import goals
 from edgeship.server.config import ServerConfig
 from edgeship.server.context import open_context
 from edgeship.server.store import devices
 from edgeship_agent.contract.topics import Kind
+from tests.device_link import DeviceLink, batch, birth, window
+from tests.programs import require_program
+from tests.server_process import ServerProcess, is_alive, run_server_command, wait_for
 
 
 @pytest.fixture

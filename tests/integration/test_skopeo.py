@@ -6,11 +6,10 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests import bundles
-from tests.programs import require_program
-
 from edgeship.bundle import Bundle
 from edgeship_agent.contract import oci
+from tests import bundles
+from tests.programs import require_program
 
 
 def skopeo(*arguments: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.console_blocks import ROOT, Block, blocks
 
 pytestmark = pytest.mark.timeout(600)

@@ -13,12 +13,12 @@ import numpy as np
 import onnxruntime
 import openvino
 import pytest
-from tests import bundles
 
 from edgeship.bundle import BundleDraft, DraftFile, VariantDraft
 from edgeship_agent.contract.manifest import Binding, Golden, InputContract, OutputContract, TensorSpec
 from edgeship_agent.runtime.isa import architecture, isa_class
 from edgeship_agent.runtime.tensors import encode_tensor_file
+from tests import bundles
 
 DIGITS = Path(__file__).resolve().parents[2] / "src/edgeship/demo/models/digits-v1.onnx"
 SERVER, NUC = "x86-64-server/onnxruntime/fp32", "intel-nuc/openvino/fp32"

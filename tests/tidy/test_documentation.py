@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.console_blocks import ROOT, blocks, pages, simple_commands
 
 from edgeship.cli.main import edgeship
 from edgeship_agent.cli import build_parser
+from tests.console_blocks import ROOT, blocks, pages, simple_commands
 
 PAGES = pages()
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

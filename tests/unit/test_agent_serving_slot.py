@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.conformance.slots import classifier_onnx, make_slot
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.contract.manifest import Feature, InputContract
@@ -14,6 +13,7 @@ from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch
 from edgeship_agent.serving import control
 from edgeship_agent.serving.session import documented_range, warm_up_samples
 from edgeship_agent.serving.slot import read_slot
+from tests.conformance.slots import classifier_onnx, make_slot
 
 
 @pytest.fixture

@@ -18,9 +18,6 @@ import numpy as np
 import openvino
 import pytest
 from onnx import helper
-from tests.conformance.engine_template import TEST_DATA, save_onnx, value
-from tests.conformance.slots import classifier_onnx, images, make_slot, python
-from tests.conformance.workers import RunningWorker
 
 from edgeship_agent.contract.errors import EngineError, TransferError
 from edgeship_agent.contract.frames import InferReply, InferRequest
@@ -31,6 +28,9 @@ from edgeship_agent.serving.client import Client
 from edgeship_agent.serving.control import Counters, Drain, Drained, Failed, Ready, Replay, Replayed, Stop, WindowClosed
 from edgeship_agent.serving.library import LocalModel
 from edgeship_agent.telemetry.window import WindowLimits
+from tests.conformance.engine_template import TEST_DATA, save_onnx, value
+from tests.conformance.slots import classifier_onnx, images, make_slot, python
+from tests.conformance.workers import RunningWorker
 
 
 @pytest.fixture(scope="module")

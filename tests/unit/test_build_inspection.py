@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import bundles
 
 from edgeship.build.inspection import inspect_path
 from edgeship_agent.contract.errors import ContractError, InputError
+from tests import bundles
 
 DIGITS = Path(__file__).resolve().parents[2] / "src/edgeship/demo/models/digits-v1.onnx"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests import builds
 
 from edgeship.build.report import render_report, write_report
+from tests import builds
 
 
 class Reader(HTMLParser):

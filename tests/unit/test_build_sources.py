@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from tests import models
 
 from edgeship.build import sources
 from edgeship_agent.contract.errors import ConversionError, InputError, VerificationError
+from tests import models
 
 
 def test_a_model_is_described(tmp_path: Path) -> None:

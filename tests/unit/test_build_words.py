@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from msgspec import structs
-from tests import builds
 
 from edgeship.build import words
 from edgeship.build.schemes import S8S8, U8S7, U8S8, schemes
 from edgeship.build.select import Choice
 from edgeship.targets import RuntimeEntry, Target
+from tests import builds
 
 
 def test_a_measurement_says_where_it_was_made() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import bundles
 
 from edgeship.bundle import AuthorKey, Bundle, export
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError, ContractError, VerificationError
+from tests import bundles
 
 
 def opened_and_verified(directory: Path) -> Bundle:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests import bundles
 
 from edgeship.bundle import AuthorKey, Bundle, VariantDraft, write_bundle
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError, ContractError
+from tests import bundles
 
 
 def test_same_draft_gives_the_same_digest_and_bytes(tmp_path: Path) -> None:

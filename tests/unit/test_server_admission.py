@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.device_link import batch, birth, heartbeat, running_arm, window
 
 from edgeship.server.admission import admit
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.messages import Death, OutboxCounters
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch
+from tests.device_link import batch, birth, heartbeat, running_arm, window
 
 
 def test_ordinary_messages_pass() -> None:

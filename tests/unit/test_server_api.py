@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from litestar.testing import TestClient
-from tests.device_link import batch, birth, running_arm, window
 
 from edgeship.server.app import create_app
 from edgeship.server.config import LOOPBACK, ServerConfig
 from edgeship.server.context import ServerContext, open_context
 from edgeship.server.store import devices, windows
+from tests.device_link import batch, birth, running_arm, window
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
-from tests.fleets import BROKEN, Fleet, open_fleet
 
 from edgeship.build.schema import BuildDocument, GateReport
 from edgeship.cli.explain import explain
@@ -18,6 +17,7 @@ from edgeship.server.monitor import Monitor
 from edgeship.statistics import newcombe_paired
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.messages import UpdateReport, UpdateState
+from tests.fleets import BROKEN, Fleet, open_fleet
 
 
 @pytest.fixture

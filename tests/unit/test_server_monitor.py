@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import insert
-from tests.device_link import batch, birth, running_arm, window
 
 from edgeship.server import presence
 from edgeship.server.config import DriftConfig, ServerConfig
@@ -21,6 +20,7 @@ from edgeship.server.store import devices, drift, incidents, schema, windows
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch
+from tests.device_link import batch, birth, running_arm, window
 
 KEY = ("d", "digits", "v1")
 SETTINGS = DriftConfig(

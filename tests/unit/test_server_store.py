@@ -13,11 +13,11 @@ from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
-from tests.device_link import batch, window
 
 from edgeship.server.store import Store, books, devices, open_store, schema, windows
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.messages import WindowBatch
+from tests.device_link import batch, window
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.bundles import draft, variant
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import BundleFile, BundleManifest, OutputContract, Variant, output_contract_hash
 from edgeship_agent.contract.oci import MODEL_CONFIG_TYPE, WEIGHT_TYPE, Descriptor, ImageManifest, digest_of
 from edgeship_agent.update.offer import DeviceFacts, Refusal, check_files, choose_variant, in_range, precheck
+from tests.bundles import draft, variant
 
 
 def manifest(*variants: Variant, output: OutputContract | None = None) -> BundleManifest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.bundles import draft, files, variant, written
 
 from edgeship.bundle import VariantDraft
 from edgeship_agent.contract.errors import VerificationError
@@ -13,6 +12,7 @@ from edgeship_agent.contract.oci import ImageIndex, ImageManifest, hex_of
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.supervisor.places import Places, find_socket
 from edgeship_agent.update.slots import Slot, SlotContent, SlotFile, SlotInfo, Slots, verify_slot
+from tests.bundles import draft, files, variant, written
 
 
 def content(folder: Path, version: str) -> SlotContent:

@@ -1,7 +1,7 @@
 """The update table: which step may follow which, and what a restart does in each state.
 
 Pure: no clock, no disk, no network. The shell (:mod:`edgeship_agent.update.updater`) persists a state, acts, persists
-the next one and publishes it. Why two disk writes around every act: a power cut at any point leaves a state that names what to do next.
+the next one and publishes it: a power cut at any point leaves a state that names what to do next.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from edgeship_agent.serving.client import Client
 
 from edgeship.demo.digits import Images, Labels, Split
 from edgeship_agent.contract.errors import EdgeshipError
+from edgeship_agent.serving.client import Client
 
 Corruption = Callable[[Images], Images]
 CLIENT_TIMEOUT_S: Final = 5.0

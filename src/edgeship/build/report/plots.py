@@ -25,11 +25,15 @@ _CURVE_POINTS: Final = 60
 
 
 def accuracy_plot(document: BuildDocument, target: str) -> Markup:
-    """Drop of every variant of a target with its interval, against the margin."""
-    rows = [_accuracy_row(document, each) for each in document.variants if each.target == target]
-    if not rows:
+    """Drop of every variant of a target that the metric judged, with its interval, against the margin.
+
+    A variant in full precision is judged by parity with the source, not by labels, and is not drawn.
+    """
+    judged = [each for each in document.variants if each.target == target and _gate(document, each, each.metric.name)]
+    if not judged:
         return fragment()
-    name = next(each.metric.name for each in document.variants if each.target == target)
+    rows = [_accuracy_row(document, each) for each in judged]
+    name = judged[0].metric.name
     words = {True: "proven within the margin", False: "proven worse than the margin", None: "not decided"}
     counts = {word: sum(row.holds is holds for row in rows) for holds, word in words.items()}
     counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
