@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from pathlib import Path
 from typing import Final
@@ -45,8 +44,3 @@ def gather_facts(config: AgentConfig) -> DeviceFacts:
         disk_free_bytes=free_bytes - config.update.disk_reserve_bytes,
         accepts=config.accepted(),
     )
-
-
-def system_name() -> str:
-    """Kernel and machine, for people."""
-    return f"{platform.system()} {platform.release()} {platform.machine()}"

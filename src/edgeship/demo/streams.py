@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from edgeship.demo.digits import Images, Labels, Split
+from edgeship.demo.digits import Images, Split
 from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.serving.client import Client
 
@@ -106,13 +106,3 @@ def call_latencies_ms(socket: Path, images: Images, calls: int) -> list[float]:
             if index >= warm_up:
                 latencies.append((time.perf_counter_ns() - started_ns) / 1e6)
     return latencies
-
-
-def accuracy_through(socket: Path, images: Images, labels: Labels) -> tuple[int, int]:
-    """Run labelled images through an agent's socket: (right, all)."""
-    right = 0
-    with Client(socket, timeout_s=CLIENT_TIMEOUT_S) as client:
-        for image, label in zip(images, labels, strict=True):
-            (output,) = client.infer({"image": image}).outputs.values()
-            right += int(np.argmax(output)) == int(label)
-    return right, len(labels)

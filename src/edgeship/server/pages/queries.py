@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Row, func, select
 
 from edgeship.server.store import schema, windows
-from edgeship_agent.contract.messages import OutboxCounters, Window
+from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.sketch import ExponentialSketch, merge
 
 T = TypeVar("T")
@@ -213,9 +213,3 @@ def versions_seen(connection: Connection, device_id: str) -> list[tuple[str, str
         .order_by(func.max(table.c.received_at_s).desc())
     )
     return [(row.model, row.version) for row in connection.execute(query)]
-
-
-def books_hold(outbox: Outbox) -> bool:
-    """Whether a device's own books add up: created = acknowledged + evicted + waiting."""
-    books = OutboxCounters(**msgspec.structs.asdict(outbox))
-    return books.created == books.acknowledged + books.evicted + books.waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from edgeship.server.store import schema
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, UpdateReport, UpdateState
@@ -42,13 +42,6 @@ def of_attempt(connection: Connection, device_id: str, deployment: str, attempt:
     """Every report of an attempt, in order."""
     query = select(_table).where(*_attempt(device_id, deployment, attempt)).order_by(_table.c.seq)
     return [_report(row) for row in connection.execute(query)]
-
-
-def last_attempt(connection: Connection, device_id: str, deployment: str) -> int:
-    """The greatest attempt that a device reported about; 0 for none."""
-    query = select(func.coalesce(func.max(_table.c.attempt), 0))
-    query = query.where(_table.c.device_id == device_id, _table.c.deployment == deployment)
-    return int(connection.execute(query).scalar_one())
 
 
 def _attempt(device_id: str, deployment: str, attempt: int) -> tuple[Any, ...]:
