@@ -54,7 +54,7 @@ class Places:
                 key="state_dir",
                 next_step=f"sudo install -d -o $USER -m 700 {self.root}",
             ) from error
-        if self.sockets.stat().st_uid != os.getuid():
+        if self.sockets.lstat().st_uid != os.getuid():
             raise ConfigError("belongs to another user", file=self.sockets, next_step=f"sudo rm -r {self.sockets}")
 
     @property
