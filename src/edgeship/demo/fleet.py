@@ -24,6 +24,7 @@ from edgeship_agent.contract.errors import EdgeshipError
 
 POLL_S: Final = 0.25
 REQUEST_TIMEOUT_S: Final = 5.0
+COMMAND_ATTEMPTS: Final = 3
 
 _SERVER_CONFIG: Final = """\
 # Quick judgements for a demonstration; a real fleet keeps the defaults, which wait for hours of traffic.
@@ -197,13 +198,19 @@ reconnect_max_s = 2.0
         """
         line = [sys.executable, "-m", "edgeship", *arguments, "--server", self.url, "--json"]
 
+        failures: list[str] = []
+
         def attempt() -> Any:
             outcome = subprocess.run(line, capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
             if outcome.returncode == 0:
                 return msgspec.json.decode(outcome.stdout)
             if self.get("health") is None:
                 return None
-            raise EdgeshipError(f"edgeship {' '.join(arguments)}: {outcome.stderr.decode().strip()}")
+            # it may have been away when the command asked and be back now; what fails thrice fails
+            failures.append(outcome.stderr.decode().strip())
+            if len(failures) < COMMAND_ATTEMPTS:
+                return None
+            raise EdgeshipError(f"edgeship {' '.join(arguments)}: {failures[-1]}")
 
         return self.wait(attempt, 120.0, f"edgeship {arguments[0]}")
 
