@@ -21,7 +21,8 @@ from edgeship_agent.contract.errors import EdgeshipError
 #: Requests per second of one device's camera.
 RATE_HZ: Final = 60.0
 STAGES: Final = "20%,100%"
-#: Limits of the demo's rollouts: the same gates as in a real fleet, judged on seconds of traffic instead of days.
+#: Limits of the demo's rollouts: the same gates as in a real fleet, judged on seconds of traffic instead of days. One
+#: death of a worker is forgiven, so that whoever kills one while it runs sees it come back.
 POLICY: Final = """\
 name = "threshold"
 min_windows = 4
@@ -29,6 +30,7 @@ min_calls = 300
 soak_s = 4.0
 offer_timeout_s = 90.0
 max_failed_ratio = 0.02
+max_crashes = 1
 max_drift = 0.1
 
 [probation]
