@@ -121,21 +121,23 @@ class BackendTemplate:
         artifact = backend.quantize(job, backend.convert(job), self.scheme)
         assert self.error(artifact, job) < 0.05
 
-    def test_one_thread_is_enough(self, int8_artifact: Artifact) -> None:
+    def test_one_thread_does_the_work(self, int8_artifact: Artifact) -> None:
+        # processor time by thread, so that what else the machine does changes nothing
         code = (
-            "import os, sys\nfrom pathlib import Path\nimport numpy as np\n"
+            "import sys, time\nfrom pathlib import Path\nimport numpy as np, psutil\n"
             "from edgeship_agent.runtime import open_engine\n"
             "engine = open_engine(sys.argv[1], Path(sys.argv[2]))\n"
             "run = lambda: engine.run([np.zeros(i.shape, i.dtype) for i in engine.signature.inputs])\n"
+            "spent = lambda: {t.id: t.user_time + t.system_time for t in psutil.Process().threads()}\n"
             "run()\n"
-            "before = os.times()\n"
-            "[run() for _ in range(3000)]\n"
-            "after = os.times()\n"
-            "print(((after.user - before.user) + (after.system - before.system)) / (after.elapsed - before.elapsed))\n"
+            "before, started = spent(), time.process_time()\n"
+            "while time.process_time() - started < 1.0:\n    run()\n"
+            "by_thread = [after - before.get(thread, 0.0) for thread, after in spent().items()]\n"
+            "print(max(by_thread) / sum(by_thread))\n"
         )
         command = [sys.executable, "-c", code, self.runtime, str(int8_artifact.model)]
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-        assert float(said.splitlines()[-1]) < 1.25, "processor seconds per second: more than one thread was at work"
+        assert float(said.splitlines()[-1]) > 0.9, "share of the busiest thread: more than one was at work"
 
 
 def _digests(artifact: Artifact) -> list[str]:
