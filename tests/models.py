@@ -8,6 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeship.build import oracle
+from edgeship.build.progress import Silence
+from edgeship.build.sources import SourceModel
+
 CLASSES = 6
 SIDE = 8
 
@@ -80,6 +84,14 @@ def inputs(count: int, *, seed: int = 0, channels: int = 1) -> np.ndarray:
     """[count, channels, 8, 8] float32."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, 1, (count, channels, SIDE, SIDE)).astype(np.float32)
+
+
+def answers(source: SourceModel, samples: list, folder: Path) -> list:
+    """What the source says to each sample."""
+    opened = oracle.open_oracle(source, folder)
+    said = opened.run(samples, "source", Silence())
+    opened.close()
+    return said
 
 
 def _value(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from edgeship.build import metrics, sources, toolchains, verify
+from edgeship.build import metrics, routes, sources, toolchains, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.progress import Silence
 from edgeship.build.schemes import U8S7
@@ -43,9 +43,13 @@ class BackendTemplate:
         values = models.inputs(SAMPLES, channels=channels)
         values[7] *= outlier
         samples = [{name: value[None]} for value in values]
-        oracle = verify.open_source(source, source.copy_to(folder / "oracle"))
-        return Job(source=source, samples=samples, expected=[oracle(sample) for sample in samples],
+        return Job(source=source, samples=samples, expected=models.answers(source, samples, folder / "oracle"),
                    folder=folder / "work")  # fmt: skip
+
+    @classmethod
+    def convert(cls, backend: Backend, job: Job) -> Artifact:
+        forms = routes.Forms(job.source, job.folder / "forms", lambda _name: None)
+        return backend.convert(job, forms.file(routes.plan(job.source.format, cls.runtime)[0]))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -55,7 +59,7 @@ class BackendTemplate:
     @pytest.fixture(scope="class")
     @classmethod
     def float_artifact(cls, backend: Backend, job: Job) -> Artifact:
-        return backend.convert(job)
+        return cls.convert(backend, job)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -90,7 +94,7 @@ class BackendTemplate:
 
     def test_no_value_of_the_calibration_is_clipped(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx"), tmp_path, outlier=OUTLIER)
-        artifact = backend.quantize(job, backend.convert(job), self.scheme)
+        artifact = backend.quantize(job, self.convert(backend, job), self.scheme)
         assert self.error(artifact, job, slice(7, 8)) < 0.05
 
     def test_the_source_is_untouched(self, int8_artifact: Artifact, float_artifact: Artifact, job: Job) -> None:
@@ -102,13 +106,13 @@ class BackendTemplate:
         self, backend: Backend, int8_artifact: Artifact, float_artifact: Artifact, job: Job, tmp_path: Path
     ) -> None:
         again = Job(source=job.source, samples=job.samples, expected=job.expected, folder=tmp_path / "again")
-        twice = backend.convert(again)
+        twice = self.convert(backend, again)
         assert _digests(twice) == _digests(float_artifact)
         assert _digests(backend.quantize(again, twice, self.scheme)) == _digests(int8_artifact)
 
     def test_two_outputs_of_several_axes_keep_names_and_layout(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.two_outputs(tmp_path / "m.onnx"), tmp_path, channels=2)
-        artifact = backend.convert(job)
+        artifact = self.convert(backend, job)
         assert [each.name for each in artifact.outputs] == ["map", "mean"]
         for precision in (artifact, backend.quantize(job, artifact, self.scheme)):
             found = self.outputs(precision, job)
@@ -118,7 +122,7 @@ class BackendTemplate:
 
     def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)
-        artifact = backend.quantize(job, backend.convert(job), self.scheme)
+        artifact = backend.quantize(job, self.convert(backend, job), self.scheme)
         assert self.error(artifact, job) < 0.05
 
     def test_one_thread_does_the_work(self, int8_artifact: Artifact) -> None:

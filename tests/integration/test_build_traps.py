@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edgeship.build import gate, metrics, sources, verify
+from edgeship.build import gate, metrics, oracle, sources, verify
 from edgeship.build.backends import Artifact, open_backend
 from edgeship.build.backends.base import Job
 from edgeship.build.gate import Candidate, Limits
@@ -28,7 +28,7 @@ SAMPLES = 400
 def _source(folder: Path) -> tuple[sources.SourceModel, list[dict[str, np.ndarray]], Truth]:
     source = sources.load(models.classifier(folder / "net.onnx"))
     samples = [{"x": value[None]} for value in models.inputs(SAMPLES, seed=3)]
-    outputs = verify.run_all(verify.open_source(source, source.copy_to(folder / "o")), samples, "source", Silence())
+    outputs = oracle.stacked(models.answers(source, samples, folder / "o"), "source")
     labels = tuple(int(index) for index in outputs["scores"].argmax(1))
     return source, samples, Truth(outputs=outputs, labels=labels, classes=True, metric="top1", closeness_limit=0.1)
 
@@ -45,8 +45,8 @@ def _gates(artifact: Artifact, samples: list[dict[str, np.ndarray]], truth: Trut
 
 
 def _as_artifact(source: sources.SourceModel, model: Path, folder: Path, samples: list) -> Artifact:
-    job = Job(source=source, samples=samples, expected=[], folder=folder)
-    made = open_backend("onnxruntime").convert(job)
+    job = Job(source=source, samples=samples, expected=models.answers(source, samples[:4], folder / "s"), folder=folder)
+    made = open_backend("onnxruntime").convert(job, source.path)
     made.model.write_bytes(model.read_bytes())
     return made
 
@@ -80,10 +80,11 @@ def test_dynamic_int8_of_convolutions_is_no_closer_than_ours(tmp_path: Path) -> 
     assert "ConvInteger" in {node.op_type for node in onnx.load(tmp_path / "dynamic.onnx").graph.node}
     errors = {}
     backend = open_backend("onnxruntime")
-    job = Job(source=source, samples=samples[:60], expected=[], folder=tmp_path / "ours")
+    expected = models.answers(source, samples[:4], tmp_path / "s")
+    job = Job(source=source, samples=samples[:60], expected=expected, folder=tmp_path / "ours")
     from edgeship.build.schemes import U8S7
 
-    ours = backend.quantize(job, backend.convert(job), U8S7)
+    ours = backend.quantize(job, backend.convert(job, source.path), U8S7)
     dynamic = _as_artifact(source, tmp_path / "dynamic.onnx", tmp_path / "work", samples)
     for name, artifact in (("ours", ours), ("dynamic", dynamic)):
         bound = verify.open_artifact(artifact)

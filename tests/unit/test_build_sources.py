@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from edgeship.build import sources
-from edgeship_agent.contract.errors import ConversionError, InputError, VerificationError
+from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError, VerificationError
 from tests import models
 
 
@@ -71,6 +71,21 @@ def test_a_free_axis_besides_the_batch_is_refused(tmp_path: Path) -> None:
         sources.load(path)
 
 
+def test_free_axes_are_pinned_by_the_user(tmp_path: Path) -> None:
+    path = models.classifier(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, path)
+    before = path.read_bytes()
+    given = sources.InputShape(shape=(1, 1, 8, 8))
+    source = sources.load(sources.SourceRequest(text=str(path), input_shapes=(given,)))
+    assert source.inputs[0].shape == (1, 1, 8, 8)
+    assert path.read_bytes() == before
+    wrong = sources.InputShape(shape=(1, 2, 8, 8))
+    with pytest.raises(ConfigError, match="does not fit"):
+        sources.load(sources.SourceRequest(text=str(path), input_shapes=(wrong,)))
+
+
 def test_a_change_of_the_source_during_the_build_is_noticed(tmp_path: Path) -> None:
     source = sources.load(models.classifier(tmp_path / "m.onnx"))
     source.check_unchanged()
@@ -79,7 +94,7 @@ def test_a_change_of_the_source_during_the_build_is_noticed(tmp_path: Path) -> N
         source.check_unchanged()
 
 
-@pytest.mark.parametrize("name", ["m.pt", "m.h5", "model"])
+@pytest.mark.parametrize("name", ["m.mat", "m.bin", "model"])
 def test_another_format_is_told_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"weights")
     with pytest.raises(InputError, match="unknown model format") as refusal:

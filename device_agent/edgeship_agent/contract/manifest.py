@@ -25,6 +25,24 @@ class TensorSpec(Struct, frozen=True, kw_only=True):
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def batched(self) -> bool:
+        """Whether its first axis is the batch: 1 or free. States and scalars may have none.
+
+        >>> [TensorSpec(name="t", dtype="float32", shape=shape).batched for shape in ((-1, 4), (1, 4), (2, 1, 4), ())]
+        [True, True, False, False]
+        """
+        return bool(self.shape) and self.shape[0] in {-1, 1}
+
+    @property
+    def call_shape(self) -> tuple[int, ...]:
+        """Shape of one call: the batch axis pinned to 1.
+
+        >>> TensorSpec(name="x", dtype="float32", shape=(-1, 4)).call_shape
+        (1, 4)
+        """
+        return (1, *self.shape[1:]) if self.batched else self.shape
+
 
 class Cast(Struct, frozen=True, kw_only=True, tag="cast", tag_field="op"):
     """Change the type; floats to integers round half to even and saturate."""
@@ -101,12 +119,14 @@ class InputContract(Struct, frozen=True, kw_only=True):
         dtype: type of the raw input.
         shape: shape of one raw sample without the batch axis; -1 where any size is taken.
         steps: applied in order; none means that the array is fed as it is.
+        batched: whether the model input has a batch axis of 1 in front of the sample; states and scalars may not.
     """
 
     tensor: str
     dtype: str
     shape: tuple[int, ...]
     steps: tuple[Step, ...] = ()
+    batched: bool = True
 
 
 class Feature(Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dic
         raw: model input name → one raw sample, without batch axis.
 
     Returns:
-        Model input name → array with a batch axis of 1 in front.
+        Model input name → array with a batch axis of 1 in front, where the input has one.
 
     Raises:
         InputError: an input is missing or of the wrong shape or dtype.
@@ -43,7 +43,7 @@ def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dic
         check_raw(contract, sample)
         for step in contract.steps:
             sample = apply_step(step, sample)
-        prepared[contract.tensor] = sample[np.newaxis]
+        prepared[contract.tensor] = sample[np.newaxis] if contract.batched else sample
     return prepared
 
 

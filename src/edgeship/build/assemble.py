@@ -123,7 +123,7 @@ def _variant(shipped: Shipped) -> VariantDraft:
 
 
 def _notes(inputs: Inputs, shipped: Sequence[Shipped]) -> dict[str, str]:
-    notes = {"source_opset": str(inputs.source.opset)}
+    notes = {"source_opset": str(inputs.source.opset)} if inputs.source.opset else {}
     for each in shipped:
         if each.built.artifact.scheme:
             notes[f"{each.target.id}/{each.entry.name}"] = each.built.artifact.scheme

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from edgeship.build import data, verify
+from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.inputs import Inputs
 from edgeship.build.measure import Latency, measure
@@ -49,13 +49,17 @@ class Workshop:
     Args:
         inputs: what to build from.
         folder: private, for this build.
+        forms: the source in other formats.
         max_relative_rms: limit of a quantized variant.
         progress: told what goes on.
     """
 
-    def __init__(self, inputs: Inputs, folder: Path, max_relative_rms: float, progress: Progress) -> None:
+    def __init__(
+        self, inputs: Inputs, folder: Path, forms: routes.Forms, max_relative_rms: float, progress: Progress
+    ) -> None:
         self._inputs = inputs
         self._folder = folder
+        self._forms = forms
         self._limit = max_relative_rms
         self._progress = progress
         self._backends: dict[str, Backend] = {}
@@ -116,6 +120,26 @@ class Workshop:
         ]
         return Job(source=inputs.source, samples=samples, expected=expected, folder=self._folder / runtime)
 
+    def _converted(self, backend: Backend, job: Job, runtime: str) -> Artifact:
+        """The float artifact by the first route that keeps the source's meaning.
+
+        Raises:
+            ConversionError: none does; the reason is the last route's.
+        """
+        source = self._inputs.source
+        gave_up: list[str] = []
+        for position, route in enumerate(routes.plan(source.format, runtime)):
+            by = routes.words(source.format, route)
+            try:
+                attempt = structs.replace(job, folder=job.folder / f"route{position}")
+                artifact = backend.convert(attempt, self._forms.file(route))
+            except (ConversionError, EngineError) as error:
+                gave_up.append(f"{by}: {error.message}")
+                continue
+            return structs.replace(artifact, notes=(*artifact.notes, f"converted by {by}", *gave_up),
+                                   fallbacks=(*artifact.fallbacks, *gave_up))  # fmt: skip
+        raise ConversionError("; ".join(gave_up), target=runtime)
+
     def _artifact(self, runtime: str, scheme: Scheme | None) -> Artifact:
         key = (runtime, scheme.name if scheme else "fp32")
         if key not in self._artifacts:
@@ -134,7 +158,7 @@ class Workshop:
         backend = self._backends.setdefault(runtime, open_backend(runtime))
         job = self._job(runtime, self._ranges)
         if scheme is None:
-            return backend.convert(job)
+            return self._converted(backend, job, runtime)
         return backend.quantize(job, self._artifact(runtime, None), scheme)
 
     def _try(self, runtime: str, scheme: Scheme, target: Target, found: dict[str, tuple[Artifact, Comparison]]) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build import data, preprocess, sources, verify
+from edgeship.build import data, oracle, preprocess, sources, verify
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
@@ -21,6 +21,8 @@ from edgeship_agent.contract.manifest import Feature, InputContract, OutputContr
 from edgeship_agent.runtime.engine import Array
 
 METRICS: Final = ("auto", "top1", "agreement", "closeness")
+#: Formats whose name is not what people call them.
+FORMAT_WORDS: Final = {"onnx": "ONNX", "tflite": "TFLite"}
 TASKS: Final = ("auto", "classification", "raw")
 #: Shares of a probability vector add up to one within this.
 _SUM_TOLERANCE: Final = 1e-3
@@ -83,9 +85,10 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
         ConfigError: a TOML file or an option does not fit.
         ConversionError: the source cannot be run.
     """
-    source = sources.load(options.source)
-    progress.step("read", f"{source.format.upper()} opset {source.opset} · {source.operators} operators · "
-                          f"{_short(source.parameters)} parameters")  # fmt: skip
+    source = sources.load(options.request)
+    progress.step("read", _described(source))
+    for note in source.notes:
+        progress.step("note", note, "note")
     contracts = (
         preprocess.read_contracts(options.preprocess, source.inputs)
         if options.preprocess
@@ -96,9 +99,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     data.check_disjoint(calibration, evaluation)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    oracle = verify.open_source(source, source.copy_to(folder))
-    calibration_outputs = verify.run_all(oracle, calibration_inputs, "source", progress)
-    outputs = verify.run_all(oracle, evaluation_inputs, "source", progress)
+    calibration_outputs, outputs = _run_source(source, (calibration_inputs, evaluation_inputs), folder, progress)
     _check_finite(outputs, source)
     output = _output_contract(options, source, evaluation, calibration_outputs)
     return Inputs(
@@ -121,6 +122,23 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     )
 
 
+def _described(source: SourceModel) -> str:
+    opset = f" opset {source.opset}" if source.opset else ""
+    return (f"{FORMAT_WORDS.get(source.format, source.format)}{opset} · {source.operators} operators · "
+            f"{_short(source.parameters)} parameters")  # fmt: skip
+
+
+def _run_source(
+    source: SourceModel, sets: Sequence[Sequence[Mapping[str, Array]]], folder: Path, progress: Progress
+) -> list[dict[str, Array]]:
+    """The source's outputs on each set of samples."""
+    opened = oracle.open_oracle(source, folder)
+    try:
+        return [oracle.stacked(opened.run(samples, "source", progress), "source") for samples in sets]
+    finally:
+        opened.close()
+
+
 def _prepared(
     dataset: Dataset, contracts: Sequence[InputContract], source: SourceModel
 ) -> tuple[dict[str, Array], ...]:
@@ -132,7 +150,7 @@ def _prepared(
                           next_step="correct the steps in --preprocess FILE.toml") from error  # fmt: skip
     for spec in source.inputs:
         array = prepared[0][spec.name]
-        wanted = (1, *spec.shape[1:])
+        wanted = spec.call_shape
         if array.shape != wanted or array.dtype.name != spec.dtype:
             raise InputError(
                 "what the preprocessing contract makes is not what the model takes",

@@ -8,9 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from edgeship.build.backends.base import Bindings, Samples, bind
+from edgeship.build.backends.base import Bindings, Job, Samples, bind
 from edgeship.build.metrics import relative_rms
-from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Binding, TensorSpec
 from edgeship_agent.runtime.bound import from_artifact, to_artifact
@@ -23,27 +22,27 @@ PARITY_RMS: Final = 1e-3
 _MOST_LAYOUTS: Final = 64
 
 
-def find_bindings(source: SourceModel, engine: Engine, samples: Samples, expected: Samples) -> Bindings:
+def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
     """Bindings under which the file computes what the source computes.
 
     Args:
-        source: names and shapes.
-        engine: the converted float file.
-        samples: prepared inputs, batch axis of 1 included.
-        expected: the source's outputs for them.
+        job: the source, a few samples and what it says for them.
+        engine: the float file.
+        runtime: for the message.
 
     Raises:
         ConversionError: no assignment of axes makes the file agree with the source.
     """
     signature = engine.signature
-    pairs = _pair(source.inputs, signature.inputs, "input")
-    targets = _pair(source.outputs, signature.outputs, "output")
+    expected, samples = job.expected, job.samples[: len(job.expected)]
+    pairs = _pair(job.source.inputs, signature.inputs, "input", runtime)
+    targets = _pair(job.source.outputs, signature.outputs, "output", runtime)
     choices = [list(_orders(spec, info)) for spec, info in pairs]
     for (spec, info), orders in zip(pairs, choices, strict=True):
         if not orders:
             raise ConversionError(
                 f"the converted file's input {spec.name} is {list(info.shape)}, the source's {list(spec.shape)}",
-                target="litert",
+                target=runtime,
             )
     best: float | None = None
     refused = "it does not run"
@@ -61,34 +60,46 @@ def find_bindings(source: SourceModel, engine: Engine, samples: Samples, expecte
     raise ConversionError(
         "the converted file does not compute what the source computes"
         + (f" (relative RMS {best:.3g}, limit {PARITY_RMS:g})" if best is not None else f": {refused}"),
-        target="litert",
+        target=runtime,
     )
 
 
-def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> tuple[Binding, ...]:
+def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo], runtime: str) -> tuple[Binding, ...]:
     """The same layout for another file with the same inputs or outputs in the same order, such as the quantized one.
 
     Raises:
         ConversionError: it has others.
     """
     if len(bindings) != len(infos):
-        raise ConversionError("the quantized file has other inputs or outputs than the float one", target="litert")
+        raise ConversionError("the quantized file has other inputs or outputs than the float one", target=runtime)
     return tuple(bind(each.name, infos[each.artifact_index], each.transpose) for each in bindings)
 
 
-def _pair(specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str) -> list[tuple[TensorSpec, TensorInfo]]:
+def _pair(
+    specs: Sequence[TensorSpec], infos: Sequence[TensorInfo], kind: str, runtime: str
+) -> list[tuple[TensorSpec, TensorInfo]]:
     """By name where every name is there, else by position."""
     if len(specs) != len(infos):
-        raise ConversionError(f"the converted file has {len(infos)} {kind}s, the source {len(specs)}", target="litert")
-    by_name = {info.name: info for info in infos}
-    if all(spec.name in by_name for spec in specs):
-        return [(spec, by_name[spec.name]) for spec in specs]
+        raise ConversionError(f"the converted file has {len(infos)} {kind}s, the source {len(specs)}", target=runtime)
+    by_name = {_plain(info.name): info for info in infos}
+    names = [_plain(spec.name) for spec in specs]
+    if len(by_name) == len(infos) and all(name in by_name for name in names):
+        return [(spec, by_name[name]) for spec, name in zip(specs, names, strict=True)]
     return list(zip(specs, infos, strict=True))
+
+
+def _plain(name: str) -> str:
+    """A name without what exporters add to it.
+
+    >>> _plain("serving_default_x:0"), _plain("x")
+    ('x', 'x')
+    """
+    return name.removeprefix("serving_default_").split(":", 1)[0]
 
 
 def _orders(spec: TensorSpec, info: TensorInfo) -> Iterator[tuple[int, ...]]:
     """Orders of the axes that give the file's shape, channels-last first, as converters to TFLite prefer it."""
-    shape = (1, *spec.shape[1:])
+    shape = spec.call_shape
     rank = len(shape)
     if len(info.shape) != rank:
         return

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import assemble, inputs, output, select, target_files, toolchains
+from edgeship.build import assemble, inputs, output, routes, select, sources, target_files, toolchains
 from edgeship.build.candidates import Workshop
 from edgeship.build.decide import Assessed, Decision, decide
 from edgeship.build.options import BuildOptions
@@ -62,10 +62,14 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     output.check(options.output.absolute())
     started = time.monotonic()
     with output.staging(options.output) as staging:
+        ready = _Toolchains(options, progress)
+        ready.source()
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
-        _install_toolchains(targets, options, progress)
-        workshop = Workshop(read, staging.scratch, options.max_relative_rms, progress)
+        for name in routes.toolchains(read.source.format, _runtimes(targets)):
+            ready(name)
+        forms = routes.Forms(read.source, staging.scratch / "forms", ready)
+        workshop = Workshop(read, staging.scratch, forms, options.max_relative_rms, progress)
         try:
             decisions = tuple(decide(workshop, target, options, progress) for target in targets)
             verdict = select.overall([each.choice.verdict for each in decisions])
@@ -116,18 +120,42 @@ def _name(options: BuildOptions) -> str:
 
 
 def missing_toolchains(options: BuildOptions) -> list[str]:
-    """Names of converters that this build needs and that are not installed."""
-    wanted = any(entry.name == "litert" for target in _targets(options) for entry in target.runtimes)
-    return [name for name in toolchains.TOOLCHAINS if wanted and not toolchains.status(name).installed]
+    """Names of converters that this build is known to need, before anything is read, and that are not installed."""
+    reader = sources.reader_of(options.request)
+    wanted = [sources.TOOLCHAINS.get(reader, ""), *routes.toolchains(reader, _runtimes(_targets(options)))]
+    return [name for name in dict.fromkeys(wanted) if name and not toolchains.status(name).installed]
 
 
-def _install_toolchains(targets: Sequence[Target], options: BuildOptions, progress: Progress) -> None:
-    for name in missing_toolchains(options):
-        if not options.install_toolchains:
-            raise ConfigError(f"{targets[0].id} needs the converter {name}, which is not installed yet",
+class _Toolchains:
+    """Installs converters when they are needed, where the user has agreed."""
+
+    def __init__(self, options: BuildOptions, progress: Progress) -> None:
+        self._options = options
+        self._progress = progress
+
+    def source(self) -> None:
+        """What reading the source needs."""
+        if name := sources.TOOLCHAINS.get(sources.reader_of(self._options.request), ""):
+            self(name)
+
+    def __call__(self, name: str) -> None:
+        """Have a toolchain ready.
+
+        Raises:
+            ConfigError: it is not installed, and nobody agreed to install it.
+            ConversionError: it could not be installed.
+        """
+        if toolchains.status(name).installed:
+            return
+        if not self._options.install_toolchains:
+            raise ConfigError(f"this build needs the converter {name}, which is not installed yet",
                               next_step=f"edgeship toolchains install {name}   (or add --yes)")  # fmt: skip
-        progress.step("toolchain", f"installing {name} in an environment of its own, once", "note")
+        self._progress.step("toolchain", f"installing {name} in an environment of its own, once", "note")
         toolchains.install(name)
+
+
+def _runtimes(targets: Sequence[Target]) -> list[str]:
+    return [entry.name for target in targets for entry in target.runtimes]
 
 
 def _document(
@@ -137,7 +165,6 @@ def _document(
     staging: output.Staging,
     bundle: WrittenBundle | None,
 ) -> BuildDocument:
-    runtimes = [entry.name for each in decisions for entry in each.target.runtimes]
     return BuildDocument(
         verdict=select.overall([each.choice.verdict for each in decisions]),
         bundle=str(staging.final / "bundle") if bundle else None,
@@ -149,7 +176,7 @@ def _document(
         gates=tuple(one for each in _all(decisions) for one in each.judged.gates),
         source=read.source_report(),
         data=read.data_report(),
-        tools=assemble.tool_versions(runtimes),
+        tools=assemble.tool_versions(_runtimes([each.target for each in decisions])),
     )
 
 

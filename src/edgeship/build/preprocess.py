@@ -83,7 +83,11 @@ def fed_as_is(inputs: Sequence[TensorSpec]) -> tuple[InputContract, ...]:
     >>> fed_as_is([TensorSpec(name="x", dtype="float32", shape=(-1, 4))])[0].shape
     (4,)
     """
-    return tuple(InputContract(tensor=spec.name, dtype=spec.dtype, shape=spec.shape[1:]) for spec in inputs)
+    return tuple(
+        InputContract(tensor=spec.name, dtype=spec.dtype, shape=spec.call_shape[1:] if spec.batched else spec.shape,
+                      batched=spec.batched)
+        for spec in inputs
+    )  # fmt: skip
 
 
 def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContract, ...]:
@@ -97,7 +101,10 @@ def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContr
     for entry in document.input:
         tensor = _tensor_of(entry.tensor, inputs, path)
         steps = tuple(_step(step, path) for step in entry.steps)
-        contracts[tensor] = InputContract(tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps)
+        batched = next(spec.batched for spec in inputs if spec.name == tensor)
+        contracts[tensor] = InputContract(
+            tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps, batched=batched
+        )
     missing = [spec.name for spec in inputs if spec.name not in contracts]
     if missing:
         raise ConfigError("no contract for a model input", file=path, key="input", expected=", ".join(missing),

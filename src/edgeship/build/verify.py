@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,9 +12,9 @@ from msgspec import Struct
 
 from edgeship.build import metrics
 from edgeship.build.backends.base import Artifact, Samples
+from edgeship.build.oracle import stacked
 from edgeship.build.progress import Progress
 from edgeship.build.schema import MetricFigures
-from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Golden, MetricClaim, Variant
 from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
@@ -72,28 +71,12 @@ def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[s
     Raises:
         EngineError: the runtime failed, or an output changes its size from sample to sample.
     """
-    collected: dict[str, list[Array]] = {}
+    answers: list[Mapping[str, Array]] = []
     for index, sample in enumerate(inputs):
-        for name, array in run(sample).items():
-            collected.setdefault(name, []).append(np.array(array[0] if array.ndim else array))
+        answers.append({name: np.array(array) for name, array in run(sample).items()})
         if (index + 1) % _EVERY == 0 or index + 1 == len(inputs):
             progress.count(label, index + 1, len(inputs))
-    try:
-        return {name: np.stack(arrays) for name, arrays in collected.items()}
-    except ValueError as error:
-        raise EngineError("an output changes its size from sample to sample", key=label) from error
-
-
-def open_source(source: SourceModel, model: Path) -> Run:
-    """The oracle: ONNX Runtime on a private copy of the source, in fp32 and one thread."""
-    engine = open_engine("onnxruntime", model)
-    names = [spec.name for spec in source.outputs]
-    order = [spec.name for spec in source.inputs]
-
-    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        return dict(zip(names, engine.run([np.ascontiguousarray(inputs[name]) for name in order]), strict=True))
-
-    return run
+    return stacked(answers, label)
 
 
 def open_artifact(artifact: Artifact, *, threads: int = 1) -> BoundModel:

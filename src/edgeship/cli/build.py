@@ -40,6 +40,12 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--latency-p99-ms", type=click.FloatRange(0, min_open=True), help="Latency budget.")
 @click.option("--size-bytes", type=click.IntRange(1), help="Size budget of a variant.")
 @click.option("--accept-proxy-latency", is_flag=True, help="Let a latency of another ISA class judge the budget.")
+@click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME=]1,3,224,224[:DTYPE]",
+              help="Shape of an input that the source leaves open; repeat for several.")  # fmt: skip
+@click.option("--weights", type=_FILE, help="State dict for a package.module:factory source.")
+@click.option("--allow-pickle", is_flag=True, help="Read files that can run code when they are read.")
+@click.option("--input-tensor", "input_tensors", multiple=True, help="Cut the graph here; repeat for several.")
+@click.option("--output-tensor", "output_tensors", multiple=True, help="Cut the graph here; repeat for several.")
 @click.option("--task", type=click.Choice(["auto", "classification", "raw"]), default="auto", show_default=True,
               help="How the first output is read; auto is classification with labels.")  # fmt: skip
 @click.option("--labels", metavar="A,B,C", default="", help="Class names in the order of the output.")
@@ -82,12 +88,15 @@ def _options(given: dict[str, object], *, yes: bool) -> BuildOptions:
     import msgspec
 
     from edgeship.build.options import BuildOptions
+    from edgeship.build.sources import InputShape
 
+    shapes = given.pop("input_shapes")
+    assert isinstance(shapes, tuple)
     labels = tuple(label.strip() for label in str(given.pop("labels")).split(",") if label.strip())
     fields = {key: value for key, value in given.items() if value is not None}
     return msgspec.structs.replace(
         BuildOptions(source=Path(), targets=(), calibration=Path(), evaluation=Path()),
-        **fields, labels=labels, install_toolchains=yes,
+        **fields, labels=labels, install_toolchains=yes, input_shapes=tuple(InputShape.parse(text) for text in shapes),
     )  # fmt: skip
 
 
@@ -95,12 +104,13 @@ def _ask_for_toolchains(options: BuildOptions) -> BuildOptions:
     """Ask before the first installation of a converter; without a terminal the pipeline refuses and says how."""
     import msgspec
 
-    from edgeship.build import pipeline
+    from edgeship.build import pipeline, toolchains
 
     if options.install_toolchains or not sys.stdin.isatty():
         return options
     for name in pipeline.missing_toolchains(options):
-        if not click.confirm(f"The converter {name} is not installed yet (280 MB, 20 s). Install it?", err=True):
+        size = f"{toolchains.TOOLCHAINS[name].size_bytes // 10**6} MB"
+        if not click.confirm(f"The converter {name} is not installed yet ({size}). Install it?", err=True):
             return options
         options = msgspec.structs.replace(options, install_toolchains=True)
     return options

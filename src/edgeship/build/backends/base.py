@@ -9,9 +9,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from edgeship.build.sources import SourceModel
-from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.contract.manifest import Binding
-from edgeship_agent.runtime.engine import Array, Signature, TensorInfo
+from edgeship_agent.runtime.engine import Array, TensorInfo
 
 Samples = Sequence[Mapping[str, Array]]
 #: Of the inputs, of the outputs.
@@ -92,10 +91,14 @@ class Artifact(Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """One runtime's converter and quantizer."""
+    """One runtime's reader and quantizer."""
 
-    def convert(self, job: Job) -> Artifact:
-        """The float artifact.
+    def convert(self, job: Job, model: Path) -> Artifact:
+        """The float artifact, bound to the source's names and layout by running it.
+
+        Args:
+            job: what it must compute.
+            model: a float file that the runtime reads, from the end of a route; only read.
 
         Raises:
             ConversionError: it cannot be made, or does not compute what the source computes.
@@ -127,18 +130,4 @@ def bind(name: str, info: TensorInfo, transpose: tuple[int, ...] = ()) -> Bindin
         transpose=() if same else transpose,
         scale=info.scale,
         zero_point=info.zero_point,
-    )
-
-
-def bind_by_position(source: SourceModel, signature: Signature, runtime: str) -> Bindings:
-    """Bindings of a file that keeps the source's order and layout.
-
-    Raises:
-        ConversionError: it has another number of inputs or outputs.
-    """
-    if len(signature.inputs) != len(source.inputs) or len(signature.outputs) != len(source.outputs):
-        raise ConversionError("the file has other inputs or outputs than the source", target=runtime)
-    return (
-        tuple(bind(spec.name, info) for spec, info in zip(source.inputs, signature.inputs, strict=True)),
-        tuple(bind(spec.name, info) for spec, info in zip(source.outputs, signature.outputs, strict=True)),
     )

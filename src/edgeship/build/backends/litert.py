@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship.build import layout, toolchains
+from edgeship.build import layout
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
+from edgeship.build.backends.tflite_signature import with_signature
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Binding
@@ -18,21 +19,20 @@ RUNTIME: Final = "litert"
 
 
 class LiteRtBackend:
-    """Float by onnx2tf's ``flatbuffer_direct``; int8 by ai-edge-quantizer."""
+    """Float as a route delivers it; int8 by ai-edge-quantizer."""
 
-    def convert(self, job: Job) -> Artifact:
+    def convert(self, job: Job, model: Path) -> Artifact:
         """The float32 ``.tflite``, with the layout found by running it against the source."""
-        copy = job.source.copy_to(job.folder / "source")
-        converted = toolchains.convert_onnx(copy, job.folder / "onnx2tf")
         folder = job.folder / "fp32"
         folder.mkdir(parents=True)
-        model = converted.rename(folder / "model.tflite")
-        engine = _open(model)
+        file = folder / "model.tflite"
+        file.write_bytes(with_signature(model.read_bytes()))
+        engine = _open(file)
         try:
-            inputs, outputs = layout.find_bindings(job.source, engine, job.samples[: len(job.expected)], job.expected)
+            inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
         finally:
             engine.close()
-        return Artifact(runtime=RUNTIME, precision="fp32", model=model, inputs=inputs, outputs=outputs)
+        return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Int8 throughout, with float inputs and outputs."""
@@ -47,8 +47,8 @@ class LiteRtBackend:
         model.write_bytes(data)
         engine = _open(model)
         try:
-            inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs)
-            outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs)
+            inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME)
+            outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME)
         finally:
             engine.close()
         return Artifact(

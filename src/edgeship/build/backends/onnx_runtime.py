@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme, bind_by_position
+from edgeship.build import layout
+from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme
 from edgeship.build.quiet import quiet
-from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
 
 RUNTIME: Final = "onnxruntime"
@@ -25,26 +29,33 @@ _TYPES: Final = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
 class OnnxRuntimeBackend:
-    """Converts nothing; quantizes with ONNX Runtime's own quantizer."""
+    """Float as a route delivers it; int8 by ONNX Runtime's own quantizer."""
 
-    def convert(self, job: Job) -> Artifact:
-        """The source's own bytes."""
-        model = job.source.copy_to(job.folder / "fp32")
-        inputs, outputs = _bindings(job.source, model)
-        return Artifact(runtime=RUNTIME, precision="fp32", model=model, inputs=inputs, outputs=outputs)
+    def convert(self, job: Job, model: Path) -> Artifact:
+        """The file as it is, with the layout found by running it against the source."""
+        folder = job.folder / "fp32"
+        folder.mkdir(parents=True)
+        file = Path(shutil.copyfile(model, folder / "model.onnx"))
+        engine = open_engine(RUNTIME, file)
+        try:
+            inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
+        finally:
+            engine.close()
+        return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Static QDQ int8 from a private copy of the float file, its opset raised first where that allows more."""
         folder = job.folder / f"int8-{scheme.name}"
         folder.mkdir(parents=True)
-        ready, per_channel = _prepare(float_artifact.model, folder, job.source.opset)
+        ready, opset = _prepare(float_artifact.model, folder)
+        per_channel = opset >= PER_CHANNEL_OPSET
         model = folder / "model.onnx"
         try:
             with quiet():
                 quantize_static(
                     str(ready),
                     str(model),
-                    _Reader(job.samples),
+                    _Reader(float_artifact.inputs, job.samples),
                     quant_format=QuantFormat.QDQ,
                     per_channel=per_channel,
                     reduce_range=scheme.weight_bits == 7,
@@ -54,8 +65,8 @@ class OnnxRuntimeBackend:
                 )
         except Exception as error:
             raise ConversionError(f"ONNX Runtime's quantizer: {_first_line(error)}", target=RUNTIME) from error
-        inputs, outputs = _bindings(job.source, model)
-        fallback = f"per tensor: the model could not be raised from opset {job.source.opset} to {PER_CHANNEL_OPSET}"
+        inputs, outputs = _rebind(float_artifact, model)
+        fallback = f"per tensor: the model could not be raised from opset {opset} to {PER_CHANNEL_OPSET}"
         fallbacks = () if per_channel else (fallback,)
         return Artifact(
             runtime=RUNTIME,
@@ -72,25 +83,30 @@ class OnnxRuntimeBackend:
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hands the calibration samples over one by one."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, bindings: Sequence[Binding], samples: Samples) -> None:
+        self._bindings = bindings
         self._samples: Iterator[Mapping[str, Array]] = iter(samples)
 
     def get_next(self) -> dict[str, Array] | None:
-        """The next sample, or None."""
+        """The next sample in the file's names and layout, or None."""
         sample = next(self._samples, None)
-        return None if sample is None else dict(sample)
+        if sample is None:
+            return None
+        return {
+            each.artifact_name: np.ascontiguousarray(to_artifact(each, sample[each.name])) for each in self._bindings
+        }
 
 
-def _prepare(model: Path, folder: Path, opset: int) -> tuple[Path, bool]:
-    """The float file with shapes inferred and constants folded; whether it can hold per-channel weights."""
+def _prepare(model: Path, folder: Path) -> tuple[Path, int]:
+    """The float file with shapes inferred and constants folded; and its opset, raised where it could be."""
     raised = folder / "raised.onnx"
-    per_channel = opset >= PER_CHANNEL_OPSET
     document = onnx.load(str(model))
-    if not per_channel:
+    opset = _opset(document)
+    if opset < PER_CHANNEL_OPSET:
         try:
             with quiet():
                 document = version_converter.convert_version(document, PER_CHANNEL_OPSET)
-            per_channel = True
+            opset = PER_CHANNEL_OPSET
         except Exception:  # noqa: BLE001 (onnx's converter raises what its C++ part throws); the caller records it
             document = onnx.load(str(model))
     raised.write_bytes(document.SerializeToString(deterministic=True))
@@ -100,8 +116,12 @@ def _prepare(model: Path, folder: Path, opset: int) -> tuple[Path, bool]:
             quant_pre_process(str(raised), str(ready), skip_symbolic_shape=True)
             _flatten_biases(ready)
     except Exception:  # noqa: BLE001 (an optional step: without it the same model is quantized with fewer fusions)
-        return raised, per_channel
-    return ready, per_channel
+        return raised, opset
+    return ready, opset
+
+
+def _opset(document: Any) -> int:
+    return max((entry.version for entry in document.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
 
 
 def _flatten_biases(model: Path) -> None:
@@ -119,10 +139,13 @@ def _flatten_biases(model: Path) -> None:
     model.write_bytes(document.SerializeToString(deterministic=True))
 
 
-def _bindings(source: SourceModel, model: Path) -> Bindings:
+def _rebind(float_artifact: Artifact, model: Path) -> Bindings:
     engine = open_engine(RUNTIME, model)
     try:
-        return bind_by_position(source, engine.signature, RUNTIME)
+        return (
+            layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME),
+            layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME),
+        )
     finally:
         engine.close()
 

@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import openvino
 
-from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme, bind_by_position
+from edgeship.build import layout
+from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.quiet import quiet
-from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.bound import to_artifact
 
 RUNTIME: Final = "openvino"
 #: NNCF sends usage figures unless it believes to run in a test system; Edgeship sends none.
@@ -23,21 +25,23 @@ _SILENT: Final = "NNCF_CI"
 class OpenVinoBackend:
     """Reads ONNX with OpenVINO's frontend; quantizes with NNCF."""
 
-    def convert(self, job: Job) -> Artifact:
-        """The source as OpenVINO's IR in full float32, with a batch of 1."""
-        copy = job.source.copy_to(job.folder / "source")
+    def convert(self, job: Job, model: Path) -> Artifact:
+        """The float file as OpenVINO's IR in full float32, with a batch of 1."""
         try:
             with quiet():
-                network = openvino.Core().read_model(str(copy))
-                shapes = {
-                    index: [1, *spec.shape[1:]] for index, spec in enumerate(job.source.inputs) if spec.shape[0] != 1
-                }
-                if shapes:
-                    network.reshape(shapes)
+                network = openvino.Core().read_model(str(model))
+                _pin_batch(network)
                 _fold_constants(network)
         except (RuntimeError, ValueError, TypeError) as error:
             raise ConversionError(f"OpenVINO: {_cause(error)}", target=RUNTIME) from error
-        return _artifact(job.source, network, job.folder / "fp32", "fp32", "")
+        file = _save(network, job.folder / "fp32")
+        engine = open_engine(RUNTIME, file)
+        try:
+            inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
+        finally:
+            engine.close()
+        return Artifact(runtime=RUNTIME, precision="fp32", model=file, weights=file.with_suffix(".bin"), inputs=inputs,
+                        outputs=outputs)  # fmt: skip
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Int8 by NNCF's min–max algorithm alone.
@@ -47,10 +51,29 @@ class OpenVinoBackend:
         network = openvino.Core().read_model(str(float_artifact.model))
         try:
             with quiet():
-                quantized = _quantize(network, job.samples, overflow_safe=scheme.weight_bits == 7)
+                quantized = _quantize(network, float_artifact.inputs, job.samples, scheme)
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
-        return _artifact(job.source, quantized, job.folder / f"int8-{scheme.name}", "int8", scheme.text)
+        file = _save(quantized, job.folder / f"int8-{scheme.name}")
+        engine = open_engine(RUNTIME, file)
+        try:
+            inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME)
+            outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME)
+        finally:
+            engine.close()
+        return Artifact(runtime=RUNTIME, precision="int8", model=file, weights=file.with_suffix(".bin"), inputs=inputs,
+                        outputs=outputs, scheme=scheme.text)  # fmt: skip
+
+
+def _pin_batch(network: Any) -> None:
+    """Free first axes become 1."""
+    shapes = {}
+    for index, port in enumerate(network.inputs):
+        sizes = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
+        if sizes and sizes[0] is None:
+            shapes[index] = [1, *sizes[1:]]
+    if shapes:
+        network.reshape(shapes)
 
 
 def _fold_constants(network: Any) -> None:
@@ -69,7 +92,7 @@ def _name_by_position(network: Any) -> None:
             operator.set_friendly_name(f"{operator.get_type_name()}_{position}")
 
 
-def _quantize(network: Any, samples: Samples, *, overflow_safe: bool) -> Any:
+def _quantize(network: Any, bindings: Sequence[Binding], samples: Samples, scheme: Scheme) -> Any:
     os.environ.setdefault(_SILENT, "1")
     import nncf
     from nncf.quantization.advanced_parameters import (
@@ -79,50 +102,26 @@ def _quantize(network: Any, samples: Samples, *, overflow_safe: bool) -> Any:
     )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    names = [port.get_any_name() for port in network.inputs]
-    order = _input_order(samples, names)
-    dataset = nncf.Dataset([[sample[name] for name in order] for sample in samples])
+    order = sorted(bindings, key=lambda each: each.artifact_index)
+    dataset = nncf.Dataset([[to_artifact(each, sample[each.name]) for each in order] for sample in samples])
     parameters = AdvancedQuantizationParameters(
         disable_bias_correction=True,
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         weights_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
         # right in ONNX Runtime and wrong in OpenVINO on the CPU (build.md, trap 2)
         smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-        overflow_fix=OverflowFix.ENABLE if overflow_safe else OverflowFix.FIRST_LAYER,
+        overflow_fix=OverflowFix.ENABLE if scheme.weight_bits == 7 else OverflowFix.FIRST_LAYER,
     )
     return nncf.quantize(network, dataset, subset_size=len(samples), advanced_parameters=parameters)
 
 
-def _input_order(samples: Samples, names: Sequence[str]) -> list[str]:
-    """The samples' keys in the network's order; OpenVINO keeps the source's order and may add names."""
-    keys = list(samples[0])
-    return [name if name in keys else keys[index] for index, name in enumerate(names)]
-
-
-def _artifact(source: SourceModel, network: Any, folder: Path, precision: str, scheme: str) -> Artifact:
+def _save(network: Any, folder: Path) -> Path:
     folder.mkdir(parents=True)
     model = folder / "model.xml"
     _name_by_position(network)
     with quiet():
         openvino.save_model(network, str(model), compress_to_fp16=False)
-    inputs, outputs = _bindings(source, model)
-    return Artifact(
-        runtime=RUNTIME,
-        precision=precision,
-        model=model,
-        weights=model.with_suffix(".bin"),
-        inputs=inputs,
-        outputs=outputs,
-        scheme=scheme,
-    )
-
-
-def _bindings(source: SourceModel, model: Path) -> Bindings:
-    engine = open_engine(RUNTIME, model)
-    try:
-        return bind_by_position(source, engine.signature, RUNTIME)
-    finally:
-        engine.close()
+    return model
 
 
 def _cause(error: BaseException) -> str:

@@ -143,7 +143,7 @@ def lineage(document: BuildDocument) -> Markup:
     facts: list[tuple[str, Child]] = []
     if source := document.source:
         facts += [
-            ("source", f"{source.file} ({source.format}, opset {source.opset})"),
+            ("source", f"{source.file} ({source.format}{f', opset {source.opset}' if source.opset else ''})"),
             ("source digest", _code(source.digest)),
             ("model", f"{source.operators:,} operators · {source.parameters:,} parameters"),
             ("size", format_value(source.size_bytes, "bytes")),

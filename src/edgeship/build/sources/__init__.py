@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Final
 
 from edgeship.build.sources.model import SourceModel
+from edgeship.build.sources.request import InputShape, SourceRequest
 from edgeship_agent.contract.errors import InputError
 
-__all__ = ["SourceModel", "load"]
+__all__ = ["InputShape", "SourceModel", "SourceRequest", "load"]
 
-#: File suffixes that are read.
-FORMATS: Final = {".onnx": "onnx"}
+#: File suffix → the module that reads it; each has ``load(request) -> SourceModel``.
+BY_SUFFIX: Final[dict[str, str]] = {".onnx": "onnx", ".tflite": "tflite"}
+#: File in a folder → the module that reads the folder.
+BY_MARKER: Final[dict[str, str]] = {}
+#: What stands before the first colon of an address → the module that resolves it; ``""`` for everything else with one.
+BY_SCHEME: Final[dict[str, str]] = {}
+#: Reader → the toolchain that it needs to look into a source.
+TOOLCHAINS: Final[dict[str, str]] = {}
 
 
-def load(path: Path) -> SourceModel:
+def load(asked: SourceRequest | Path) -> SourceModel:
     """Read a trained model.
 
     Raises:
         InputError: no such file, an unknown format, or a damaged file.
+        ConfigError: an option that does not fit the source.
         ConversionError: it holds an operator that nothing here can run.
     """
-    if not path.is_file():
-        raise InputError("no such model file", file=path, next_step="check the path")
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(
-            "unknown model format",
-            file=path,
-            expected=" | ".join(FORMATS),
-            got=path.suffix or "no suffix",
-            next_step="export the model as ONNX, with torch.onnx.export, tf2onnx or skl2onnx",
-        )
-    from edgeship.build.sources import onnx
+    request = asked if isinstance(asked, SourceRequest) else SourceRequest(text=str(asked))
+    reader = importlib.import_module(f"{__name__}.{reader_of(request)}")
+    model: SourceModel = reader.load(request)
+    return model
 
-    return onnx.load(path)
+
+def reader_of(request: SourceRequest) -> str:
+    """Name of the module that reads a source.
+
+    Raises:
+        InputError: none does.
+    """
+    path = request.path
+    if not path.exists() and ":" in request.text:
+        scheme = request.text.split(":", 1)[0]
+        if found := BY_SCHEME.get(scheme, BY_SCHEME.get("", "")):
+            return found
+    if path.is_dir():
+        for marker, name in BY_MARKER.items():
+            if (path / marker).is_file():
+                return name
+    elif not path.is_file():
+        raise InputError("no such model file", file=path, next_step="check the path")
+    elif path.suffix.lower() in BY_SUFFIX:
+        return BY_SUFFIX[path.suffix.lower()]
+    raise InputError(
+        "unknown model format",
+        file=path,
+        expected=" | ".join([*BY_SUFFIX, *(f"a folder with {marker}" for marker in BY_MARKER)]),
+        got="a folder without one of these" if path.is_dir() else path.suffix or "no suffix",
+        next_step="export the model as ONNX, with torch.onnx.export, tf2onnx or skl2onnx",
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from edgeship_agent.contract.errors import VerificationError
 from edgeship_agent.contract.manifest import Source, TensorSpec
@@ -15,12 +17,17 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     """The model that everything is compared with.
 
     Attributes:
-        path: the file as the user named it; only ever read.
-        data: the model as one self-contained file, weights included.
+        path: the file or folder as the user named it; only ever read.
+        format: such as ``onnx``; decides how it is run and which routes lead to a runtime.
+        data: the model as one self-contained file, weights included; empty for a folder, which is copied whole.
         digest: of the file (and of the weight files beside it) as ``sha256:…``.
-        files: the file and every weight file beside it.
-        opset: of the default operator domain.
+        files: the file and every other file that belongs to it.
+        opset: of ONNX's default operator domain; 0 for other formats.
         quantized: whether it already holds quantized operators.
+        toolchain: the converter environment that runs and converts it; empty where nothing but the runtimes is needed.
+        options: what that toolchain must be told besides the file.
+        notes: what a reader found worth saying.
+        facts: lineage that the source's own tracker tells, such as a run id.
     """
 
     path: Path
@@ -29,19 +36,32 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     digest: str
     files: tuple[Path, ...]
     size_bytes: int
-    opset: int
+    opset: int = 0
     operators: int
     parameters: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quantized: bool = False
+    toolchain: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
 
     def copy_to(self, folder: Path) -> Path:
         """A private copy for one tool, since converters rewrite their input files (onnx2tf's simplification does)."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"model.{self.format}"
+        if not self.data:
+            path = folder / "model"
+            shutil.copytree(self.path, path)
+            return path
+        path = folder / f"model{self.suffix}"
         path.write_bytes(self.data)
         return path
+
+    @property
+    def suffix(self) -> str:
+        """Of the private copy: the file's own, or the format's name."""
+        return self.path.suffix.lower() or f".{self.format}"
 
     def check_unchanged(self) -> None:
         """Prove that nothing wrote to the user's file.

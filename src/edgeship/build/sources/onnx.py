@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import checker, external_data_helper, helper
+from onnx import checker, external_data_helper, helper, shape_inference
 
 from edgeship.build.sources.model import SourceModel, digest_of_files
-from edgeship_agent.contract.errors import ConversionError, InputError
+from edgeship.build.sources.request import InputShape, SourceRequest
+from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.contract.manifest import TensorSpec
 
 #: Operator domains that ONNX Runtime brings along. Source: ONNX Runtime, docs/OperatorKernels.md.
@@ -22,24 +23,27 @@ _QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearCon
 _DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
 
 
-def load(path: Path) -> SourceModel:
+def load(request: SourceRequest) -> SourceModel:
     """Read an ONNX file, with the weight files beside it if it has any.
 
     Raises:
         InputError: damaged or truncated, or a signature that the fleet cannot serve.
+        ConfigError: a given shape that does not fit.
         ConversionError: an operator of an unknown domain.
     """
+    path = request.path
     model = _read(path)
     files = (path, *_weight_files(model, path))
     _check_domains(model, path)
     _load_weights(model, path)
     _check(model, path)
+    pinned = _pin(model, request.input_shapes, path)
     inputs, outputs = _signature(model, path)
     nodes = list(_nodes(model.graph.node))
     return SourceModel(
         path=path,
         format="onnx",
-        data=path.read_bytes() if len(files) == 1 else model.SerializeToString(deterministic=True),
+        data=path.read_bytes() if len(files) == 1 and not pinned else model.SerializeToString(deterministic=True),
         digest=digest_of_files(files),
         files=files,
         size_bytes=sum(file.stat().st_size for file in files),
@@ -122,6 +126,41 @@ def _nodes(nodes: Any) -> Iterator[Any]:
                 yield from _nodes(graph.node)
 
 
+def _pin(model: Any, shapes: tuple[InputShape, ...], path: Path) -> bool:
+    """Give inputs the shapes that the user named, in the model in memory; whether there were any.
+
+    Raises:
+        ConfigError: a name or a shape that the model does not have.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = {value.name: value for value in model.graph.input if value.name not in weights}
+    for position, given in enumerate(shapes):
+        name = given.name or (list(values)[position] if position < len(values) else "")
+        if name not in values:
+            raise ConfigError("not an input of the model", file=path, key="--input-shape", expected=" | ".join(values),
+                              got=given.name or "one shape more than inputs", next_step="name one of them")  # fmt: skip
+        axes = values[name].type.tensor_type.shape.dim
+        fits = len(axes) == len(given.shape) and all(
+            not axis.dim_value or axis.dim_value == size for axis, size in zip(axes, given.shape, strict=True)
+        )
+        if not fits:
+            raise ConfigError("does not fit the model's input", file=path, key=f"--input-shape {name}",
+                              expected=_shown(values[name]), got=list(given.shape),
+                              next_step="give sizes for the free axes only")  # fmt: skip
+        for axis, size in zip(axes, given.shape, strict=True):
+            axis.dim_value = size
+    if shapes:
+        _forget_shapes(model)
+    return bool(shapes)
+
+
+def _forget_shapes(model: Any) -> None:
+    """Free sizes of outputs and values in between follow from the inputs now."""
+    del model.graph.value_info[:]
+    inferred = shape_inference.infer_shapes(model)
+    model.CopyFrom(inferred)
+
+
 def _signature(model: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_input(value, path) for value in model.graph.input if value.name not in weights)
@@ -132,16 +171,22 @@ def _signature(model: Any, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[Te
 
 def _input(value: Any, path: Path) -> TensorSpec:
     shape = _shape(value)
-    if not shape or shape[0] not in {-1, 1} or -1 in shape[1:]:
+    if -1 in shape[1:]:
         raise InputError(
             "an input that cannot be served one sample at a time",
             file=path,
             key=value.name,
-            expected="a first axis of 1 or free (the batch), every other axis fixed",
+            expected="every axis after the first fixed",
             got=_shown(value),
-            next_step="fix its sizes: python -m onnxruntime.tools.make_dynamic_shape_fixed",
+            next_step=f"give its sizes: --input-shape {value.name}={_example(value)}",
         )
     return TensorSpec(name=value.name, dtype=_dtype(value, path), shape=shape)
+
+
+def _example(value: Any) -> str:
+    """A shape to start from: fixed sizes as they are, 1 for the batch and SIZE for the rest."""
+    axes = value.type.tensor_type.shape.dim
+    return ",".join(str(axis.dim_value or ("1" if index == 0 else "SIZE")) for index, axis in enumerate(axes))
 
 
 def _output(value: Any, path: Path) -> TensorSpec:

@@ -1,7 +1,7 @@
 """Runs inside the onnx2tf toolchain: one conversion, then out. Standard library only, besides onnx2tf itself.
 
 One JSON object on stdin: ``{"model": path of a private copy, "folder": where to write, "memory_bytes": limit}``.
-One JSON object on the last line of stdout: ``{"ok": bool, "error": text, "custom_ops": [...]}``.
+One JSON object on the last line of stdout: ``{"ok": bool, "error": text, "kind": "conversion", "custom_ops": [...]}``.
 """
 
 import json
@@ -33,7 +33,8 @@ def main() -> None:
     if error.startswith("exit code"):
         error = _last_error(lines) or error
     custom = re.search(r"Custom ops lowered:.*?op_types=\[([^\]]*)\]", lines)
-    answer = {"ok": not error, "error": error, "custom_ops": custom.group(1).split(", ") if custom else []}
+    answer = {"ok": not error, "error": error, "kind": "conversion",
+              "custom_ops": custom.group(1).split(", ") if custom else []}  # fmt: skip
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 

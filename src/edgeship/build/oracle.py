@@ -1,0 +1,126 @@
+"""The source itself, run on samples: what every artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from edgeship.build.backends.base import Samples
+from edgeship.build.progress import Progress
+from edgeship.build.quiet import quiet
+from edgeship.build.sources import SourceModel
+from edgeship.build.toolchains import workers
+from edgeship_agent.contract.errors import ConversionError, EngineError
+from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.engine import Array
+
+#: Formats that a runtime of the agent runs as they are.
+RUNS_IN: Final = {"onnx": "onnxruntime", "tflite": "litert"}
+
+
+class Oracle(Protocol):
+    """Runs the source."""
+
+    def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+        """Outputs of every sample, batch axis included, in the source's order.
+
+        Raises:
+            EngineError, ConversionError: the source cannot be run.
+        """
+
+    def close(self) -> None:
+        """Release it."""
+
+
+class EngineOracle:
+    """A source that is a runtime's own file: in fp32 arithmetic and one thread."""
+
+    def __init__(self, source: SourceModel, model: Path) -> None:
+        self._source = source
+        with quiet():  # LiteRT greets
+            self._engine = open_engine(RUNS_IN[source.format], model)
+
+    def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+        """One call a sample."""
+        names = [spec.name for spec in self._source.outputs]
+        order = [spec.name for spec in self._source.inputs]
+        answers: list[Mapping[str, Array]] = []
+        for index, sample in enumerate(samples):
+            results = self._engine.run([np.ascontiguousarray(sample[name]) for name in order])
+            answers.append(dict(zip(names, results, strict=True)))
+            progress.count(label, index + 1, len(samples))
+        return answers
+
+    def close(self) -> None:
+        """Release the engine."""
+        self._engine.close()
+
+
+class WorkerOracle:
+    """A source that only its framework runs, in that framework's own environment and process."""
+
+    def __init__(self, source: SourceModel, model: Path) -> None:
+        self._source = source
+        self._model = model
+        self._calls = 0
+
+    def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+        """All samples in one process."""
+        source = self._source
+        self._calls += 1
+        folder = self._model.parent
+        asked, answered = folder / f"asked{self._calls}.npz", folder / f"answered{self._calls}.npz"
+        arrays = {
+            f"i{index}": np.stack([sample[spec.name] for sample in samples]) for index, spec in enumerate(source.inputs)
+        }
+        np.savez(asked, allow_pickle=False, **arrays)
+        request = {"command": "run", "model": str(self._model), "format": source.format, "options": source.options,
+                   "inputs": str(asked), "outputs": str(answered)}  # fmt: skip
+        workers.call(source.toolchain, request, on_count=lambda done, total: progress.count(label, done, total))
+        with np.load(answered, allow_pickle=False) as archive:
+            outputs = [archive[f"o{index}"] for index in range(len(source.outputs))]
+        if any(len(array) != len(samples) for array in outputs):
+            raise ConversionError(f"{source.toolchain} answered for another number of samples")
+        names = [spec.name for spec in source.outputs]
+        return [dict(zip(names, answer, strict=True)) for answer in zip(*outputs, strict=True)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_oracle(source: SourceModel, folder: Path) -> Oracle:
+    """Open the source on a private copy in ``folder``.
+
+    Raises:
+        ConversionError: nothing here runs that format, or its runtime refuses the file.
+    """
+    model = source.copy_to(folder)
+    if source.toolchain:
+        return WorkerOracle(source, model)
+    try:
+        return EngineOracle(source, model)
+    except EngineError as error:
+        raise ConversionError(f"{RUNS_IN[source.format]} refuses the source: {error.message}",
+                              file=source.path) from error  # fmt: skip
+
+
+def stacked(answers: list[Mapping[str, Array]], label: str) -> dict[str, Array]:
+    """Name → [N, …]: the batch axis of 1, where an output has one, gives way to the samples' axis.
+
+    Raises:
+        EngineError: an output changes its size from sample to sample.
+
+    >>> stacked([{"y": np.zeros((1, 3))}, {"y": np.ones((1, 3))}], "test")["y"].shape
+    (2, 3)
+    """
+    try:
+        return {name: np.stack([_unbatched(answer[name]) for answer in answers]) for name in answers[0]}
+    except ValueError as error:
+        raise EngineError("an output changes its size from sample to sample", key=label) from error
+
+
+def _unbatched(array: Array) -> Array:
+    return array[0] if array.ndim and array.shape[0] == 1 else array

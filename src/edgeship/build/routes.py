@@ -1,0 +1,146 @@
+"""Ways from a source to a float file that a runtime reads: a table, tried in order, each step made once.
+
+Quantizing comes later, from that float file, in the runtime's own quantizer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from edgeship.build.sources import SourceModel
+from edgeship.build.toolchains import workers
+from edgeship.build.toolchains.converters import convert_onnx
+from edgeship_agent.contract.errors import ConversionError
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """One conversion.
+
+    Attributes:
+        name: for reports.
+        toolchain: the environment that it needs.
+        run: (source, private copy of the step's input, folder to write in) → the new file.
+    """
+
+    name: str
+    toolchain: str
+    run: Callable[[SourceModel, Path, Path], Path]
+
+
+Route = tuple[str, ...]
+
+
+def convert_by(toolchain: str, to: str) -> Callable[[SourceModel, Path, Path], Path]:
+    """A step by a toolchain's ``convert`` command."""
+
+    def run(source: SourceModel, model: Path, folder: Path) -> Path:
+        request = {"command": "convert", "model": str(model), "format": source.format, "options": source.options,
+                   "to": to, "folder": str(folder)}  # fmt: skip
+        return Path(str(workers.call(toolchain, request)["file"]))
+
+    return run
+
+
+def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
+    return convert_onnx(model, folder)
+
+
+#: Every conversion there is.
+STEPS: Final[dict[str, Step]] = {step.name: step for step in (Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),)}
+#: (source format, runtime) → routes in the order in which they are tried; the empty route is the source's own file.
+ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
+    ("onnx", "onnxruntime"): ((),),
+    ("onnx", "openvino"): ((),),
+    ("onnx", "litert"): (("onnx2tf",),),
+    ("tflite", "litert"): ((),),
+    ("tflite", "openvino"): ((),),
+}
+
+
+def plan(source_format: str, runtime: str) -> tuple[Route, ...]:
+    """The routes to a runtime, in order.
+
+    Raises:
+        ConversionError: there is none.
+
+    >>> plan("onnx", "litert")
+    (('onnx2tf',),)
+    """
+    found = ROUTES.get((source_format, runtime), ())
+    if not found:
+        raise ConversionError(f"there is no way from {source_format} to {runtime}", target=runtime)
+    return found
+
+
+def words(source_format: str, route: Route) -> str:
+    """A route for people.
+
+    >>> words("onnx", ("onnx2tf",)), words("tflite", ())
+    ('onnx → onnx2tf', 'tflite as it is')
+    """
+    return " → ".join((source_format, *route)) if route else f"{source_format} as it is"
+
+
+def toolchains(source_format: str, runtimes: Sequence[str]) -> tuple[str, ...]:
+    """Converter environments that the first routes to these runtimes need.
+
+    >>> toolchains("onnx", ["onnxruntime", "litert"])
+    ('onnx2tf',)
+    """
+    routes = [ROUTES[source_format, runtime][0] for runtime in runtimes if (source_format, runtime) in ROUTES]
+    return tuple(dict.fromkeys(STEPS[name].toolchain for route in routes for name in route))
+
+
+class Forms:
+    """The source in other formats, each made once.
+
+    Args:
+        source: the trained model.
+        folder: private, for copies and results.
+        ready: called with a toolchain's name before a step needs it; raises ConversionError where it cannot be had.
+    """
+
+    def __init__(self, source: SourceModel, folder: Path, ready: Callable[[str], None]) -> None:
+        self._source = source
+        self._folder = folder
+        self._ready = ready
+        self._made: dict[Route, Path | ConversionError] = {}
+
+    def file(self, route: Route) -> Path:
+        """The source at the end of a route; read it, or copy it, but never write to it.
+
+        Raises:
+            ConversionError: a step of the route failed, now or the first time that it was tried.
+        """
+        if route not in self._made:
+            try:
+                self._made[route] = self._make(route)
+            except ConversionError as error:
+                self._made[route] = error
+        made = self._made[route]
+        if isinstance(made, ConversionError):
+            raise made
+        return made
+
+    def _make(self, route: Route) -> Path:
+        folder = self._folder / ("-".join(route) or "source")
+        if not route:
+            return self._source.copy_to(folder)
+        before = self.file(route[:-1])
+        step = STEPS[route[-1]]
+        self._ready(step.toolchain)
+        # a copy: converters rewrite their input files
+        copy = folder / "input" / before.name
+        copy.parent.mkdir(parents=True)
+        if before.is_dir():
+            shutil.copytree(before, copy)
+        else:
+            shutil.copyfile(before, copy)
+        result = folder / "output"
+        result.mkdir()
+        return step.run(self._source, copy, result)

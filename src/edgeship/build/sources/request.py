@@ -1,0 +1,78 @@
+"""What the user asked to be read, before anything is opened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship_agent.contract.errors import ConfigError
+
+_FORM: Final = "[NAME=]1,3,224,224[:DTYPE]"
+_SHAPE: Final = re.compile(r"(?:(?P<name>.+)=)?(?P<sizes>\d*(?:,\d+)*)(?::(?P<dtype>[a-z]+\d+|bool))?")
+
+
+class InputShape(Struct, frozen=True, kw_only=True):
+    """A shape that the user gave for an input.
+
+    Attributes:
+        name: of the input; empty for the only one, or by position.
+        shape: of one call, batch axis included.
+        dtype: numpy's name; empty where the source says it (float32 if it does not).
+    """
+
+    shape: tuple[int, ...]
+    name: str = ""
+    dtype: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> InputShape:
+        """Read ``[NAME=]1,3,224,224[:DTYPE]``.
+
+        Raises:
+            ConfigError: it has another form, or an unknown dtype.
+
+        >>> InputShape.parse("image=1,3,32,32:uint8")
+        InputShape(shape=(1, 3, 32, 32), name='image', dtype='uint8')
+        >>> InputShape.parse("1,10").shape
+        (1, 10)
+        """
+        found = _SHAPE.fullmatch(text.strip())
+        if not found:
+            raise ConfigError("cannot be read", key="--input-shape", expected=_FORM, got=repr(text),
+                              next_step="write the sizes of one call, batch of 1 included")  # fmt: skip
+        dtype = found["dtype"] or ""
+        try:
+            np.dtype(dtype or "float32")
+        except TypeError as error:
+            raise ConfigError("unknown dtype", key="--input-shape", expected="float32, int32, uint8, …", got=dtype,
+                              next_step="name a numpy dtype, or leave it out for float32") from error  # fmt: skip
+        sizes = tuple(int(size) for size in found["sizes"].split(",") if size)
+        return cls(shape=sizes, name=found["name"] or "", dtype=dtype)
+
+
+class SourceRequest(Struct, frozen=True, kw_only=True):
+    """A trained model as the user named it.
+
+    Attributes:
+        text: a path, ``package.module:factory`` or a tracker's address.
+        input_shapes: for inputs whose shape the source leaves open.
+        weights: state dict for a factory.
+        allow_pickle: whether files that can run code when they are read may be read.
+        input_tensors, output_tensors: where to cut a graph; empty for its own ends.
+    """
+
+    text: str
+    input_shapes: tuple[InputShape, ...] = ()
+    weights: Path | None = None
+    allow_pickle: bool = False
+    input_tensors: tuple[str, ...] = ()
+    output_tensors: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The text as a path."""
+        return Path(self.text)

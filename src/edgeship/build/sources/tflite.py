@@ -1,0 +1,130 @@
+"""TFLite files: read as flatbuffers, described; nothing is run."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.request import SourceRequest
+from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
+from edgeship_agent.contract.manifest import TensorSpec
+
+#: Source: TensorFlow Lite schema v3, ``file_identifier "TFL3"``; it stands behind the 4-byte root offset.
+_IDENTIFIER: Final = b"TFL3"
+_DAMAGED: Final = (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError)
+#: Custom operators that LiteRT brings along. Source: TensorFlow Lite, built-in resolver with all operators.
+_KNOWN_CUSTOM: Final = frozenset({"TFLite_Detection_PostProcess", "AudioSpectrogram", "Mfcc"})
+_INTEGER_WEIGHTS: Final = frozenset({"int8", "uint8", "int4"})
+
+
+def load(request: SourceRequest) -> SourceModel:
+    """Read a TFLite file.
+
+    Raises:
+        InputError: not a TFLite file, damaged, or a signature that the fleet cannot serve.
+        ConfigError: a shape was given: a TFLite file says its own.
+        ConversionError: an operator that LiteRT does not have.
+    """
+    path = request.path
+    if request.input_shapes:
+        raise ConfigError("a TFLite file says its own shapes", file=path, key="--input-shape",
+                          next_step="leave the option out")  # fmt: skip
+    data = path.read_bytes()
+    model, schema = _parsed(data, path)
+    graph = model.subgraphs[0]
+    types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
+    _check_operators([_operator_name(code, schema) for code in model.operatorCodes], path)
+    inputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.inputs)
+    outputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.outputs)
+    weights = [tensor for tensor in graph.tensors if _has_contents(model.buffers, tensor.buffer)]
+    quantized = any(_is_quantized(tensor, types) for tensor in graph.tensors)
+    return SourceModel(
+        path=path,
+        format="tflite",
+        data=data,
+        digest=digest_of_files((path,)),
+        files=(path,),
+        size_bytes=len(data),
+        operators=len(graph.operators or ()),
+        parameters=sum(math.prod(map(int, tensor.shape)) for tensor in weights if tensor.shape is not None),
+        inputs=inputs,
+        outputs=outputs,
+        quantized=quantized,
+        notes=_notes(inputs, [types.get(tensor.type, "") for tensor in weights], quantized=quantized),
+    )
+
+
+def _parsed(data: bytes, path: Path) -> tuple[Any, Any]:
+    """The whole file as objects, and the schema's module.
+
+    Raises:
+        InputError: not a TFLite file, damaged, or without inputs or outputs.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if data[4:8] != _IDENTIFIER:
+        raise InputError("not a TFLite model", file=path, expected="a flatbuffer with the identifier TFL3",
+                         next_step="export the model again")  # fmt: skip
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+        ends = (len(model.subgraphs[0].inputs), len(model.subgraphs[0].outputs))
+    except _DAMAGED as error:
+        raise InputError("damaged or truncated", file=path, expected="a whole TFLite model",
+                         next_step="copy or export the file again") from error  # fmt: skip
+    if 0 in ends:
+        raise InputError("the model has no inputs or no outputs", file=path, next_step="export the model again")
+    return model, schema
+
+
+def _has_contents(buffers: Any, index: int) -> bool:
+    return 0 < index < len(buffers) and buffers[index].data is not None and len(buffers[index].data) > 0
+
+
+def _operator_name(code: Any, schema: Any) -> str:
+    builtin = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    custom = code.customCode.decode() if isinstance(code.customCode, bytes) else code.customCode
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return f"CUSTOM::{custom}" if custom else builtin.get(number, f"operator {number}")
+
+
+def _check_operators(codes: list[str], path: Path) -> None:
+    for code in codes:
+        custom = code.removeprefix("CUSTOM::")
+        if custom != code and custom not in _KNOWN_CUSTOM:
+            raise ConversionError(
+                f"the custom operator {custom} is in no runtime here",
+                op=custom, file=path, next_step="export the model with built-in operators only",
+            )  # fmt: skip
+
+
+def _spec(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
+    name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
+    sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+    shape = tuple(int(size) for size in (() if sizes is None else sizes))
+    dtype = types.get(tensor.type, "unknown")
+    if dtype in {"string", "resource", "variant", "unknown"}:
+        raise InputError("not a tensor of numbers", file=path, key=name, got=dtype,
+                         next_step="export the model with numeric inputs and outputs")  # fmt: skip
+    if any(size < 0 for size in shape[1:]):
+        raise InputError("an input that cannot be served one sample at a time", file=path, key=name,
+                         expected="every axis after the first fixed", got=list(shape),
+                         next_step="export the model with fixed sizes")  # fmt: skip
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(-1 if size < 0 else size for size in shape))
+
+
+def _is_quantized(tensor: Any, types: dict[int, str]) -> bool:
+    quantization = tensor.quantization
+    scaled = quantization is not None and quantization.scale is not None and np.size(quantization.scale) > 0
+    return scaled and types.get(tensor.type, "") in {"int8", "uint8", "int16", "int4"}
+
+
+def _notes(inputs: tuple[TensorSpec, ...], weights: list[str], *, quantized: bool) -> tuple[str, ...]:
+    floats = all(spec.dtype.startswith("float") for spec in inputs)
+    if quantized and floats and any(dtype in _INTEGER_WEIGHTS for dtype in weights):
+        return ("its inputs are float, but it holds integer weights: it was quantized before",)
+    return ("it was quantized before and is passed through",) if quantized else ()
