@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from edgeship.build import metrics, routes, sources, toolchains, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
@@ -43,8 +44,8 @@ class BackendTemplate:
         values = models.inputs(SAMPLES, channels=channels)
         values[7] *= outlier
         samples = [{name: value[None]} for value in values]
-        return Job(source=source, samples=samples, expected=models.answers(source, samples, folder / "oracle"),
-                   folder=folder / "work")  # fmt: skip
+        expected = models.answers(source, samples, folder / "oracle")
+        return Job(source=source, samples=samples, checks=samples, expected=expected, folder=folder / "work")
 
     @classmethod
     def convert(cls, backend: Backend, job: Job) -> Artifact:
@@ -105,7 +106,7 @@ class BackendTemplate:
     def test_the_same_input_gives_the_same_bytes(
         self, backend: Backend, int8_artifact: Artifact, float_artifact: Artifact, job: Job, tmp_path: Path
     ) -> None:
-        again = Job(source=job.source, samples=job.samples, expected=job.expected, folder=tmp_path / "again")
+        again = structs.replace(job, folder=tmp_path / "again")
         twice = self.convert(backend, again)
         assert _digests(twice) == _digests(float_artifact)
         assert _digests(backend.quantize(again, twice, self.scheme)) == _digests(int8_artifact)

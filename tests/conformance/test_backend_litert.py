@@ -43,7 +43,7 @@ class TestLiteRt(BackendTemplate):
 
     def test_a_file_that_computes_something_else_is_refused(self, float_artifact: Artifact, job: Job) -> None:
         engine = open_engine("litert", float_artifact.model)
-        wrong = [{name: -value for name, value in sample.items()} for sample in job.expected[:4]]
+        wrong = [{name: -value for name, value in sample.items()} for sample in job.expected]
         with pytest.raises(ConversionError, match="does not compute what the source computes"):
             layout.find_bindings(structs.replace(job, expected=wrong), engine, "litert")
         engine.close()

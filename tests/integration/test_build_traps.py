@@ -45,7 +45,13 @@ def _gates(artifact: Artifact, samples: list[dict[str, np.ndarray]], truth: Trut
 
 
 def _as_artifact(source: sources.SourceModel, model: Path, folder: Path, samples: list) -> Artifact:
-    job = Job(source=source, samples=samples, expected=models.answers(source, samples[:4], folder / "s"), folder=folder)
+    job = Job(
+        source=source,
+        samples=samples,
+        checks=samples[:4],
+        expected=models.answers(source, samples[:4], folder / "s"),
+        folder=folder,
+    )
     made = open_backend("onnxruntime").convert(job, source.path)
     made.model.write_bytes(model.read_bytes())
     return made
@@ -81,7 +87,7 @@ def test_dynamic_int8_of_convolutions_is_no_closer_than_ours(tmp_path: Path) -> 
     errors = {}
     backend = open_backend("onnxruntime")
     expected = models.answers(source, samples[:4], tmp_path / "s")
-    job = Job(source=source, samples=samples[:60], expected=expected, folder=tmp_path / "ours")
+    job = Job(source=source, samples=samples[:60], checks=samples[:4], expected=expected, folder=tmp_path / "ours")
     from edgeship.build.schemes import U8S7
 
     ours = backend.quantize(job, backend.convert(job, source.path), U8S7)

@@ -78,6 +78,8 @@ def to_artifact(binding: Binding, array: Array) -> Array:
     """
     if binding.transpose:
         array = array.transpose(binding.transpose)
+    if array.size == 1 and array.ndim != len(binding.shape):
+        array = array.reshape((1,) * len(binding.shape))  # a scalar, which some formats write as a vector of one
     if binding.scale and array.dtype.kind == "f":
         limits = np.iinfo(binding.dtype)
         steps = np.rint(array.astype(np.float32, copy=False) / np.float32(binding.scale)) + binding.zero_point

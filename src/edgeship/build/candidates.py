@@ -20,8 +20,6 @@ from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.bound import BoundModel
 
-#: Samples on which a converted file's layout is found and compared.
-_LAYOUT_SAMPLES: Final = 4
 #: A scheme is kept unless another is closer to the source by more than this factor.
 _CLEARLY_CLOSER: Final = 1.5
 #: A scheme other than the target's default must be this much faster where speed is measured on the target: schemes that
@@ -114,11 +112,8 @@ class Workshop:
     def _job(self, runtime: str, indices: Sequence[int]) -> Job:
         inputs = self._inputs
         samples = [inputs.calibration_inputs[index] for index in indices]
-        expected = [
-            {name: array[index][None] for name, array in inputs.calibration_outputs.items()}
-            for index in indices[:_LAYOUT_SAMPLES]
-        ]
-        return Job(source=inputs.source, samples=samples, expected=expected, folder=self._folder / runtime)
+        return Job(source=inputs.source, samples=samples, checks=inputs.calibration_inputs[: len(inputs.answers)],
+                   expected=inputs.answers, folder=self._folder / runtime)  # fmt: skip
 
     def _converted(self, backend: Backend, job: Job, runtime: str) -> Artifact:
         """The float artifact by the first route that keeps the source's meaning.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship.build import assemble, gate, select
 from edgeship.build.candidates import Built, Workshop
@@ -106,8 +106,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: Progress) -> Decision:
     """Build and judge a target's candidates, its runtimes in their order of preference.
 
-    Raises:
-        ConversionError: nothing can be built for it.
+    A target that nothing can be built for fails with its reason; the others' results are worth having all the same.
     """
     assessed: list[Assessed] = []
     refused: list[str] = []
@@ -118,10 +117,9 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: 
         _tell(found, reasons, progress)
         if any(each.judged.verdict == "pass" for each in found):
             break
-    if not assessed:
-        raise ConversionError(f"there is no way from this model to {target.id}: {refused[-1]}", target=target.id,
-                              file=options.source, next_step="choose a target with another runtime")  # fmt: skip
     choice = select.choose([each.judged for each in assessed], strict=options.strict, refused=refused)
+    if not assessed:
+        choice = structs.replace(choice, reason=f"there is no way from this model to {target.id}: {refused[-1]}")
     decision = Decision(target=target, choice=choice, assessed=tuple(assessed))
     shipped = decision.shipped
     progress.step(*chosen_line(target.id, choice, shipped.report("", chosen=True) if shipped else None))

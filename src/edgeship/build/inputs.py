@@ -21,6 +21,8 @@ from edgeship_agent.contract.manifest import Feature, InputContract, OutputContr
 from edgeship_agent.runtime.engine import Array
 
 METRICS: Final = ("auto", "top1", "agreement", "closeness")
+#: Samples on which a converted file's layout is found and compared.
+LAYOUT_SAMPLES: Final = 4
 #: Formats whose name is not what people call them.
 FORMAT_WORDS: Final = {"onnx": "ONNX", "tflite": "TFLite"}
 TASKS: Final = ("auto", "classification", "raw")
@@ -37,6 +39,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
         calibration_inputs, evaluation_inputs: prepared, batch axis of 1 included.
         truth: the source on the evaluation set.
         calibration_outputs: name → [N, …], the source on the calibration set.
+        answers: what the source says to the first calibration samples, batch axes and all.
     """
 
     source: SourceModel
@@ -48,6 +51,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     calibration_inputs: tuple[dict[str, Array], ...]
     evaluation_inputs: tuple[dict[str, Array], ...]
     calibration_outputs: Mapping[str, Array]
+    answers: tuple[Mapping[str, Array], ...]
     truth: Truth
 
     @property
@@ -99,7 +103,8 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     data.check_disjoint(calibration, evaluation)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    calibration_outputs, outputs = _run_source(source, (calibration_inputs, evaluation_inputs), folder, progress)
+    answers = _run_source(source, (calibration_inputs, evaluation_inputs), folder, progress)
+    calibration_outputs, outputs = (oracle.stacked(each, "source") for each in answers)
     _check_finite(outputs, source)
     output = _output_contract(options, source, evaluation, calibration_outputs)
     return Inputs(
@@ -112,6 +117,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
         calibration_inputs=calibration_inputs,
         evaluation_inputs=evaluation_inputs,
         calibration_outputs=calibration_outputs,
+        answers=tuple(answers[0][:LAYOUT_SAMPLES]),
         truth=Truth(
             outputs=outputs,
             labels=_labels(evaluation, outputs, output),
@@ -130,11 +136,11 @@ def _described(source: SourceModel) -> str:
 
 def _run_source(
     source: SourceModel, sets: Sequence[Sequence[Mapping[str, Array]]], folder: Path, progress: Progress
-) -> list[dict[str, Array]]:
-    """The source's outputs on each set of samples."""
+) -> list[list[Mapping[str, Array]]]:
+    """What the source says to each sample of each set."""
     opened = oracle.open_oracle(source, folder)
     try:
-        return [oracle.stacked(opened.run(samples, "source", progress), "source") for samples in sets]
+        return [opened.run(samples, "source", progress) for samples in sets]
     finally:
         opened.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, permutations, product
 from typing import Final
@@ -34,7 +35,7 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
         ConversionError: no assignment of axes makes the file agree with the source.
     """
     signature = engine.signature
-    expected, samples = job.expected, job.samples[: len(job.expected)]
+    expected, samples = job.expected, job.checks
     pairs = _pair(job.source.inputs, signature.inputs, "input", runtime)
     targets = _pair(job.source.outputs, signature.outputs, "output", runtime)
     choices = [list(_orders(spec, info)) for spec, info in pairs]
@@ -102,6 +103,8 @@ def _orders(spec: TensorSpec, info: TensorInfo) -> Iterator[tuple[int, ...]]:
     shape = spec.call_shape
     rank = len(shape)
     if len(info.shape) != rank:
+        if math.prod(info.shape) == math.prod(shape) == 1:
+            yield ()  # a scalar, which some formats write as a vector of one
         return
     channels_last = (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
     candidates = dict.fromkeys([channels_last, tuple(range(rank)), *permutations(range(rank))])

@@ -49,7 +49,7 @@ class EngineOracle:
         order = [spec.name for spec in self._source.inputs]
         answers: list[Mapping[str, Array]] = []
         for index, sample in enumerate(samples):
-            results = self._engine.run([np.ascontiguousarray(sample[name]) for name in order])
+            results = self._engine.run([np.asarray(sample[name], order="C") for name in order])
             answers.append(dict(zip(names, results, strict=True)))
             progress.count(label, index + 1, len(samples))
         return answers

@@ -22,7 +22,7 @@ from edgeship.build.report import write_report
 from edgeship.build.schema import BuildDocument, VariantReport
 from edgeship.bundle import AuthorKey, WrittenBundle, write_bundle
 from edgeship.targets import Target
-from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.errors import ConfigError, ConversionError
 from edgeship_agent.runtime import runtime_version
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -72,6 +72,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         workshop = Workshop(read, staging.scratch, forms, options.max_relative_rms, progress)
         try:
             decisions = tuple(decide(workshop, target, options, progress) for target in targets)
+            _check_any_way(decisions, options)
             verdict = select.overall([each.choice.verdict for each in decisions])
             timings["build"] = time.monotonic() - started - timings["read"]
             bundle = _bundle(read, decisions, options, name, staging, progress) if verdict == "pass" else None
@@ -156,6 +157,18 @@ class _Toolchains:
 
 def _runtimes(targets: Sequence[Target]) -> list[str]:
     return [entry.name for target in targets for entry in target.runtimes]
+
+
+def _check_any_way(decisions: Sequence[Decision], options: BuildOptions) -> None:
+    """Refuse a build that has nothing to show for any target.
+
+    Raises:
+        ConversionError: the first target's reason.
+    """
+    if not _all(decisions):
+        first = decisions[0]
+        raise ConversionError(first.choice.reason, target=first.target.id, file=options.source,
+                              next_step="choose a target with another runtime: edgeship targets list")  # fmt: skip
 
 
 def _document(

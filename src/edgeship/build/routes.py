@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from edgeship.build.fold import fold
 from edgeship.build.sources import SourceModel
 from edgeship.build.toolchains import workers
 from edgeship.build.toolchains.converters import convert_onnx
@@ -23,7 +24,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: for reports.
-        toolchain: the environment that it needs.
+        toolchain: the environment that it needs, empty for none.
         run: (source, private copy of the step's input, folder to write in) → the new file.
     """
 
@@ -51,12 +52,18 @@ def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
 
 
 #: Every conversion there is.
-STEPS: Final[dict[str, Step]] = {step.name: step for step in (Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),)}
+STEPS: Final[dict[str, Step]] = {
+    step.name: step
+    for step in (
+        Step(name="fold", toolchain="", run=fold),
+        Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
+    )
+}
 #: (source format, runtime) → routes in the order in which they are tried; the empty route is the source's own file.
 ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("onnx", "onnxruntime"): ((),),
     ("onnx", "openvino"): ((),),
-    ("onnx", "litert"): (("onnx2tf",),),
+    ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf")),
     ("tflite", "litert"): ((),),
     ("tflite", "openvino"): ((),),
 }
@@ -69,7 +76,7 @@ def plan(source_format: str, runtime: str) -> tuple[Route, ...]:
         ConversionError: there is none.
 
     >>> plan("onnx", "litert")
-    (('onnx2tf',),)
+    (('onnx2tf',), ('fold', 'onnx2tf'))
     """
     found = ROUTES.get((source_format, runtime), ())
     if not found:
@@ -93,7 +100,8 @@ def toolchains(source_format: str, runtimes: Sequence[str]) -> tuple[str, ...]:
     ('onnx2tf',)
     """
     routes = [ROUTES[source_format, runtime][0] for runtime in runtimes if (source_format, runtime) in ROUTES]
-    return tuple(dict.fromkeys(STEPS[name].toolchain for route in routes for name in route))
+    needed = (STEPS[name].toolchain for route in routes for name in route)
+    return tuple(dict.fromkeys(name for name in needed if name))
 
 
 class Forms:
@@ -133,7 +141,8 @@ class Forms:
             return self._source.copy_to(folder)
         before = self.file(route[:-1])
         step = STEPS[route[-1]]
-        self._ready(step.toolchain)
+        if step.toolchain:
+            self._ready(step.toolchain)
         # a copy: converters rewrite their input files
         copy = folder / "input" / before.name
         copy.parent.mkdir(parents=True)

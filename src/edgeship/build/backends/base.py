@@ -48,12 +48,14 @@ class Job(Struct, frozen=True, kw_only=True):
     Attributes:
         source: the trained model.
         samples: prepared calibration inputs, batch axis of 1 included, in order.
-        expected: the source's outputs for the first few of them.
+        checks: a few prepared inputs on which a float file must say what the source says.
+        expected: the source's outputs for them, batch axes included.
         folder: an empty folder of this backend's own.
     """
 
     source: SourceModel
     samples: Samples
+    checks: Samples
     expected: Samples
     folder: Path
 
