@@ -122,6 +122,9 @@ class Workshop:
             ConversionError: none does; the reason is the last route's.
         """
         source = self._inputs.source
+        if source.format == "tflite" and source.quantized and runtime != "litert":
+            reason = "a quantized TFLite file is passed through to LiteRT alone: build from its float model"
+            raise ConversionError(reason, target=runtime)
         gave_up: list[str] = []
         for position, route in enumerate(routes.plan(source.format, runtime)):
             by = routes.words(source.format, route)

@@ -8,13 +8,14 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from edgeship.build.backends.base import Samples
+from edgeship.build.backends.base import Samples, bind
 from edgeship.build.progress import Progress
 from edgeship.build.quiet import quiet
 from edgeship.build.sources import SourceModel
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime import open_engine
+from edgeship_agent.runtime.bound import from_artifact
 from edgeship_agent.runtime.engine import Array
 
 #: Formats that a runtime of the agent runs as they are.
@@ -36,7 +37,10 @@ class Oracle(Protocol):
 
 
 class EngineOracle:
-    """A source that is a runtime's own file: in fp32 arithmetic and one thread."""
+    """A source that is a runtime's own file: in fp32 arithmetic and one thread.
+
+    Outputs that are quantized in the file are given as the numbers that they stand for.
+    """
 
     def __init__(self, source: SourceModel, model: Path) -> None:
         self._source = source
@@ -45,12 +49,13 @@ class EngineOracle:
 
     def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
         """One call a sample."""
-        names = [spec.name for spec in self._source.outputs]
+        infos = self._engine.signature.outputs
+        outputs = [bind(spec.name, info) for spec, info in zip(self._source.outputs, infos, strict=True)]
         order = [spec.name for spec in self._source.inputs]
         answers: list[Mapping[str, Array]] = []
         for index, sample in enumerate(samples):
             results = self._engine.run([np.asarray(sample[name], order="C") for name in order])
-            answers.append(dict(zip(names, results, strict=True)))
+            answers.append({each.name: from_artifact(each, results[each.artifact_index]) for each in outputs})
             progress.count(label, index + 1, len(samples))
         return answers
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec import structs
 
 from edgeship.build.sources.model import SourceModel, digest_of_files
 from edgeship.build.sources.request import SourceRequest
@@ -40,7 +41,7 @@ def load(request: SourceRequest) -> SourceModel:
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     _check_operators([_operator_name(code, schema) for code in model.operatorCodes], path)
     inputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.inputs)
-    outputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.outputs)
+    outputs = tuple(_output(graph.tensors[index], types, path) for index in graph.outputs)
     weights = [tensor for tensor in graph.tensors if _has_contents(model.buffers, tensor.buffer)]
     quantized = any(_is_quantized(tensor, types) for tensor in graph.tensors)
     return SourceModel(
@@ -115,6 +116,12 @@ def _spec(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
                          expected="every axis after the first fixed", got=list(shape),
                          next_step="export the model with fixed sizes")  # fmt: skip
     return TensorSpec(name=name, dtype=dtype, shape=tuple(-1 if size < 0 else size for size in shape))
+
+
+def _output(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
+    """An output in the numbers that it stands for: float where the file holds a scale."""
+    spec = _spec(tensor, types, path)
+    return structs.replace(spec, dtype="float32") if _is_quantized(tensor, types) else spec
 
 
 def _is_quantized(tensor: Any, types: dict[int, str]) -> bool:
