@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
+from edgeship.build.tflite_file import TfliteTensor, read_tflite
 from edgeship.bundle import Bundle
 from edgeship.bundle.layout import LAYOUT_FILE
 from edgeship_agent.contract.errors import InputError
@@ -169,17 +170,33 @@ def _onnx(path: Path) -> Inspection:
 
 
 def _tflite(path: Path) -> Inspection:
-    from edgeship.build.tflite_file import read_tflite
-
-    tensors, operators, weights = read_tflite(path)
+    model = read_tflite(path)
+    main = model.main
+    tensors = [
+        _tflite_tensor(role, main.tensors[index])
+        for role, indices in (("input", main.inputs), ("output", main.outputs))
+        for index in indices
+    ]
     return Inspection(
         kind="tflite",
         path=str(path),
         digest=_digest(path),
         size_bytes=path.stat().st_size,
-        tensors=tuple(InspectedTensor(**tensor) for tensor in tensors),
-        operators=dict(Counter(operators).most_common()),
-        weight_bytes=weights,
+        tensors=tuple(tensors),
+        operators=dict(Counter(operator.name for operator in model.operators).most_common()),
+        weight_bytes=model.weight_bytes,
+    )
+
+
+def _tflite_tensor(role: str, tensor: TfliteTensor) -> InspectedTensor:
+    scaled = len(tensor.scales) == 1
+    return InspectedTensor(
+        role=role,
+        name=tensor.name,
+        dtype=tensor.dtype,
+        shape=tuple("N" if axis in tensor.free_axes else size for axis, size in enumerate(tensor.shape)),
+        scale=tensor.scales[0] if scaled else 0.0,
+        zero_point=tensor.zero_points[0] if scaled and tensor.zero_points else 0,
     )
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship.targets.check import ModelFacts, OperatorUse
+from edgeship.build import partitions
+from edgeship.targets import ModelFacts, OperatorUse, Partitions
 from edgeship_agent.contract.errors import InputError
-from edgeship_agent.runtime import runtime_version
+from edgeship_agent.runtime import RUNTIMES, runtime_version
 
 _STANDARD: Final = ("", "ai.onnx")
+#: Operators that only a quantized model has. Source: ONNX operators, "QuantizeLinear" and the integer ones.
+_INTEGER_OPERATORS: Final = frozenset(
+    {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QuantizeLinear"}
+)
 #: How OpenVINO names what it cannot read, in its different front ends.
 _NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?|failed for:)\s*([^\n]+)")
 
@@ -38,29 +43,58 @@ def read_onnx(path: Path) -> Any:
     return model
 
 
-def facts_of(path: Path) -> ModelFacts:
-    """Everything that :func:`edgeship.targets.check` asks about an ONNX model.
+def facts_of(path: Path, runtimes: Collection[str] = RUNTIMES) -> ModelFacts:
+    """Everything that :func:`edgeship.targets.check` asks about an ONNX or a TFLite model.
+
+    Args:
+        path: the file.
+        runtimes: those that are asked where they are installed; asking one takes a part of a second.
 
     Raises:
-        InputError: the file cannot be used.
+        InputError: the file cannot be used, or is of another format.
     """
+    if path.suffix == ".tflite":
+        from edgeship.build.tflite_facts import facts_of_tflite
+
+        return facts_of_tflite(path, runtimes)
+    return _facts_of_onnx(path, runtimes)
+
+
+def _facts_of_onnx(path: Path, runtimes: Collection[str]) -> ModelFacts:
     model = read_onnx(path)
     types = _tensor_types(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    unsupported = {}
-    if runtime_version("onnxruntime"):
-        unsupported["onnxruntime"] = _unknown_to_onnxruntime(model)
-    if runtime_version("openvino"):
-        unsupported["openvino"] = _unknown_to_openvino(path)
+    unsupported, pieces = _asked(path, model, runtimes)
+    operators = _operators(model, types)
     return ModelFacts(
-        operators=_operators(model, types),
+        format="onnx",
+        operators=operators,
         weight_bytes=weight_bytes(model),
         peak_activation_bytes=_peak_activation_bytes(model, types, constants),
         dynamic_inputs=tuple(value.name for value in inputs if None in (types.get(value.name) or ("", ()))[1][1:]),
         io_dtypes=tuple(sorted({types[v.name][0] for v in [*inputs, *model.graph.output] if v.name in types})),
+        quantized=any(use.op in _INTEGER_OPERATORS for use in operators),
+        opset=next((each.version for each in model.opset_import if each.domain in _STANDARD), 0),
+        ir_version=int(model.ir_version),
         unsupported=unsupported,
+        partitions=pieces,
     )
+
+
+def _asked(
+    path: Path, model: Any, runtimes: Collection[str]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Partitions]]:
+    """What the installed runtimes say of an ONNX model's operators, and how they split it."""
+    unsupported: dict[str, tuple[str, ...]] = {}
+    pieces: dict[str, Partitions] = {}
+    if "onnxruntime" in runtimes and runtime_version("onnxruntime"):
+        unsupported["onnxruntime"] = _unknown_to_onnxruntime(model)
+        if not unsupported["onnxruntime"]:
+            pieces["onnxruntime"] = partitions.of_model("onnxruntime", "CPUExecutionProvider", path)
+    if "openvino" in runtimes and runtime_version("openvino"):
+        unsupported["openvino"] = unknown_to_openvino(path)
+    return unsupported, pieces
 
 
 def weight_bytes(model: Any) -> int:
@@ -189,7 +223,7 @@ def _unknown_to_onnxruntime(model: Any) -> tuple[str, ...]:
     return tuple(sorted(unknown))
 
 
-def _unknown_to_openvino(path: Path) -> tuple[str, ...]:
+def unknown_to_openvino(path: Path) -> tuple[str, ...]:
     """Operators that the installed OpenVINO cannot read, or that its CPU plug-in cannot run."""
     import openvino
 

@@ -95,17 +95,17 @@ def _show(target: Target, path: Path) -> None:
 @click.option("-t", "--target", "names", multiple=True, required=True, help="Target id or .toml file; may be repeated.")
 @console.json_option
 def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Check an ONNX model against targets before anything is built.
+    """Check an ONNX or TFLite model against targets before anything is built.
 
-    Operators, memory, storage, C library, shapes, types. Exit code 1 for an operator without a route, 3 for a limit
-    that is missed, 4 where something could not be told.
+    Operators, how the delegate splits them, memory, storage, C library, Python, agent, shapes, types. Exit code 1 for
+    an operator without a route, 3 for a limit that is missed, 4 where something could not be told.
     """
     from edgeship.build import target_files
     from edgeship.build.model_facts import facts_of
     from edgeship.targets import check as check_target
 
     chosen = [target_files.load(name) for name in names]
-    facts = facts_of(model)
+    facts = facts_of(model, {entry.name for each in chosen for entry in each.runtimes})
     results = {each.id: check_target(each, facts) for each in chosen}
     if as_json:
         console.result_json({"schema_version": 1, "model": str(model.absolute()), "targets": results})
@@ -123,7 +123,7 @@ def _show_checks(name: str, found: tuple[CheckResult, ...]) -> None:
     for each in found:
         label = f"{each.id} ({each.runtime})" if each.runtime else each.id
         word = {True: "holds", False: "fails", None: "unknown"}[each.holds]
-        console.result(f"  {console.GLYPHS[_GLYPHS[each.holds]]} {word:<8}{label:<24}{each.sentence}")
+        console.result(f"  {console.GLYPHS[_GLYPHS[each.holds]]} {word:<8}{label:<26}{each.sentence}")
         if each.next_step:
             console.result(f"    → {each.next_step}")
 

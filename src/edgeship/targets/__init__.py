@@ -1,6 +1,7 @@
 """Hardware targets: what a device has and wants, as data; parsing and checks, pure."""
 
-from edgeship.targets.check import CheckResult, ModelFacts, OperatorUse, check
+from edgeship.targets.check import blocking, check
+from edgeship.targets.facts import CheckResult, ModelFacts, OperatorUse, Partitions
 from edgeship.targets.model import (
     Budgets,
     Compiler,
@@ -25,8 +26,10 @@ __all__ = [
     "OperatorRule",
     "OperatorUse",
     "Operators",
+    "Partitions",
     "RuntimeEntry",
     "Target",
+    "blocking",
     "check",
     "parse",
     "resolve",

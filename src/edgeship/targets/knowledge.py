@@ -39,6 +39,25 @@ WHEEL_GLIBC: Final = {
     ("openvino", "aarch64"): (2, 35),
 }
 
+#: Pythons that every runtime has wheels for, of these versions. Source: their wheel tags, cp310 to cp314.
+WHEEL_PYTHONS: Final = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
+
+#: Newest version of a runtime, and where it left a Python behind, the last one for that Python.
+#: Source: as above; onnxruntime 1.24 and newer ask for Python 3.11, so that pip takes 1.23.2 on Python 3.10.
+NEWEST_WHEEL: Final[dict[tuple[str, tuple[int, ...] | None], tuple[int, ...]]] = {
+    ("litert", None): (2, 3, 0),
+    ("onnxruntime", None): (1, 32, 0),
+    ("onnxruntime", (3, 10)): (1, 23, 2),
+    ("openvino", None): (2026, 4, 1),
+}
+
+#: Newest opset of ONNX's own domain and newest IR version that an ONNX Runtime reads.
+#: Source: tried with onnxruntime 1.23.2, which refuses opset 24 and IR version 12.
+ONNX_VERSIONS: Final = {(1, 23): (23, 11)}
+
+#: Oldest Python of the device agent. Source: requires-python in device_agent/pyproject.toml.
+AGENT_PYTHON: Final = (3, 10)
+
 #: Resident memory of a worker process with a runtime loaded and a model of a few kilobytes, in bytes, rounded up.
 #: Source: measured on x86-64 with the versions above (Python and numpy 26 MB, then 35, 56 and 95 MB).
 RUNTIME_MEMORY_BYTES: Final = {"litert": 40_000_000, "onnxruntime": 60_000_000, "openvino": 100_000_000}

@@ -28,7 +28,8 @@ class RuntimeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         name: which one.
         version: range that a device may have, such as ``>=1.20,<2``.
-        provider: execution provider or delegate, empty for the runtime's own on the CPU.
+        provider: execution provider or delegate, empty for the runtime's own on the CPU; ``TFLM`` for LiteRT's form for
+            microcontrollers, which reads the same file.
         threads: threads of one worker.
         int8: int8 form used where nothing was measured on this ISA class: activations then weights
             (``u8s8`` is twice as fast with VNNI and saturates without it; ARM prefers ``s8s8``).
@@ -39,6 +40,11 @@ class RuntimeEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     provider: str = ""
     threads: Positive = 1
     int8: Literal["s8s8", "u8s8"] = "s8s8"
+
+    @property
+    def is_micro(self) -> bool:
+        """Whether it is LiteRT's form for microcontrollers."""
+        return self.provider == "TFLM"
 
 
 class Dtypes(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,12 +163,13 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         isa: instruction-set features that every device of this target has.
         os: operating system.
         glibc: oldest C library among its devices, empty where that does not apply.
+        python: oldest Python among their systems, such as ``3.11``, empty where there is none or it does not matter.
         runtimes: in order of preference.
         agent: whether the device agent runs there; otherwise the target is for building only.
         verified_on: real hardware that the target was tried on; empty for none yet.
         compile: an external compiler, for hardware that needs one.
         warmup_s: how long the hardware takes after loading until its speed is steady, in seconds.
-        format: file format, where it is not the runtime's own.
+        format: file format, where it is not the runtime's own: ``c-array`` for C sources with the model inside.
         dtypes: types that it computes with.
         granularity: of weight scales.
         symmetric: whether weights have no zero point.
@@ -186,12 +193,13 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     isa: tuple[IsaFeature, ...] = ()
     os: str = "linux"
     glibc: Version | Literal[""] = ""
+    python: Version | Literal[""] = ""
     runtimes: Annotated[tuple[RuntimeEntry, ...], Meta(min_length=1)] = field(name="runtime")
     agent: bool = True
     verified_on: tuple[str, ...] = ()
     compile: Compiler | None = None
     warmup_s: Amount = 0.0
-    format: str = ""
+    format: Literal["", "c-array"] = ""
     dtypes: Dtypes = field(default_factory=Dtypes)
     granularity: Literal["per_channel", "per_tensor"] = "per_channel"
     symmetric: bool = True

@@ -1,0 +1,48 @@
+"""What is checked before a build begins, so that a certain failure costs seconds and names its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from edgeship.build.model_facts import facts_of
+from edgeship.build.progress import Progress
+from edgeship.targets import CheckResult, Target, blocking, check
+from edgeship_agent.contract.errors import ConversionError
+
+#: Suffixes of the formats that can be looked into without running them.
+READABLE: Final = (".onnx", ".tflite")
+
+
+def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> None:
+    """Check a model against every target; a format that cannot be looked into is left to its converter.
+
+    Args:
+        model: the source.
+        targets: what it is to be built for.
+        progress: told how many checks hold, and what else is known.
+
+    Raises:
+        ConversionError: for one of the targets, nothing that a build does could succeed.
+        InputError: the file cannot be used.
+    """
+    if model.suffix not in READABLE:
+        return
+    facts = facts_of(model, {entry.name for target in targets for entry in target.runtimes})
+    for target in targets:
+        results = check(target, facts)
+        stopped = blocking(target, results)
+        if stopped:
+            raise ConversionError(
+                f"there is no way from this model to {target.id}: " + "; ".join(each.sentence for each in stopped),
+                target=target.id, file=model, next_step=stopped[0].next_step or "choose another target",
+            )  # fmt: skip
+        progress.step("checked", _line(target, results), "done")
+
+
+def _line(target: Target, results: Sequence[CheckResult]) -> str:
+    """One line a target: how many checks hold, and the first that does not."""
+    open_ones = [each for each in results if each.holds is not True]
+    text = f"{target.id} · {len(results) - len(open_ones)} of {len(results)} checks hold"
+    return f"{text}; {open_ones[0].sentence}" if open_ones else text

@@ -1,0 +1,1 @@
+"""Models for microcontrollers: TensorFlow Lite Micro's operators and memory, and C sources with the model inside."""
