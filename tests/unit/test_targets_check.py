@@ -12,7 +12,19 @@ from onnx import TensorProto, helper
 
 from edgeship.build import target_files
 from edgeship.build.model_facts import facts_of
-from edgeship.targets import ModelFacts, OperatorRule, Operators, OperatorUse, Target, check
+from edgeship.targets import (
+    CheckResult,
+    ModelFacts,
+    OperatorRule,
+    Operators,
+    OperatorUse,
+    Partitions,
+    RuntimeEntry,
+    Target,
+    blocking,
+    check,
+)
+from edgeship.targets.knowledge import AGENT_PYTHON
 from edgeship_agent.contract.errors import InputError
 
 CONV = OperatorUse(op="Conv", dtypes=("float32",), max_rank=4)
@@ -117,3 +129,98 @@ def test_truncated_model(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             facts_of(path)
         assert caught.value.exit_code == 2
+
+
+def sentences(target: Target, facts: ModelFacts, name: str) -> list[str]:
+    return [each.sentence for each in check(target, facts) if each.id == name]
+
+
+def test_python_of_the_device_decides_which_runtime_it_can_have() -> None:
+    jetson = target_files.load("jetson-orin-nano")
+    assert failed(jetson, changed(FACTS, opset=23, ir_version=11)) == {}
+    assert "1.23.2" in sentences(jetson, FACTS, "python")[0]
+    for newer in (changed(FACTS, opset=24, ir_version=10), changed(FACTS, opset=13, ir_version=12)):
+        found = [each for each in check(jetson, newer) if each.holds is False]
+        assert [(each.id, each.sure) for each in found] == [("format", True)]
+        assert "opset 23 and IR version 11 at most" in found[0].sentence
+    # a newer Python takes the newest runtime, which reads them
+    assert failed(changed(jetson, python="3.11"), changed(FACTS, opset=24, ir_version=12)) == {}
+
+
+def test_a_python_without_wheels_and_without_the_agent(pi: Target) -> None:
+    found = {each.id: each for each in check(changed(pi, python="3.9"), FACTS) if each.holds is False}
+    assert set(found) == {"python", "agent"}
+    assert found["agent"].sure
+    assert "asks for Python 3.10" in found["agent"].sentence
+    assert failed(changed(pi, python="3.20"), FACTS) == {"python": False}
+
+
+def test_agents_python_is_what_the_agent_asks_for() -> None:
+    text = (target_files.folder().parent / "device_agent" / "pyproject.toml").read_text()
+    assert f'requires-python = ">={".".join(map(str, AGENT_PYTHON))}"' in text
+
+
+def test_build_only_targets_ask_for_no_system() -> None:
+    for name in ("android-arm64", "ios-arm64", "cortex-m"):
+        target = target_files.load(name)
+        assert failed(target, FACTS) == {}
+        assert "build only" in sentences(target, FACTS, "agent")[0]
+
+
+def test_pieces_of_a_delegate_are_told_and_never_a_failure(pi: Target) -> None:
+    split = Partitions(provider="XNNPACK", count=3, inside=40, outside={"GATHER": 2, "SOFTMAX": 1})
+    told = sentences(pi, changed(FACTS, partitions={"litert": split}), "partitions")
+    assert told == ["XNNPACK takes 40 of 43 operators in 3 pieces; outside: GATHER ×2, SOFTMAX"]
+    refused = changed(FACTS, partitions={"litert": Partitions(provider="XNNPACK", refused="no such operator")})
+    assert failed(pi, refused) == {"partitions": None}
+
+
+def test_what_is_sure_and_what_quantizing_may_mend(pi: Target) -> None:
+    def sure(weight_bytes: int, **more: Any) -> dict[str, bool]:
+        facts = changed(FACTS, weight_bytes=weight_bytes, **more)
+        return {each.id: each.sure for each in check(pi, facts) if each.holds is False}
+
+    # in int8 300 MB become 75, and the worker fits
+    assert sure(300_000_000) == {"memory": False}
+    # 2,000 MB become 500, and with the runtime that is too much; two of them fit on the disk
+    assert sure(2_000_000_000) == {"memory": True, "storage": False}
+    # already in int8 nothing becomes smaller
+    assert sure(550_000_000, quantized=True) == {"memory": True}
+
+
+def test_a_build_is_stopped_by_a_sure_failure_of_every_runtime_or_of_the_target(pi: Target) -> None:
+    def result(runtime: str, *, sure: bool, holds: bool | None = False) -> CheckResult:
+        return CheckResult(id="x", runtime=runtime, holds=holds, sentence=runtime or "target", sure=sure)
+
+    assert blocking(pi, [result("litert", sure=True)]) == ()
+    assert blocking(pi, [result("litert", sure=True), result("onnxruntime", sure=False)]) == ()
+    assert blocking(pi, [result("litert", sure=True), result("onnxruntime", sure=True, holds=None)]) == ()
+    both = [result("litert", sure=True), result("onnxruntime", sure=True)]
+    assert blocking(pi, both) == tuple(both)
+    whole = result("", sure=True)
+    assert blocking(pi, [*both, whole]) == (whole,)
+
+
+def test_full_int8_target_takes_a_float_model_to_be_quantized_and_no_half_quantized_one() -> None:
+    cortex = target_files.load("cortex-m")
+    assert failed(cortex, FACTS) == {}
+    assert "quantized, they are int8" in sentences(cortex, FACTS, "types")[0]
+    assert failed(cortex, changed(FACTS, quantized=True)) == {"types": False}
+    assert failed(cortex, changed(FACTS, peak_activation_bytes=4 * 262_144)) == {}
+    assert failed(cortex, changed(FACTS, peak_activation_bytes=4 * 262_148)) == {"memory": False}
+    ready = changed(FACTS, format="tflite", quantized=True, io_dtypes=("int8",), arena_bytes=262_144)
+    assert failed(cortex, changed(ready, unsupported={"tflm": ()})) == {}
+    assert failed(cortex, changed(ready, unsupported={"tflm": ()}, arena_bytes=262_145)) == {"memory": False}
+    assert failed(cortex, changed(ready, unsupported={"tflm": ("TOPK_V2",)})) == {"operators": False}
+
+
+def test_a_tflite_file_has_no_way_to_onnx_yet_and_that_is_said() -> None:
+    server = target_files.load("x86-64-server")
+    facts = changed(FACTS, format="tflite", unsupported={})
+    assert failed(server, facts) == {"operators": None}
+    assert "converted to ONNX" in sentences(server, facts, "operators")[0]
+
+
+def test_entry_that_is_micro() -> None:
+    assert RuntimeEntry(name="litert", provider="TFLM").is_micro
+    assert not RuntimeEntry(name="litert", provider="XNNPACK").is_micro

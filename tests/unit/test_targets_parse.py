@@ -10,6 +10,7 @@ from edgeship.build import target_files
 from edgeship.build.target_reference import reference
 from edgeship.targets import Target, parse
 from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.runtime.isa import isa_class_of
 
 BASE = 'id = "a"\ntitle = "A"\narch = "aarch64"\nmemory_bytes = 1\nstorage_bytes = 1\n'
 RUNTIMES = "one of litert, onnxruntime, openvino"
@@ -78,18 +79,31 @@ def test_extends_in_a_circle() -> None:
 def test_shipped_targets() -> None:
     shipped = {each.id: each for each in target_files.list_all()}
     assert {name: [entry.name for entry in each.runtimes] for name, each in shipped.items()} == {
+        "android-arm64": ["litert"],
+        "cortex-m": ["litert"],
         "intel-nuc": ["openvino"],
-        "raspberry-pi-5": ["litert"],
+        "ios-arm64": ["litert"],
+        "jetson-orin-nano": ["onnxruntime"],
+        "raspberry-pi-4": ["litert", "onnxruntime"],
+        "raspberry-pi-5": ["litert", "onnxruntime"],
+        "raspberry-pi-zero-2w": ["litert", "onnxruntime"],
         "x86-64-litert": ["litert"],
         "x86-64-server": ["onnxruntime"],
+        "x86-64-v2": ["onnxruntime"],
     }
-    assert (shipped["raspberry-pi-5"].arch, shipped["raspberry-pi-5"].isa) == ("aarch64", ("dotprod",))
+    assert {name for name, each in shipped.items() if not each.agent} == {"android-arm64", "cortex-m", "ios-arm64"}
+    classes = {name: isa_class_of(each.arch, each.isa) for name, each in shipped.items()}
+    assert classes["raspberry-pi-5"] == classes["jetson-orin-nano"] == "aarch64+dotprod"
+    assert classes["raspberry-pi-4"] == classes["raspberry-pi-zero-2w"] == classes["android-arm64"] == "aarch64"
+    assert (classes["x86-64-v2"], classes["x86-64-server"]) == ("x86_64", "x86_64+vnni")
+    # nobody has tried one of them on its hardware
+    assert not any(each.verified_on for each in shipped.values())
     assert all(each.defaults.max_drop == 0.01 for each in shipped.values())
 
 
 def test_shipped_base_file_shows_every_key_that_has_a_default_of_its_own() -> None:
     text = (target_files.folder() / "x86-64-server.toml").read_text()
-    rare = {"extends", "compile", "format"}
+    rare = {"extends", "compile", "format", "python"}
     names = set(Target.__struct_encode_fields__) - rare
     assert [name for name in sorted(names) if f"{name} =" not in text and f"[{name}" not in text] == []
 
@@ -121,3 +135,39 @@ def test_reference_page_is_fresh() -> None:
     assert page.read_text() == reference(target_files.list_all()), (
         "python -m edgeship.build.target_reference > docs/reference/targets.md"
     )
+
+
+def test_boards_share_a_base_that_is_no_target() -> None:
+    assert target_files.base_names() == ["mobile", "raspberry-pi"]
+    assert not set(target_files.base_names()) & set(target_files.names())
+    boards = [target_files.load(name) for name in target_files.names() if name.startswith("raspberry-pi-")]
+    assert {each.extends for each in boards} == {"raspberry-pi"}
+    assert {(each.glibc, each.python) for each in boards} == {("2.36", "3.11")}
+    with pytest.raises(ConfigError, match="unknown target 'raspberry-pi'"):
+        target_files.load("raspberry-pi")
+
+
+@pytest.mark.parametrize("name", ["raspbery-pi", "../targets/raspberry-pi-5", "/etc/passwd", "."])
+def test_extends_of_something_that_is_no_target_names_file_and_key(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'id = "mine"\nextends = "{name}"\n')
+    with pytest.raises(ConfigError, match="extends a target that does not exist") as caught:
+        target_files.load(path)
+    error = caught.value
+    assert (error.file, error.key, error.got) == (str(path), "extends", repr(name))
+    if name == "raspbery-pi":
+        assert "did you mean raspberry-pi?" in error.message
+
+
+def test_a_base_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text('extends = "raspberry-pi"\nstorage_bytes = 7\n')
+    (tmp_path / "kiosk.toml").write_text('id = "kiosk"\ntitle = "K"\nextends = "ours"\nmemory_bytes = 5\n')
+    target = target_files.load(tmp_path / "kiosk.toml")
+    assert (target.memory_bytes, target.storage_bytes, target.glibc) == (5, 7, "2.36")
+
+
+def test_circle_between_files(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('id = "a"\nextends = "b"\n')
+    (tmp_path / "b.toml").write_text('id = "b"\nextends = "a"\n')
+    with pytest.raises(ConfigError, match="circle"):
+        target_files.load(tmp_path / "a.toml")

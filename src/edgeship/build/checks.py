@@ -9,14 +9,17 @@ from typing import Final
 from edgeship.build.model_facts import facts_of
 from edgeship.build.progress import Progress
 from edgeship.targets import CheckResult, Target, blocking, check
-from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.contract.errors import ConversionError, InputError
 
 #: Suffixes of the formats that can be looked into without running them.
 READABLE: Final = (".onnx", ".tflite")
 
 
 def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> None:
-    """Check a model against every target; a format that cannot be looked into is left to its converter.
+    """Check a model against every target.
+
+    A format that cannot be looked into is left to its converter, and a file that cannot be read to its reader, which
+    says so in its own words.
 
     Args:
         model: the source.
@@ -25,11 +28,13 @@ def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> 
 
     Raises:
         ConversionError: for one of the targets, nothing that a build does could succeed.
-        InputError: the file cannot be used.
     """
-    if model.suffix not in READABLE:
+    if model.suffix.lower() not in READABLE:
         return
-    facts = facts_of(model, {entry.name for target in targets for entry in target.runtimes})
+    try:
+        facts = facts_of(model, {entry.name for target in targets for entry in target.runtimes}, pieces=False)
+    except InputError:
+        return
     for target in targets:
         results = check(target, facts)
         stopped = blocking(target, results)

@@ -43,29 +43,34 @@ def read_onnx(path: Path) -> Any:
     return model
 
 
-def facts_of(path: Path, runtimes: Collection[str] = RUNTIMES) -> ModelFacts:
+def facts_of(path: Path, runtimes: Collection[str] = RUNTIMES, *, pieces: bool = True) -> ModelFacts:
     """Everything that :func:`edgeship.targets.check` asks about an ONNX or a TFLite model.
 
     Args:
         path: the file.
-        runtimes: those that are asked where they are installed; asking one takes a part of a second.
+        runtimes: those that are asked where they are installed.
+        pieces: whether they are asked how they split it, too: a process of its own for each.
 
     Raises:
         InputError: the file cannot be used, or is of another format.
     """
-    if path.suffix == ".tflite":
+    suffix = path.suffix.lower()
+    if suffix == ".tflite":
         from edgeship.build.tflite_facts import facts_of_tflite
 
         return facts_of_tflite(path, runtimes)
-    return _facts_of_onnx(path, runtimes)
+    if suffix != ".onnx":
+        raise InputError("cannot be looked into before it is converted", file=path, expected=".onnx or .tflite",
+                         got=suffix or "no suffix", next_step=f"edgeship build {path} -t TARGET …")  # fmt: skip
+    return _facts_of_onnx(path, runtimes, pieces=pieces)
 
 
-def _facts_of_onnx(path: Path, runtimes: Collection[str]) -> ModelFacts:
+def _facts_of_onnx(path: Path, runtimes: Collection[str], *, pieces: bool) -> ModelFacts:
     model = read_onnx(path)
     types = _tensor_types(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    unsupported, pieces = _asked(path, model, runtimes)
+    unsupported, split = _asked(path, model, runtimes, pieces=pieces)
     operators = _operators(model, types)
     return ModelFacts(
         format="onnx",
@@ -78,23 +83,23 @@ def _facts_of_onnx(path: Path, runtimes: Collection[str]) -> ModelFacts:
         opset=next((each.version for each in model.opset_import if each.domain in _STANDARD), 0),
         ir_version=int(model.ir_version),
         unsupported=unsupported,
-        partitions=pieces,
+        partitions=split,
     )
 
 
 def _asked(
-    path: Path, model: Any, runtimes: Collection[str]
+    path: Path, model: Any, runtimes: Collection[str], *, pieces: bool
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Partitions]]:
     """What the installed runtimes say of an ONNX model's operators, and how they split it."""
     unsupported: dict[str, tuple[str, ...]] = {}
-    pieces: dict[str, Partitions] = {}
+    split: dict[str, Partitions] = {}
     if "onnxruntime" in runtimes and runtime_version("onnxruntime"):
         unsupported["onnxruntime"] = _unknown_to_onnxruntime(model)
-        if not unsupported["onnxruntime"]:
-            pieces["onnxruntime"] = partitions.of_model("onnxruntime", "CPUExecutionProvider", path)
+        if pieces and not unsupported["onnxruntime"]:
+            split["onnxruntime"] = partitions.of_model("onnxruntime", "CPUExecutionProvider", path)
     if "openvino" in runtimes and runtime_version("openvino"):
         unsupported["openvino"] = unknown_to_openvino(path)
-    return unsupported, pieces
+    return unsupported, split
 
 
 def weight_bytes(model: Any) -> int:

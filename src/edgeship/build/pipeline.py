@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import assemble, inputs, output, routes, select, sources, target_files, toolchains
+from edgeship.build import assemble, checks, inputs, output, routes, select, sources, target_files, toolchains
 from edgeship.build.candidates import Workshop
 from edgeship.build.decide import Assessed, Decision, decide
 from edgeship.build.options import BuildOptions
@@ -64,10 +64,11 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     with output.staging(options.output) as staging:
         ready = _Toolchains(options, progress)
         ready.source()
+        checks.before_build(options.source, targets, progress)
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
-        for name in routes.toolchains(read.source.format, _runtimes(targets)):
-            ready(name)
+        for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
+            ready(toolchain)
         forms = routes.Forms(read.source, staging.scratch / "forms", ready)
         workshop = Workshop(read, staging.scratch, forms, options.max_relative_rms, progress)
         try:

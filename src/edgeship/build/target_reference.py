@@ -35,8 +35,11 @@ own keys win, tables are merged, lists are replaced as a whole.
     [defaults]
     latency_p99_ms = 5.0
 
-`edgeship targets check MODEL -t TARGET` says before a build whether the runtime takes every operator and whether
-memory, storage and C library suffice.
+`edgeship targets check MODEL -t TARGET` says before a build whether the runtime takes every operator, how its
+delegate splits the model, and whether memory, storage, C library, Python and types fit; `edgeship build` runs the same
+checks first and stops where one is sure to fail. The guide on targets says more: [targets](../guide/targets.md).
+
+What several targets share lies in `targets/bases/`: such a file is no target, only a name for `extends`.
 """
 
 

@@ -53,7 +53,7 @@ NEWEST_WHEEL: Final[dict[tuple[str, tuple[int, ...] | None], tuple[int, ...]]] =
 
 #: Newest opset of ONNX's own domain and newest IR version that an ONNX Runtime reads.
 #: Source: tried with onnxruntime 1.23.2, which refuses opset 24 and IR version 12.
-ONNX_VERSIONS: Final = {(1, 23): (23, 11)}
+ONNX_VERSIONS: Final[dict[tuple[int, ...], tuple[int, int]]] = {(1, 23): (23, 11)}
 
 #: Oldest Python of the device agent. Source: requires-python in device_agent/pyproject.toml.
 AGENT_PYTHON: Final = (3, 10)

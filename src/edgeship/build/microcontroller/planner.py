@@ -1,4 +1,4 @@
-"""Where in the arena each tensor lies: the greedy plan of TensorFlow Lite Micro, and what any plan needs at least. Pure.
+"""Where in the arena each tensor lies: TensorFlow Lite Micro's greedy plan, and what any plan needs at least. Pure.
 
 Source: TensorFlow Lite Micro, ``GreedyMemoryPlanner``: the largest buffer first, each in the first gap between those
 that live at the same time. Its order among buffers of one size matters for the total and is kept.
@@ -57,7 +57,7 @@ def plan(buffers: Sequence[Buffer], *, alignment_bytes: int = ALIGNMENT_BYTES) -
     """
     sizes = [aligned(buffer.size_bytes, alignment_bytes) for buffer in buffers]
     # the later of two buffers of one size is placed first
-    order = sorted(reversed(range(len(buffers))), key=lambda index: -sizes[index])
+    order = sorted(range(len(buffers)), key=lambda index: (-sizes[index], -index))
     offsets = [0] * len(buffers)
     placed: list[int] = []
     for index in order:

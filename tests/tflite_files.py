@@ -1,0 +1,119 @@
+"""Small TFLite files written by hand, for tests that need one without a converter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+Types = schema.TensorType
+Ops = schema.BuiltinOperator
+
+
+class TfliteWriter:
+    """Collects tensors and operators of one graph, then writes the file."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Any] = []
+        self._buffers = [schema.BufferT()]
+        self._codes: list[tuple[int, str]] = []
+        self._operators: list[Any] = []
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        kind: int = Types.INT8,
+        *,
+        data: np.ndarray[Any, Any] | None = None,
+        scales: Sequence[float] = (),
+        zero: int = 0,
+        variable: bool = False,
+    ) -> int:
+        """Add a tensor; -1 in the shape is written as a free axis of size 1."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.type, tensor.isVariable = name, kind, variable
+        tensor.shape = np.array([abs(size) for size in shape], np.int32)
+        if any(size < 0 for size in shape):
+            tensor.shapeSignature = np.array(shape, np.int32)
+        tensor.buffer = len(self._buffers)
+        buffer = schema.BufferT()
+        if data is not None:
+            buffer.data = np.frombuffer(data.tobytes(), np.uint8)
+        self._buffers.append(buffer)
+        if scales:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = np.array(scales, np.float32)
+            tensor.quantization.zeroPoint = np.full(len(scales), zero, np.int64)
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def operator(
+        self, builtin: int, inputs: Sequence[int], outputs: Sequence[int], *, custom: str = "", options: Any = None
+    ) -> None:
+        """Add an operator."""
+        key = (Ops.CUSTOM if custom else builtin, custom)
+        if key not in self._codes:
+            self._codes.append(key)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._codes.index(key)
+        operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self._operators.append(operator)
+
+    def write(self, path: Path, inputs: Sequence[int], outputs: Sequence[int]) -> Path:
+        """Write the file."""
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = self._tensors, self._operators
+        graph.inputs, graph.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        model = schema.ModelT()
+        model.version, model.subgraphs, model.buffers = 3, [graph], self._buffers
+        model.description = "written by a test"
+        model.operatorCodes = []
+        for builtin, custom in self._codes:
+            code = schema.OperatorCodeT()
+            code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
+            code.customCode = custom or None
+            model.operatorCodes.append(code)
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        path.write_bytes(bytes(builder.Output()))
+        return path
+
+
+def int8_net(path: Path, *, width: int = 4, custom: str = "", float_ends: bool = False) -> Path:
+    """``x`` [1, width] int8 through two fully connected layers to ``y`` [1, 3] int8.
+
+    Args:
+        path: where to write it.
+        width: of the input and the hidden layer.
+        custom: name of an unknown operator between the layers.
+        float_ends: float32 inputs and outputs around the int8 inside.
+    """
+    rng = np.random.default_rng(3)
+    net = TfliteWriter()
+    x = net.tensor("x", (1, width), scales=[0.05], zero=-3)
+    hidden = net.tensor("hidden", (1, width), scales=[0.1])
+    between = net.tensor("between", (1, width), scales=[0.1]) if custom else hidden
+    y = net.tensor("y", (1, 3), scales=[0.2], zero=5)
+    entry = net.tensor("x_float", (1, width), Types.FLOAT32) if float_ends else x
+    exit_ = net.tensor("y_float", (1, 3), Types.FLOAT32) if float_ends else y
+    if float_ends:
+        net.operator(Ops.QUANTIZE, [entry], [x], options=schema.QuantizeOptionsT())
+    for name, before, after, size in (("1", x, hidden, width), ("2", between, y, 3)):
+        weights = rng.integers(-127, 128, (size, width)).astype(np.int8)
+        bias = rng.integers(-50, 50, size).astype(np.int32)
+        w = net.tensor(f"w{name}", weights.shape, data=weights, scales=[0.01])
+        b = net.tensor(f"b{name}", (size,), Types.INT32, data=bias, scales=[0.0005])
+        net.operator(Ops.FULLY_CONNECTED, [before, w, b], [after], options=schema.FullyConnectedOptionsT())
+        if custom and name == "1":
+            net.operator(0, [hidden], [between], custom=custom)
+    if float_ends:
+        net.operator(Ops.DEQUANTIZE, [y], [exit_], options=schema.DequantizeOptionsT())
+    return net.write(path, [entry], [exit_])

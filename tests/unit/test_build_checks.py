@@ -1,0 +1,71 @@
+"""What stops a build before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgeship.build import checks, target_files
+from edgeship.targets import Target
+from edgeship_agent.contract.errors import ConversionError
+from tests import models
+from tests.tflite_files import int8_net
+
+
+class Lines:
+    """Listens to what is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def step(self, label: str, text: str, glyph: str = "done") -> None:
+        self.lines.append((label, text))
+
+    def count(self, label: str, done: int, total: int) -> None:
+        raise AssertionError("nothing is counted")
+
+
+def small(name: str, memory_bytes: int) -> Target:
+    return msgspec.structs.replace(target_files.load(name), memory_bytes=memory_bytes)
+
+
+def test_what_holds_is_told_in_a_line_a_target(tmp_path: Path) -> None:
+    heard = Lines()
+    targets = [target_files.load("raspberry-pi-4"), target_files.load("intel-nuc")]
+    checks.before_build(models.classifier(tmp_path / "m.onnx"), targets, heard)
+    assert [line[0] for line in heard.lines] == ["checked", "checked"]
+    assert heard.lines[0][1] == "raspberry-pi-4 · 12 of 12 checks hold"
+
+
+def test_sure_failure_stops_with_its_reason(tmp_path: Path) -> None:
+    target = small("intel-nuc", 50_000_000)
+    with pytest.raises(
+        ConversionError, match="no way from this model to intel-nuc: about 100 MB for a worker"
+    ) as caught:
+        checks.before_build(models.classifier(tmp_path / "m.onnx"), [target], Lines())
+    assert caught.value.exit_code == 1
+    assert caught.value.next_step == "use a smaller model, or a target with more memory"
+
+
+def test_one_runtime_that_works_is_enough(tmp_path: Path) -> None:
+    # 45 MB hold LiteRT (40 MB) and not ONNX Runtime (60 MB)
+    model = models.classifier(tmp_path / "m.onnx")
+    checks.before_build(model, [small("raspberry-pi-4", 45_000_000)], Lines())
+    with pytest.raises(ConversionError, match="raspberry-pi-4"):
+        checks.before_build(model, [small("raspberry-pi-4", 39_000_000)], Lines())
+
+
+def test_operator_without_a_kernel_stops_every_runtime(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="does not take CUSTOM::Mystery"):
+        checks.before_build(int8_net(tmp_path / "m.tflite", custom="Mystery"), [target_files.load("cortex-m")], Lines())
+
+
+def test_what_cannot_be_looked_into_is_left_to_its_reader(tmp_path: Path) -> None:
+    heard = Lines()
+    damaged = tmp_path / "m.onnx"
+    damaged.write_bytes(b"no model")
+    for path in (damaged, tmp_path / "m.keras", tmp_path / "missing.onnx"):
+        checks.before_build(path, [small("raspberry-pi-4", 1)], heard)
+    assert heard.lines == []
