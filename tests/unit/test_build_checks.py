@@ -69,3 +69,12 @@ def test_what_cannot_be_looked_into_is_left_to_its_reader(tmp_path: Path) -> Non
     for path in (damaged, tmp_path / "m.keras", tmp_path / "missing.onnx"):
         checks.before_build(path, [small("raspberry-pi-4", 1)], heard)
     assert heard.lines == []
+
+
+def test_one_hopeless_target_of_two_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    heard = Lines()
+    targets = [small("intel-nuc", 50_000_000), target_files.load("raspberry-pi-4")]
+    hopeless = checks.before_build(models.classifier(tmp_path / "m.onnx"), targets, heard)
+    assert list(hopeless) == ["intel-nuc"]
+    assert "about 100 MB for a worker" in hopeless["intel-nuc"]
+    assert [line[1].split(" · ")[0] for line in heard.lines] == ["raspberry-pi-4"]

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.inputs import Inputs
-from edgeship.build.measure import Latency, measure
+from edgeship.build.measure import measure
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import schemes
@@ -99,10 +99,10 @@ class Workshop:
         self._record(target, runtime, found, name)
         return self._run(found[name][0])
 
-    def latencies(self, variants: Mapping[str, Built], plan: Measure) -> dict[str, Latency]:
-        """Latency of several variants in one interleaved run."""
-        runs = {label: built.bound.run for label, built in variants.items()}
-        return measure(runs, self._inputs.evaluation_inputs, plan, self._progress)
+    @property
+    def inputs(self) -> Inputs:
+        """What is built from."""
+        return self._inputs
 
     def close(self) -> None:
         """Release every engine."""

@@ -15,7 +15,7 @@ from edgeship_agent.contract.errors import ConversionError, InputError
 READABLE: Final = (".onnx", ".tflite")
 
 
-def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> None:
+def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> dict[str, str]:
     """Check a model against every target.
 
     A format that cannot be looked into is left to its converter, and a file that cannot be read to its reader, which
@@ -26,24 +26,33 @@ def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> 
         targets: what it is to be built for.
         progress: told how many checks hold, and what else is known.
 
+    Returns:
+        Target → why nothing that a build does could succeed; targets that may work are missing.
+
     Raises:
-        ConversionError: for one of the targets, nothing that a build does could succeed.
+        ConversionError: that holds for every target.
     """
     if model.suffix.lower() not in READABLE:
-        return
+        return {}
     try:
         facts = facts_of(model, {entry.name for target in targets for entry in target.runtimes}, pieces=False)
     except InputError:
-        return
+        return {}
+    hopeless: dict[str, str] = {}
+    steps: list[str] = []
     for target in targets:
         results = check(target, facts)
-        stopped = blocking(target, results)
-        if stopped:
-            raise ConversionError(
-                f"there is no way from this model to {target.id}: " + "; ".join(each.sentence for each in stopped),
-                target=target.id, file=model, next_step=stopped[0].next_step or "choose another target",
-            )  # fmt: skip
-        progress.step("checked", _line(target, results), "done")
+        failures = blocking(target, results)
+        if failures:
+            hopeless[target.id] = "; ".join(each.sentence for each in failures)
+            steps += [each.next_step for each in failures if each.next_step]
+        else:
+            progress.step("checked", _line(target, results), "done")
+    if len(hopeless) == len(targets):
+        names, reasons = ", ".join(hopeless), "; ".join(dict.fromkeys(hopeless.values()))
+        raise ConversionError(f"there is no way from this model to {names}: {reasons}", target=names, file=model,
+                              next_step=steps[0] if steps else "choose another target")  # fmt: skip
+    return hopeless
 
 
 def _line(target: Target, results: Sequence[CheckResult]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from edgeship.build import assemble, gate, select
+from edgeship.build.bench import Bench, Benches
 from edgeship.build.candidates import Built, Workshop
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
@@ -18,7 +19,7 @@ from edgeship.build.words import chosen_line, fp32_lines, int8_lines
 from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import runtime_version
-from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class, isa_class_of, isa_features
+from edgeship_agent.runtime.isa import isa_class, isa_class_of, isa_features
 
 
 class Assessed(Struct, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class Assessed(Struct, frozen=True, kw_only=True):
 
     Attributes:
         fp32: the float candidate of the same target and runtime, for comparison.
+        place: where it was measured and judged.
+        notes: about that place.
     """
 
     target: Target
@@ -36,6 +39,8 @@ class Assessed(Struct, frozen=True, kw_only=True):
     fp32_latency: Latency
     judged: Judged
     on_target: bool
+    place: MeasuredOn
+    notes: tuple[str, ...] = ()
 
     def report(self, file: str, *, chosen: bool) -> VariantReport:
         """What build.json says of it.
@@ -54,7 +59,7 @@ class Assessed(Struct, frozen=True, kw_only=True):
             size_bytes=artifact.size_bytes,
             latency_p50_ms=self.latency.p50_ms,
             latency_p99_ms=self.latency.p99_ms,
-            measured_on=MeasuredOn(arch=architecture(), isa=isa_class(), cpu=cpu_name()),
+            measured_on=self.place,
             on_target=self.on_target,
             metric=comparison.metric,
             relative_rms=comparison.relative_rms,
@@ -70,7 +75,7 @@ class Assessed(Struct, frozen=True, kw_only=True):
             speedup=self.fp32_latency.p50_ms / self.latency.p50_ms,
             latency_queries=len(self.latency.times_ms),
             memory_bytes=assemble.memory_bytes(self.entry.name, self.built),
-            notes=(*artifact.notes, *_conditions(self)),
+            notes=(*artifact.notes, *self.notes, *_conditions(self)),
         )
 
 
@@ -103,7 +108,7 @@ class Decision(Struct, frozen=True, kw_only=True):
         )
 
 
-def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: Progress) -> Decision:
+def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: Benches, progress: Progress) -> Decision:
     """Build and judge a target's candidates, its runtimes in their order of preference.
 
     A target that nothing can be built for fails with its reason; the others' results are worth having all the same.
@@ -111,7 +116,7 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: 
     assessed: list[Assessed] = []
     refused: list[str] = []
     for entry in target.runtimes:
-        found, reasons = _assess(workshop, target, entry, options)
+        found, reasons = _assess(workshop, target, entry, options, benches.of(target))
         assessed += found
         refused += reasons
         _tell(found, reasons, progress)
@@ -126,23 +131,35 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, progress: 
     return decision
 
 
+def stopped(workshop: Workshop, target: Target, reason: str, progress: Progress) -> Decision:
+    """A target that a check ruled out: nothing is built for it."""
+    workshop.tried.append(Attempt(target=target.id, runtime="", precision="", outcome="refused", reason=reason))
+    progress.step("refused", f"{target.id}: {reason}", "failed")
+    choice = Choice(verdict="fail", chosen="", reason=f"there is no way from this model to {target.id}: {reason}")
+    progress.step(*chosen_line(target.id, choice, None))
+    return Decision(target=target, choice=choice, assessed=())
+
+
 def _assess(
-    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions
+    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions, bench: Bench
 ) -> tuple[list[Assessed], list[str]]:
     """The int8 and the float candidate of one runtime, judged; and what could not be built, in words."""
-    on_target = isa_class_of(target.arch, target.isa) == isa_class()
+    wanted = isa_class_of(target.arch, target.isa)
+    on_target = wanted == bench.place.isa
     refused: list[str] = []
     built: dict[str, Built] = {}
     try:
         built["fp32"] = workshop.float_variant(entry.name)
-        built["int8"] = workshop.int8_variant(target, entry.name, on_target=on_target)
+        built["int8"] = workshop.int8_variant(target, entry.name, on_target=wanted == isa_class())
     except ConversionError as error:
         precision = "int8" if "fp32" in built else "fp32"
-        refused.append(f"{target.id}/{entry.name}/{precision}: {error.message}")
-        workshop.tried.append(
-            Attempt(target=target.id, runtime=entry.name, precision=precision, outcome="refused", reason=error.message)
-        )
-    times = workshop.latencies(built, target.measure) if built else {}
+        refused.append(_refuse(workshop, target, entry, precision, error.message))
+    trials = bench.try_all(f"{target.id}/{entry.name}", built, workshop.inputs, target.measure)
+    refused += [_refuse(workshop, target, entry, name, reason) for name, reason in trials.refused.items()]
+    if "fp32" not in trials.tried:  # what every other figure of this runtime is compared with
+        return [], refused
+    built = {name: trial.built for name, trial in trials.tried.items()}
+    times = {name: trial.latency for name, trial in trials.tried.items()}
     limits = limits_of(options, target)
     found = []
     for precision in [name for name in ("int8", "fp32") if name in built]:
@@ -152,9 +169,18 @@ def _assess(
                         fallbacks=built[precision].artifact.fallbacks)  # fmt: skip
         found.append(
             Assessed(target=target, entry=entry, built=built[precision], latency=times[precision], fp32=built["fp32"],
-                     fp32_latency=times["fp32"], judged=judged, on_target=on_target)
+                     fp32_latency=times["fp32"], judged=judged, on_target=on_target, place=bench.place,
+                     notes=trials.tried[precision].notes)
         )  # fmt: skip
     return found, refused
+
+
+def _refuse(workshop: Workshop, target: Target, entry: RuntimeEntry, precision: str, reason: str) -> str:
+    """Record a candidate that cannot be had, and say so in one sentence."""
+    workshop.tried.append(
+        Attempt(target=target.id, runtime=entry.name, precision=precision, outcome="refused", reason=reason)
+    )
+    return f"{target.id}/{entry.name}/{precision}: {reason}"
 
 
 def limits_of(options: BuildOptions, target: Target) -> Limits:

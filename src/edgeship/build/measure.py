@@ -1,4 +1,7 @@
-"""Latency of several artifacts, interleaved so that they share the machine's good and bad moments."""
+"""Latency of several artifacts, interleaved so that they share the machine's good and bad moments.
+
+The very same module measures on a device over SSH: at run time it needs the standard library, numpy and msgspec alone.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.backends.base import Samples
-from edgeship.build.progress import Progress
-from edgeship.build.verify import Run
-from edgeship.targets import Measure
+if TYPE_CHECKING:
+    from edgeship.build.backends.base import Samples
+    from edgeship.build.progress import Progress
+    from edgeship.build.verify import Run
 
 #: Queries of one artifact before the next one has its turn.
 BLOCK: Final = 25
@@ -22,6 +25,22 @@ BLOCK: Final = 25
 MOST_S: Final = 20.0
 #: Inputs that the queries go round.
 _INPUTS: Final = 16
+
+
+class Plan(Protocol):
+    """What a target's ``[measure]`` says."""
+
+    @property
+    def warm_up(self) -> int:
+        """Inferences before the clock starts."""
+
+    @property
+    def min_queries(self) -> int:
+        """Inferences that are timed, at least."""
+
+    @property
+    def min_seconds(self) -> float:
+        """Time that is measured, at least, in seconds."""
 
 
 class Latency(Struct, frozen=True, kw_only=True):
@@ -47,7 +66,7 @@ class Latency(Struct, frozen=True, kw_only=True):
 def measure(
     runs: Mapping[str, Run],
     inputs: Samples,
-    plan: Measure,
+    plan: Plan,
     progress: Progress,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
@@ -91,5 +110,5 @@ def _block(run: Run, inputs: Samples, clock: Callable[[], float]) -> list[float]
     return times
 
 
-def _enough(times: Sequence[float], spent_s: float, plan: Measure) -> bool:
+def _enough(times: Sequence[float], spent_s: float, plan: Plan) -> bool:
     return spent_s >= MOST_S or (len(times) >= plan.min_queries and spent_s >= plan.min_seconds)

@@ -37,6 +37,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         labels: class names in the order of the output.
         output: folder for the results.
         key: author key file, or None for the one in the user's data folder.
+        measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
+        ssh_config: another configuration of ssh than the user's.
         install_toolchains: create a missing converter environment without asking.
     """
 
@@ -59,6 +61,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     version: str = "1.0.0"
     output: Path = Path("build")
     key: Path | None = None
+    measure: str = ""
+    ssh_config: Path | None = None
     install_toolchains: bool = False
     input_shapes: tuple[InputShape, ...] = ()
     weights: Path | None = None

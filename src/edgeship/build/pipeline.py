@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from edgeship.build import assemble, checks, inputs, output, routes, select, sources, target_files, toolchains
+from edgeship.build.bench import open_benches
 from edgeship.build.candidates import Workshop
-from edgeship.build.decide import Assessed, Decision, decide
+from edgeship.build.decide import Assessed, Decision, decide, stopped
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
@@ -55,16 +56,17 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         ConfigError: an option, a target or a TOML file cannot be followed.
         InputError: the model or the data cannot be used.
         ConversionError: there is no way to a target.
+        TransferError: the device that was named cannot be reached, or lacks what a run needs.
         VerificationError: the source file changed during the build.
     """
     targets = _targets(options)
     name = _name(options)
     output.check(options.output.absolute())
     started = time.monotonic()
-    with output.staging(options.output) as staging:
+    with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
         ready = _Toolchains(options, progress)
         ready.source()
-        checks.before_build(options.source, targets, progress)
+        hopeless = checks.before_build(options.source, targets, progress)
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
         for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
@@ -72,7 +74,12 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         forms = routes.Forms(read.source, staging.scratch / "forms", ready)
         workshop = Workshop(read, staging.scratch, forms, options.max_relative_rms, progress)
         try:
-            decisions = tuple(decide(workshop, target, options, progress) for target in targets)
+            decisions = tuple(
+                stopped(workshop, target, hopeless[target.id], progress)
+                if target.id in hopeless
+                else decide(workshop, target, options, benches, progress)
+                for target in targets
+            )
             _check_any_way(decisions, options)
             verdict = select.overall([each.choice.verdict for each in decisions])
             timings["build"] = time.monotonic() - started - timings["read"]

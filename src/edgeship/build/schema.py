@@ -21,11 +21,13 @@ class MeasuredOn(Struct, frozen=True, kw_only=True):
 
     Attributes:
         isa: ISA class, such as ``x86_64+vnni``.
+        device: ``user@host`` of a device that was reached over SSH; empty for the machine of the build.
     """
 
     arch: str
     isa: str
     cpu: str
+    device: str = ""
 
 
 class MetricFigures(Struct, frozen=True, kw_only=True):

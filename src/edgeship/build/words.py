@@ -63,7 +63,8 @@ def size(size_bytes: int) -> str:
 
 
 def _place(variant: VariantReport) -> str:
-    here = f"on this machine ({variant.measured_on.isa})"
+    where = variant.measured_on.device or "this machine"
+    here = f"on {where} ({variant.measured_on.isa})"
     return f"{here}, the ISA class of {variant.target}" if variant.on_target else f"{here}, not on {variant.target}"
 
 

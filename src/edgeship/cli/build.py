@@ -39,6 +39,9 @@ _FILE: Final = click.Path(path_type=Path)
 )
 @click.option("--latency-p99-ms", type=click.FloatRange(0, min_open=True), help="Latency budget.")
 @click.option("--size-bytes", type=click.IntRange(1), help="Size budget of a variant.")
+@click.option("--measure", metavar="SSH_ADDRESS", default="",
+              help="Run the candidates on this device: ssh://user@host or ssh://user@host:port.")  # fmt: skip
+@click.option("--ssh-config", type=_FILE, help="Configuration file for ssh.  [the user's]")
 @click.option("--accept-proxy-latency", is_flag=True, help="Let a latency of another ISA class judge the budget.")
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME=]1,3,224,224[:DTYPE]",
               help="Shape of an input that the source leaves open; repeat for several.")  # fmt: skip

@@ -1,0 +1,182 @@
+"""Where candidates are measured and judged: on this machine, or on a device over SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from msgspec import Struct, structs
+
+from edgeship.build import verify
+from edgeship.build.candidates import Built
+from edgeship.build.devices.address import parse_address
+from edgeship.build.devices.device import Candidate, Device
+from edgeship.build.devices.link import Link, launcher
+from edgeship.build.devices.worker import Plan
+from edgeship.build.inputs import Inputs
+from edgeship.build.measure import Latency, measure
+from edgeship.build.options import BuildOptions
+from edgeship.build.oracle import stacked
+from edgeship.build.progress import Progress
+from edgeship.build.schema import MeasuredOn
+from edgeship.targets import Measure, Target
+from edgeship_agent.contract.errors import ConfigError, ConversionError
+from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class
+
+
+class Trial(Struct, frozen=True, kw_only=True):
+    """One candidate, tried.
+
+    Attributes:
+        built: the candidate, compared with the source where it was tried.
+        notes: what is worth knowing about the place.
+    """
+
+    built: Built
+    latency: Latency
+    notes: tuple[str, ...] = ()
+
+
+class Trials(Struct, frozen=True, kw_only=True):
+    """Several candidates, tried in one interleaved run.
+
+    Attributes:
+        tried: precision → trial.
+        refused: precision → why it does not run there.
+    """
+
+    tried: Mapping[str, Trial]
+    refused: Mapping[str, str]
+
+
+class Bench(Protocol):
+    """A place to try candidates."""
+
+    @property
+    def place(self) -> MeasuredOn:
+        """What it is."""
+
+    def try_all(self, label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure, /) -> Trials:
+        """Try candidates: precision → candidate; ``label`` is ``target/runtime``."""
+
+
+class Here:
+    """This machine: every candidate was run and compared here already."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @property
+    def place(self) -> MeasuredOn:
+        """This machine."""
+        return MeasuredOn(arch=architecture(), isa=isa_class(), cpu=cpu_name())
+
+    def try_all(self, _label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure) -> Trials:
+        """Latency alone."""
+        runs = {precision: built.bound.run for precision, built in variants.items()}
+        times = measure(runs, inputs.evaluation_inputs, plan, self._progress) if runs else {}
+        tried = {precision: Trial(built=variants[precision], latency=latency) for precision, latency in times.items()}
+        return Trials(tried=tried, refused={})
+
+
+class There:
+    """A device: outputs, task metric and latency are the device's own."""
+
+    def __init__(self, device: Device, progress: Progress) -> None:
+        self._device = device
+        self._progress = progress
+        self._sent: Inputs | None = None
+
+    @property
+    def place(self) -> MeasuredOn:
+        """The device."""
+        facts = self._device.facts
+        return MeasuredOn(arch=facts.arch, isa=facts.isa, cpu=facts.cpu, device=self._device.name)
+
+    def try_all(self, label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure) -> Trials:
+        """Outputs of each in a process of its own, then the latency of those that run."""
+        if self._sent is not inputs:
+            self._device.send_inputs(inputs.evaluation_inputs)
+            self._sent = inputs
+        candidates = {precision: _candidate(f"{label}/{precision}", built) for precision, built in variants.items()}
+        compared: dict[str, Built] = {}
+        notes: dict[str, str] = {}
+        refused: dict[str, str] = {}
+        for precision, candidate in candidates.items():
+            try:
+                outputs = stacked(list(self._device.outputs(candidate)), candidate.label)
+            except ConversionError as error:
+                refused[precision] = error.message
+                continue
+            there = verify.compare(inputs.truth, outputs)
+            compared[precision] = structs.replace(variants[precision], comparison=there)
+            notes[precision] = self._note(variants[precision], there)
+        running = [candidates[precision] for precision in compared]
+        times = self._device.latencies(running, _plan(plan)) if running else {}
+        tried = {
+            precision: Trial(built=built, latency=times[f"{label}/{precision}"], notes=(notes[precision],))
+            for precision, built in compared.items()
+        }
+        return Trials(tried=tried, refused=refused)
+
+    def _note(self, built: Built, there: verify.Comparison) -> str:
+        here = built.comparison
+        return (
+            f"run on {self._device.name}: relative RMS {_text(there.relative_rms)} there, {_text(here.relative_rms)} "
+            f"here; {there.metric.name} {there.metric.value:.4f} there, {here.metric.value:.4f} here"
+        )
+
+
+class Benches(Struct, frozen=True, kw_only=True):
+    """This machine and, where one was named, a device for the targets of its architecture."""
+
+    here: Here
+    there: There | None = None
+
+    def of(self, target: Target) -> Bench:
+        """Where a target's candidates are tried."""
+        if self.there is not None and self.there.place.arch == target.arch:
+            return self.there
+        return self.here
+
+
+@contextmanager
+def open_benches(options: BuildOptions, targets: Sequence[Target], progress: Progress) -> Iterator[Benches]:
+    """Open what a build measures on; a device is left as it was found, whatever happens.
+
+    Raises:
+        ConfigError: the address is none, or no target is of the device's architecture.
+        TransferError: the device cannot be reached, or lacks something that cannot be installed.
+    """
+    here = Here(progress)
+    if not options.measure:
+        yield Benches(here=here)
+        return
+    address = parse_address(options.measure)
+    with Device(Link(address, launcher(options.ssh_config)), address.text, progress) as device:
+        fitting = [target for target in targets if target.arch == device.machine]
+        if not fitting:
+            wanted = ", ".join(f"{target.id} ({target.arch})" for target in targets)
+            raise ConfigError(f"the device is {device.machine}, and no target of this build is", key="--measure",
+                              expected=wanted, got=f"{address.text} ({device.machine})",
+                              next_step="name a device of the target's kind, or another target")  # fmt: skip
+        device.prepare({entry.name: entry.version for target in reversed(fitting) for entry in target.runtimes})
+        there = There(device, progress)
+        runtimes = " · ".join(f"{name} {version}" for name, version in device.facts.runtimes.items() if version)
+        progress.step("device", f"{address.text} · {there.place.isa} · {there.place.cpu} · {runtimes}")
+        yield Benches(here=here, there=there)
+
+
+def _candidate(label: str, built: Built) -> Candidate:
+    artifact = built.artifact
+    return Candidate(label=label, runtime=artifact.runtime, threads=1, files=artifact.files,
+                     variant=verify.draft_variant(artifact))  # fmt: skip
+
+
+def _plan(plan: Measure) -> Plan:
+    return Plan(warm_up=plan.warm_up, min_queries=plan.min_queries, min_seconds=plan.min_seconds)
+
+
+def _text(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.3g}"
