@@ -133,7 +133,9 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
 
 def stopped(workshop: Workshop, target: Target, reason: str, progress: Progress) -> Decision:
     """A target that a check ruled out: nothing is built for it."""
-    workshop.tried.append(Attempt(target=target.id, runtime="", precision="", outcome="refused", reason=reason))
+    workshop.tried.append(
+        Attempt(target=target.id, runtime=target.runtimes[0].name, precision="fp32", outcome="refused", reason=reason)
+    )
     progress.step("refused", f"{target.id}: {reason}", "failed")
     choice = Choice(verdict="fail", chosen="", reason=f"there is no way from this model to {target.id}: {reason}")
     progress.step(*chosen_line(target.id, choice, None))
