@@ -250,6 +250,30 @@ def samples_needed(
     return math.ceil(high - n)
 
 
+def samples_needed_by_width(n: int, drop: float, low: float, high: float, limit: float) -> int | None:
+    """How many *more* samples would decide about any drop with an interval, if its sides shrink with the root of n.
+
+    Args:
+        n: samples so far.
+        drop: estimate.
+        low, high: its interval.
+        limit: largest drop that is accepted, in the unit of ``drop``.
+
+    Returns:
+        0 where it is decided already; None where the drop lies so close to the limit that no reasonable number would do.
+
+    >>> samples_needed_by_width(1000, 0.0, -0.02, 0.02, limit=0.01)
+    3000
+    """
+    if high <= limit or low > limit:
+        return 0
+    side, distance = (high - drop, limit - drop) if drop <= limit else (drop - low, drop - limit)
+    if not (math.isfinite(side) and distance > 0.0) or n == 0:
+        return None
+    needed = n * (side / distance) ** 2
+    return math.ceil(needed - n) if needed <= MAX_SAMPLES else None
+
+
 def _z(confidence: float) -> float:
     return NormalDist().inv_cdf((1.0 + confidence) / 2.0)
 
