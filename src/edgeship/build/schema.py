@@ -34,10 +34,13 @@ class MetricFigures(Struct, frozen=True, kw_only=True):
     """The task metric of one variant on the evaluation set.
 
     Attributes:
-        name: ``top1`` (labels), ``agreement`` (same class as the source) or ``closeness`` (share of samples whose own
-            relative RMS against the source is within the limit).
-        low, high: 95 % Wilson interval of ``value``.
-        drop: the source's value minus this one's, with its 95 % paired Newcombe interval.
+        name: as it was asked for: ``top1``, ``agreement`` (same class as the source), ``closeness`` (share of samples
+            whose own relative RMS against the source is within the limit), or another of docs/guide/metrics.md.
+        low, high: 95 % interval of ``value``; Wilson's where the metric is a share.
+        drop: what is lost against the source, positive is worse, with its 95 % paired interval: Newcombe's where the
+            metric is a share.
+        source: the source's value.
+        unit: of the values: ``fraction``, ``dB`` or empty for a plain number; ``drop_unit``: of the drop.
     """
 
     name: str
@@ -48,6 +51,36 @@ class MetricFigures(Struct, frozen=True, kw_only=True):
     drop: float
     drop_low: float
     drop_high: float
+    source: float | None = None
+    unit: str = "fraction"
+    drop_unit: str = "fraction"
+
+
+class ClassRecall(Struct, frozen=True, kw_only=True):
+    """How often a variant finds one class, and how often the source does.
+
+    Attributes:
+        label: the class's name, or its index where it has none.
+        source, value: recall of source and variant.
+        low, high: 95 % Wilson interval of ``value``.
+        drop: what is lost, with its 95 % paired Newcombe interval.
+        both, only_source, only_variant, neither: who was right, in samples.
+    """
+
+    index: int
+    label: str
+    n: int
+    source: float
+    value: float
+    low: float
+    high: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    both: int
+    only_source: int
+    only_variant: int
+    neither: int
 
 
 class VariantReport(Struct, frozen=True, kw_only=True):
@@ -67,6 +100,8 @@ class VariantReport(Struct, frozen=True, kw_only=True):
         ran_precision: precision that the runtime was held to while it was verified.
         speedup: p50 of this target's fp32 ÷ p50 of this one, from the same interleaved run.
         notes: everything else worth knowing: fallbacks, saturation, proxies.
+        class_recalls: of every class that has samples, where the first output names classes; without labels, against
+            what the source says.
     """
 
     target: str
@@ -94,6 +129,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
     latency_queries: int = 0
     memory_bytes: int = 0
     notes: tuple[str, ...] = ()
+    class_recalls: tuple[ClassRecall, ...] = ()
 
 
 class GateReport(Struct, frozen=True, kw_only=True):

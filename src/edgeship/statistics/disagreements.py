@@ -128,8 +128,12 @@ def _check(counts: Disagreements) -> None:
                          got=f"{counts.found:g}")  # fmt: skip
     # a hair above the whole is rounding of a scaled count
     if not all(part >= 0 for part in parts) or counts.labelled > counts.found * (1.0 + 1e-9):
-        raise InputError("not counts of labelled disagreements", key="labelled", expected=f"0 … {counts.found:g} in all",
-                         got=f"{counts.labelled:g}")  # fmt: skip
+        raise InputError(
+            "not counts of labelled disagreements",
+            key="labelled",
+            expected=f"0 … {counts.found:g} in all",
+            got=f"{counts.labelled:g}",
+        )
 
 
 def _peak(share: float, share_side: float, among: float, among_side: float) -> float:

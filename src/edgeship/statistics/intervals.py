@@ -256,11 +256,12 @@ def samples_needed_by_width(n: int, drop: float, low: float, high: float, limit:
     Args:
         n: samples so far.
         drop: estimate.
-        low, high: its interval.
+        low: lower end of its interval.
+        high: upper end.
         limit: largest drop that is accepted, in the unit of ``drop``.
 
     Returns:
-        0 where it is decided already; None where the drop lies so close to the limit that no reasonable number would do.
+        0 where it is decided already; None where the drop lies so close to the limit that no reasonable number would.
 
     >>> samples_needed_by_width(1000, 0.0, -0.02, 0.02, limit=0.01)
     3000

@@ -13,11 +13,11 @@ FAMILY_ERROR: Final = 0.05
 def confidence_of_look(position: int) -> float:
     """Two-sided confidence of the ``position``-th look (from 1) in an order that was fixed before the data were seen.
 
-    The first look has the ordinary 95 % interval, each further one half the error of the one before. An upper end that
-    is wrong with half of 1 − confidence then adds up to less than :data:`FAMILY_ERROR`, however many looks there are and
-    however they depend on each other, and no number of looks must be known beforehand. A plain fixed sequence, in which
-    every look keeps the whole error, does not apply: it stops at the first look that proves nothing, and a ladder of
-    fallbacks goes on there.
+    The first look has the ordinary 95 % interval, each further one half the error of the one before. The errors of the
+    upper ends, each half of 1 − confidence, then add up to less than :data:`FAMILY_ERROR`, however many looks there are
+    and however they depend on each other, and no number of looks must be known beforehand. A plain fixed
+    sequence, in which every look keeps the whole error, does not apply: it stops at the first look that proves nothing,
+    and a ladder of fallbacks goes on there.
 
     Raises:
         InputError: a position below 1.

@@ -1,32 +1,12 @@
-"""How far a variant is from its source: errors, predictions, task metric. Pure functions over arrays."""
+"""How far a variant is from its source: errors and answers, without any label. Pure functions over arrays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
-from msgspec import Struct
 
-from edgeship.build.schema import MetricFigures
-from edgeship.statistics.intervals import newcombe_paired, wilson
 from edgeship_agent.runtime.engine import Array
-
-Outputs = Sequence[Mapping[str, Array]]
-
-
-class Cells(Struct, frozen=True, kw_only=True):
-    """Paired counts: what the source and the variant got right on the same samples."""
-
-    both: int
-    only_reference: int
-    only_candidate: int
-    neither: int
-
-    @property
-    def n(self) -> int:
-        """All samples."""
-        return self.both + self.only_reference + self.only_candidate + self.neither
 
 
 def relative_rms(candidate: Array, reference: Array) -> float | None:
@@ -85,42 +65,6 @@ def predictions(first: Array, *, classes: bool) -> list[object]:
     if classes:
         return [int(index) for index in flat.argmax(axis=1)]
     return [row.astype(np.float32).round(6).tobytes() for row in flat]
-
-
-def cells(reference_right: Sequence[bool], candidate_right: Sequence[bool]) -> Cells:
-    """Count the four pairs.
-
-    >>> cells([True, True, False], [True, False, False])
-    Cells(both=1, only_reference=1, only_candidate=0, neither=1)
-    """
-    pairs = list(zip(reference_right, candidate_right, strict=True))
-    return Cells(
-        both=sum(a and b for a, b in pairs),
-        only_reference=sum(a and not b for a, b in pairs),
-        only_candidate=sum(b and not a for a, b in pairs),
-        neither=sum(not a and not b for a, b in pairs),
-    )
-
-
-def figures(name: str, counts: Cells) -> MetricFigures:
-    """The metric of the candidate with its Wilson interval, and its drop with the paired Newcombe interval.
-
-    >>> figures("top1", Cells(both=540, only_reference=0, only_candidate=0, neither=0)).drop_high <= 0.01
-    True
-    """
-    right = counts.both + counts.only_candidate
-    interval = wilson(right, counts.n)
-    difference = newcombe_paired(counts.both, counts.only_reference, counts.only_candidate, counts.neither)
-    return MetricFigures(
-        name=name,
-        value=right / counts.n,
-        low=interval.low,
-        high=interval.high,
-        n=counts.n,
-        drop=difference.drop,
-        drop_low=difference.low,
-        drop_high=difference.high,
-    )
 
 
 def sample_rms(candidate: Array, reference: Array) -> list[float]:

@@ -1,0 +1,35 @@
+"""Task metrics: each says what source and variant reach, and what is lost, with an interval. Pure but for what is read.
+
+A new metric is one class with a name and :meth:`Metric.compare`, and one line in :mod:`edgeship.build.metrics.choose`.
+"""
+
+from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose
+from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
+from edgeship.build.metrics.fidelity import predictions, relative_rms, sample_rms, sqnr_db, worst_group
+from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells, figures
+from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
+
+__all__ = [
+    "NAMES",
+    "Agreement",
+    "Cells",
+    "Closeness",
+    "Metric",
+    "MetricRequest",
+    "Outputs",
+    "Paired",
+    "Top",
+    "answers",
+    "cells",
+    "check_name",
+    "choose",
+    "class_recalls",
+    "figures",
+    "found_classes",
+    "lost_classes",
+    "predictions",
+    "relative_rms",
+    "sample_rms",
+    "sqnr_db",
+    "worst_group",
+]

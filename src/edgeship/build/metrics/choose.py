@@ -1,0 +1,222 @@
+"""From the name of a metric to the metric itself, with everything that it needs to know of the evaluation data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build.metrics import files, user
+from edgeship.build.metrics.average_precision import THRESHOLDS, MeanAveragePrecision
+from edgeship.build.metrics.balance import Balanced
+from edgeship.build.metrics.errors import Errors
+from edgeship.build.metrics.means import Cost
+from edgeship.build.metrics.paired import Metric, Outputs, first_of
+from edgeship.build.metrics.ranking import Auc, class_score, reconstruction_error
+from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top
+from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.runtime.engine import Array
+
+#: How metrics are asked for.
+NAMES: Final = (
+    "top1", "top5", "agreement", "closeness", "recall:CLASS", "worst_recall", "cost", "f1", "f1:CLASS", "auc",
+    "auc:CLASS", "map", "map50", "rmse", "mae", "snr", "MODULE:FUNCTION",
+)  # fmt: skip
+_TOP: Final = re.compile(r"top([1-9]\d{0,3})")
+_OF_CLASS: Final = ("recall", "f1", "auc")
+_ERRORS: Final = ("rmse", "mae", "snr")
+
+
+class MetricRequest(Struct, frozen=True, kw_only=True):
+    """A metric's name and what there is to make it from.
+
+    Attributes:
+        labels: right class per sample, or None.
+        targets: [N, …] of float, or None.
+        outputs: of the source on the evaluation set, the first output first.
+        inputs: prepared samples in order, with a batch axis of 1.
+        class_names: empty where unknown.
+        softmax: whether the first output holds logits.
+        closeness_limit: relative RMS within which a single sample counts as close.
+        cost_matrix, postprocess, ground_truth: files, or None.
+        evaluation: the evaluation data, for error messages.
+        files: names of its samples, empty where they have none.
+    """
+
+    name: str
+    labels: tuple[int, ...] | None
+    targets: Array | None
+    outputs: Outputs
+    inputs: Sequence[Mapping[str, Array]]
+    class_names: tuple[str, ...] = ()
+    softmax: bool = False
+    closeness_limit: float = 0.1
+    cost_matrix: Path | None = None
+    postprocess: Path | None = None
+    ground_truth: Path | None = None
+    evaluation: Path = Path()
+    files: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Entries of the first output."""
+        return int(first_of(self.outputs)[0].size)
+
+
+def check_name(name: str) -> str:
+    """Refuse what cannot be the name of a metric, before anything is read.
+
+    Raises:
+        ConfigError: unknown.
+
+    >>> check_name("top5"), check_name("recall:fault"), check_name("my_metrics:dice")
+    ('top5', 'recall:fault', 'my_metrics:dice')
+    """
+    if name in (*NAMES, "auto") or _TOP.fullmatch(name):
+        return name
+    head, colon, tail = name.partition(":")
+    if colon and tail and (head in _OF_CLASS or all(part.isidentifier() for part in (*head.split("."), tail))):
+        return name
+    raise ConfigError("unknown metric", key="metric", expected=", ".join(NAMES), got=name,
+                      next_step="choose one of these; docs/guide/metrics.md says what each needs")  # fmt: skip
+
+
+def choose(request: MetricRequest) -> Metric:
+    """The metric that was asked for.
+
+    Raises:
+        ConfigError: unknown, or a file that it needs is missing or cannot be followed.
+        InputError: the evaluation data has not what it needs.
+    """
+    name = check_name(request.name)
+    if name in _MAKERS:
+        return _MAKERS[name](request)
+    if match := _TOP.fullmatch(name):
+        return Top(labels=_labels(request), k=_fitting(int(match.group(1)), request))
+    head, _, tail = name.partition(":")
+    if head not in _OF_CLASS:
+        given = request.labels if request.targets is None else request.targets
+        return user.UserMetric(name=name, function=user.load(name), labels=None if given is None else np.asarray(given))
+    labels, index = _labels(request), _class(tail, request)
+    if index not in labels:
+        raise InputError("the evaluation data has no sample of this class", file=request.evaluation, key="y", got=tail,
+                         next_step="add samples of it, or choose another metric")  # fmt: skip
+    if head == "recall":
+        return Recall(labels=labels, index=index, label=tail)
+    if head == "f1":
+        return Balanced(name=name, labels=labels, classes=request.classes, index=index)
+    return Auc(name=name, positive=_both_sides([label == index for label in labels], request),
+               score=class_score(index, softmax=request.softmax))  # fmt: skip
+
+
+def _labels(request: MetricRequest) -> tuple[int, ...]:
+    if request.labels is None:
+        raise InputError("the evaluation data has no labels", file=request.evaluation, key="y",
+                         expected="one class index per sample",
+                         next_step="add y, or choose --metric agreement or closeness")  # fmt: skip
+    if max(request.labels) >= request.classes and request.name != "auc":
+        raise InputError("a class that the model does not have", file=request.evaluation, key="y",
+                         expected=f"0 … {request.classes - 1}", got=max(request.labels),
+                         next_step="number the classes in the order of the model's output")  # fmt: skip
+    return request.labels
+
+
+def _fitting(k: int, request: MetricRequest) -> int:
+    if k >= request.classes:
+        raise ConfigError("every answer is among so many classes", key="metric", got=f"top{k}",
+                          expected=f"fewer than {request.classes}", next_step="choose --metric top1")  # fmt: skip
+    return k
+
+
+def _class(text: str, request: MetricRequest) -> int:
+    """A class by its name, or by its index."""
+    if text in request.class_names:
+        return request.class_names.index(text)
+    if text.isdecimal() and int(text) < request.classes:
+        return int(text)
+    raise ConfigError("not a class of the model", key="metric", got=text,
+                      expected=", ".join(request.class_names) or f"0 … {request.classes - 1}",
+                      next_step="name one of them, or its index")  # fmt: skip
+
+
+def _both_sides(positive: Sequence[bool], request: MetricRequest) -> tuple[bool, ...]:
+    if all(positive) or not any(positive):
+        raise InputError("an area under the curve needs samples of both kinds", file=request.evaluation, key="y",
+                         got=f"{sum(positive)} positive of {len(positive)}",
+                         next_step="add samples of the other kind, or choose --metric closeness")  # fmt: skip
+    return tuple(positive)
+
+
+def _auc(request: MetricRequest) -> Metric:
+    labels = _labels(request)
+    if set(labels) - {0, 1}:
+        raise InputError("auc tells two kinds of samples apart", file=request.evaluation, key="y", got=max(labels),
+                         expected="0 (normal) or 1", next_step="choose --metric auc:CLASS")  # fmt: skip
+    positive = _both_sides([label == 1 for label in labels], request)
+    first, inputs = first_of(request.outputs), list(request.inputs[0].values())
+    if len(inputs) == 1 and inputs[0].size == first[0].size:
+        rows = np.concatenate([next(iter(sample.values())) for sample in request.inputs])
+        return Auc(name="auc", positive=positive, score=reconstruction_error(rows))
+    if request.classes > 2:
+        raise ConfigError("neither two classes, one score, nor a reconstruction of the input", key="metric", got="auc",
+                          expected="auc:CLASS", next_step="name the class whose score is meant")  # fmt: skip
+    softmax = request.softmax and request.classes == 2
+    return Auc(name="auc", positive=positive, score=class_score(request.classes - 1, softmax=softmax))
+
+
+def _cost(request: MetricRequest) -> Metric:
+    if request.cost_matrix is None:
+        raise ConfigError("what does an error cost?", key="cost_matrix", expected="--cost-matrix FILE.toml or .csv",
+                          next_step="write one; docs/guide/metrics.md has an example")  # fmt: skip
+    matrix = files.read_costs(request.cost_matrix, request.classes, request.class_names)
+    return Cost(labels=_labels(request), matrix=matrix)
+
+
+def _errors(request: MetricRequest) -> Metric:
+    targets, first = request.targets, first_of(request.outputs)
+    if targets is None:
+        raise InputError("the evaluation data has no targets", file=request.evaluation, key="y",
+                         expected=f"floats {list(first.shape)}",
+                         next_step="save y as float targets of the first output's shape")  # fmt: skip
+    if targets.size != first.size:
+        raise InputError("targets of another size than the first output", file=request.evaluation, key="y",
+                         expected=list(first.shape), got=list(targets.shape),
+                         next_step="save y as float targets of the first output's shape")  # fmt: skip
+    return Errors(name=request.name, targets=targets.reshape(len(targets), -1).astype(np.float64))
+
+
+def _map(request: MetricRequest) -> Metric:
+    if request.postprocess is None or request.ground_truth is None:
+        missing = "postprocess" if request.postprocess is None else "ground_truth"
+        raise ConfigError(f"{request.name} needs one more file", key=missing, expected=_NEEDED[missing],
+                          next_step="write one; docs/guide/metrics.md has an example")  # fmt: skip
+    decoding = files.read_decoding(request.postprocess, request.outputs)
+    count = len(first_of(request.outputs))
+    truth = files.read_objects(request.ground_truth, decoding, count, request.files)
+    return MeanAveragePrecision(name=request.name, truth=truth, decoding=decoding)
+
+
+_NEEDED: Final = {
+    "postprocess": "--postprocess FILE.toml",
+    "ground_truth": "--ground-truth FILE.json (COCO) or a folder of YOLO text files",
+}
+
+
+def _balanced(request: MetricRequest) -> Metric:
+    return Balanced(name=request.name, labels=_labels(request), classes=request.classes)
+
+
+_MAKERS: Final[dict[str, Callable[[MetricRequest], Metric]]] = {
+    "agreement": lambda _: Agreement(),
+    "closeness": lambda request: Closeness(limit=request.closeness_limit),
+    "cost": _cost,
+    "f1": _balanced,
+    "worst_recall": _balanced,
+    "auc": _auc,
+    **dict.fromkeys(THRESHOLDS, _map),
+    **dict.fromkeys(_ERRORS, _errors),
+}

@@ -1,0 +1,210 @@
+"""From a detector's raw outputs to boxes: the decoding that a TOML file describes, and non-maximum suppression. Pure.
+
+``--postprocess FILE.toml``::
+
+    schema_version = 1
+
+    [detection]
+    boxes = "boxes"                  # output that holds them; may be the same as that of the scores
+    scores = "scores"
+    box_columns = [0, 4]             # where in the last axis the four numbers of a box stand
+    score_columns = [4, 84]          # one a class
+    objectness_column = 4            # left out where there is none; scores are multiplied by it
+    channels_first = false           # true for [channels, boxes], as ultralytics exports
+    format = "xyxy"                  # corners; or "cxcywh" (centre and size), or "xywh" (corner and size)
+    width = 320                      # what x is divided by to lie in 0 … 1; 1 where it does already
+    height = 240
+    activation = "none"              # of the scores: none, sigmoid or softmax
+    background = 0                   # class that is no object; left out where there is none
+    categories = [1, 3]              # COCO category of each class that is an object; left out: in order of their ids
+    score_threshold = 0.05
+    iou_threshold = 0.5
+    class_aware = true               # boxes suppress only boxes of their own class
+    max_detections = 100
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build.metrics.paired import Outputs
+from edgeship_agent.runtime.engine import Array
+
+FORMATS: Final = ("xyxy", "cxcywh", "xywh")
+ACTIVATIONS: Final = ("none", "sigmoid", "softmax")
+#: At most so many of the best boxes of an image go into the suppression, as detectors' own exports do.
+_MOST_CANDIDATES: Final = 30_000
+
+
+class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How raw outputs become boxes; the keys are explained at the top of this module."""
+
+    boxes: str
+    scores: str
+    box_columns: tuple[int, int] = (0, 4)
+    score_columns: tuple[int, int] | None = None
+    objectness_column: int | None = None
+    channels_first: bool = False
+    format: str = "xyxy"
+    width: float = 1.0
+    height: float = 1.0
+    activation: str = "none"
+    background: int | None = None
+    categories: tuple[int, ...] = ()
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    class_aware: bool = True
+    max_detections: int = 100
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The postprocessing as the manifest's output contract lists it, one step a string.
+
+        >>> Decoding(boxes="boxes", scores="scores").steps[-1]
+        'nms iou 0.5 class-aware score 0.05 at most 100'
+        """
+        kind = "class-aware" if self.class_aware else "over all classes"
+        first_column, end = self.box_columns
+        columns = f"boxes {self.boxes}[{first_column}:{end}] {self.format} ÷ {self.width:g} × {self.height:g}"
+        classes = "all" if self.score_columns is None else f"{self.score_columns[0]}:{self.score_columns[1]}"
+        scores = f"scores {self.scores}[{classes}] {self.activation}"
+        if self.objectness_column is not None:
+            scores += f" × column {self.objectness_column}"
+        if self.background is not None:
+            scores += f" without class {self.background}"
+        first = ("transpose channels last",) if self.channels_first else ()
+        nms = f"nms iou {self.iou_threshold:g} {kind} score {self.score_threshold:g} at most {self.max_detections}"
+        return (*first, columns, scores, nms)
+
+
+class Detections(Struct, frozen=True, kw_only=True):
+    """What was found in one image, the surest first.
+
+    Attributes:
+        boxes: [K, 4], corners x0 y0 x1 y1 as shares of width and height.
+        scores: [K].
+        classes: [K].
+    """
+
+    boxes: Array
+    scores: Array
+    classes: Array
+
+
+def detect(outputs: Outputs, decoding: Decoding) -> list[Detections]:
+    """Boxes of every sample; a box or score that is no number is none.
+
+    Args:
+        outputs: name → [N, …].
+        decoding: how to read them.
+    """
+    boxes, scores = outputs[decoding.boxes], outputs[decoding.scores]
+    return [_detect_one(box, score, decoding) for box, score in zip(boxes, scores, strict=True)]
+
+
+def _detect_one(raw_boxes: Array, raw_scores: Array, decoding: Decoding) -> Detections:
+    box_rows, score_rows = _rows(raw_boxes, decoding), _rows(raw_scores, decoding)
+    boxes = corners(box_rows[:, slice(*decoding.box_columns)], decoding)
+    scores = _class_scores(score_rows, decoding)
+    whole: Array = np.all(np.isfinite(boxes), axis=1)
+    good = whole[:, None] & np.isfinite(scores) & (scores >= decoding.score_threshold)
+    if decoding.background is not None:
+        good[:, decoding.background] = False
+    rows, classes = np.nonzero(good)
+    sure = scores[rows, classes]
+    order = np.argsort(-sure, kind="stable")[:_MOST_CANDIDATES]
+    rows, classes, sure = rows[order], classes[order], sure[order]
+    kept = suppress(boxes[rows], classes if decoding.class_aware else None, decoding)
+    return Detections(boxes=boxes[rows][kept], scores=sure[kept], classes=classes[kept])
+
+
+def _rows(raw: Array, decoding: Decoding) -> Array:
+    """[boxes, columns] of one sample."""
+    flat = raw.reshape(-1, raw.shape[-2], raw.shape[-1])
+    if decoding.channels_first:
+        flat = flat.transpose(0, 2, 1)
+    return flat.reshape(-1, flat.shape[-1]).astype(np.float64)
+
+
+def _class_scores(rows: Array, decoding: Decoding) -> Array:
+    columns = slice(None) if decoding.score_columns is None else slice(*decoding.score_columns)
+    scores = rows[:, columns]
+    sure = None if decoding.objectness_column is None else rows[:, decoding.objectness_column]
+    if decoding.activation == "softmax":
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        scores = powers / powers.sum(axis=1, keepdims=True)
+    elif decoding.activation == "sigmoid":
+        scores, sure = _sigmoid(scores), None if sure is None else _sigmoid(sure)
+    return scores if sure is None else scores * sure[:, None]
+
+
+def _sigmoid(values: Array) -> Array:
+    logistic: Array = 0.5 * (1.0 + np.tanh(0.5 * values))
+    return logistic
+
+
+def corners(boxes: Array, decoding: Decoding) -> Array:
+    """[K, 4] in any format → corners as shares of width and height.
+
+    >>> corners(np.array([[50.0, 50.0, 20.0, 40.0]]), Decoding(boxes="b", scores="s", format="cxcywh", width=100,
+    ...                                                        height=100)).tolist()
+    [[0.4, 0.3, 0.6, 0.7]]
+    """
+    first, second = boxes[:, :2], boxes[:, 2:]
+    if decoding.format == "cxcywh":
+        first, second = first - second / 2.0, first + second / 2.0
+    elif decoding.format == "xywh":
+        second = first + second
+    size = np.asarray([decoding.width, decoding.height])
+    return np.concatenate([first / size, second / size], axis=1)
+
+
+def suppress(boxes: Array, classes: Array | None, decoding: Decoding) -> Array:
+    """Greedy non-maximum suppression of boxes in order of their scores; positions of those that stay.
+
+    Args:
+        boxes: [K, 4] corners, the surest first.
+        classes: [K], or None where a box suppresses those of every class.
+        decoding: threshold and the most that may stay.
+    """
+    open_ = np.ones(len(boxes), bool)
+    kept = []
+    for index in range(len(boxes)):
+        if not open_[index]:
+            continue
+        kept.append(index)
+        if len(kept) == decoding.max_detections:
+            break
+        close = overlaps(boxes[index : index + 1], boxes[index + 1 :])[0] > decoding.iou_threshold
+        if classes is not None:
+            close &= classes[index + 1 :] == classes[index]
+        open_[index + 1 :] &= ~close
+    return np.asarray(kept, np.int64)
+
+
+def overlaps(one: Array, other: Array) -> Array:
+    """Intersection over union of corner boxes: [A, 4] and [B, 4] → [A, B].
+
+    >>> overlaps(np.array([[0.0, 0.0, 2.0, 2.0]]), np.array([[1.0, 0.0, 3.0, 2.0]])).round(4).tolist()
+    [[0.3333]]
+    """
+    shared = intersections(one, other)
+    union = _areas(one)[:, None] + _areas(other)[None] - shared
+    share: Array = np.where(union > 0.0, shared / np.where(union > 0.0, union, 1.0), 0.0)
+    return share
+
+
+def intersections(one: Array, other: Array) -> Array:
+    """Areas that boxes share: [A, B]."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    area: Array = np.clip(high - low, 0.0, None).prod(axis=2)
+    return area
+
+
+def _areas(boxes: Array) -> Array:
+    area: Array = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)
+    return area
