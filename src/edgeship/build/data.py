@@ -21,7 +21,7 @@ IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".p
 _CALIBRATES: Final = frozenset({0, 2, 4})
 _DESCRIBE: Final = "describe the way from the array to the model with --preprocess FILE.toml"
 _SUPPLY: Final = "give a file with x (and y), or a folder with one sub-folder of images per class"
-_LABELS: Final = "save y as one class index (0, 1, …) per sample"
+_LABELS: Final = "save y as one class index (0, 1, …) per sample, or as float targets"
 _FORMS: Final = "an .npz file with x (and y), or a folder with one sub-folder of images per class"
 #: With fewer samples than this, all of them set ranges and the target's default scheme is taken.
 SELECTION_MIN: Final = 50
@@ -34,6 +34,8 @@ class Dataset(Struct, frozen=True, kw_only=True):
         samples: one mapping model input → raw sample (no batch axis) per sample.
         labels: class index per sample, or None.
         class_names: names of the classes where the data tells them.
+        targets: [N, …], where ``y`` holds floats instead of classes.
+        files: path of each sample below ``path``, where the samples are files.
         digests: sha256 of each sample's content.
         digest: sha256 over the samples' digests and labels, in order.
     """
@@ -44,6 +46,8 @@ class Dataset(Struct, frozen=True, kw_only=True):
     class_names: tuple[str, ...]
     digests: tuple[str, ...]
     digest: str
+    targets: Array | None = None
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -56,24 +60,29 @@ class Dataset(Struct, frozen=True, kw_only=True):
 def load(path: Path, contracts: Sequence[InputContract]) -> Dataset:
     """Read a data set and check every sample against the contract.
 
+    It is labelled where the file has ``y``, or where the images lie in sub-folders of the folder.
+
     Raises:
         InputError: not there, not readable, empty, or with a sample of the wrong shape or dtype, or with NaN.
     """
     if path.is_dir():
-        samples, labels, names = _read_folder(path, contracts)
+        read = _read_folder(path, contracts)
     elif path.is_file():
-        samples, labels, names = _read_archive(path, contracts)
+        read = _read_archive(path, contracts)
     else:
         raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
+    samples = read.samples
     if not samples:
         raise InputError("the data set is empty", file=path, expected="at least one sample", got=0, next_step=_SUPPLY)
     for index, sample in enumerate(samples):
         _check(sample, contracts, path, index)
     digests = tuple(_digest(sample) for sample in samples)
-    whole = hashlib.sha256("\n".join((*digests, repr(labels))).encode()).hexdigest()
+    answers = repr(read.labels) if read.targets is None else hashlib.sha256(read.targets.tobytes()).hexdigest()
+    whole = hashlib.sha256("\n".join((*digests, answers)).encode()).hexdigest()
     return Dataset(
-        path=path, samples=samples, labels=labels, class_names=names, digests=digests, digest=f"sha256:{whole}"
-    )
+        path=path, samples=samples, labels=read.labels, class_names=read.class_names, digests=digests,
+        digest=f"sha256:{whole}", targets=read.targets, files=read.files,
+    )  # fmt: skip
 
 
 def check_disjoint(calibration: Dataset, evaluation: Dataset) -> None:
@@ -108,7 +117,14 @@ def split(count: int) -> tuple[list[int], list[int]]:
     return ranges, [index for index in range(count) if index % 5 not in _CALIBRATES]
 
 
-_Read = tuple[tuple[Mapping[str, Array], ...], tuple[int, ...] | None, tuple[str, ...]]
+class _Read(Struct, frozen=True, kw_only=True):
+    """What a file or folder holds; fields as in :class:`Dataset`."""
+
+    samples: tuple[Mapping[str, Array], ...]
+    labels: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    targets: Array | None = None
+    files: tuple[str, ...] = ()
 
 
 def _read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
@@ -127,9 +143,11 @@ def _read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
             got=sizes,
             next_step="give every input as many samples",
         )
-    labels = _labels(arrays["y"], count, path) if "y" in arrays else None
     samples = tuple({name: array[index] for name, array in inputs.items()} for index in range(count))
-    return samples, labels, ()
+    y = arrays.get("y")
+    if y is not None and y.dtype.kind == "f":
+        return _Read(samples=samples, targets=_targets(y, count, path))
+    return _Read(samples=samples, labels=None if y is None else _labels(y, count, path))
 
 
 def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int, path: Path) -> Array:
@@ -163,20 +181,37 @@ def _labels(array: Array, count: int, path: Path) -> tuple[int, ...]:
     return tuple(int(label) for label in array)
 
 
+def _targets(array: Array, count: int, path: Path) -> Array:
+    if not array.ndim or len(array) != count:
+        raise InputError("not one target per sample", file=path, key="y", expected=f"floats [{count}, …]",
+                         got=f"{array.dtype} {list(array.shape)}", next_step=_LABELS)  # fmt: skip
+    if not np.isfinite(array).all():
+        raise InputError("NaN or infinity among the targets", file=path, key="y", expected="finite numbers",
+                         got=f"{int((~np.isfinite(array)).sum())} that are not",
+                         next_step="take such samples out")  # fmt: skip
+    return array
+
+
 def _read_folder(path: Path, contracts: Sequence[InputContract]) -> _Read:
     if len(contracts) != 1:
         raise InputError("a folder of images feeds a model with one input", file=path,
                          expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
                          next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
     classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    samples: list[Mapping[str, Array]] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() in IMAGES:
-                samples.append({contracts[0].tensor: _image(file, contracts[0])})
-                labels.append(label)
-    return tuple(samples), tuple(labels), tuple(folder.name for folder in classes)
+    found = [(file, label) for label, folder in enumerate(classes) for file in _images_in(folder)]
+    labelled = bool(found)
+    if not labelled:
+        found = [(file, 0) for file in _images_in(path)]
+    return _Read(
+        samples=tuple({contracts[0].tensor: _image(file, contracts[0])} for file, _ in found),
+        labels=tuple(label for _, label in found) if labelled else None,
+        class_names=tuple(folder.name for folder in classes) if labelled else (),
+        files=tuple(str(file.relative_to(path)) for file, _ in found),
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGES]
 
 
 def _image(file: Path, contract: InputContract) -> Array:

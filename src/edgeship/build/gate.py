@@ -9,14 +9,16 @@ from msgspec import Struct, structs
 
 from edgeship.build.layout import PARITY_RMS
 from edgeship.build.measure import Latency
+from edgeship.build.metric_gate import FieldEvidence, judge_classes, judge_field, judge_metric
 from edgeship.build.schema import GateReport
 from edgeship.build.verify import Comparison
-from edgeship.statistics.intervals import samples_needed
 
 #: A candidate that says fewer than this share of the source's different answers is degenerate.
 DISTINCT_SHARE: Final = 0.9
 #: A channel group whose error is half its own size tells nothing any more.
 GROUP_RMS: Final = 0.5
+#: Largest loss of a metric in dB where no margin is given: some 1.2 % more noise amplitude.
+MAX_DROP_DB: Final = 0.1
 #: How much smaller or faster a quantized variant must be to be worth its loss.
 WORTH: Final = 0.95
 
@@ -25,11 +27,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     """What a target asks for, command line and target file joined; 0 for none.
 
     Attributes:
+        max_drop: of the metric, as a fraction; ``max_drop_db``: of one that is measured in dB.
         explicit_latency: whether the latency budget was asked for on the command line.
     """
 
     max_drop: float
     max_relative_rms: float
+    max_drop_db: float = MAX_DROP_DB
     latency_p99_ms: float = 0.0
     explicit_latency: bool = False
     accept_proxy_latency: bool = False
@@ -43,6 +47,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
         classes: whether its first output is read as classes.
         on_target: whether ``latency`` was taken on the target's ISA class.
         fp32_size_bytes, fp32_latency: of the same target's and runtime's float variant.
+        position: among the variants of its target that are judged by the metric, from 1, in the order of preference.
+        field: what unlabelled samples say of it, where the build was given some.
     """
 
     target: str
@@ -55,6 +61,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     classes: bool
     fp32_size_bytes: int
     fp32_latency: Latency
+    position: int = 1
+    field: FieldEvidence | None = None
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
@@ -67,7 +75,10 @@ def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
     if candidate.comparison.grouped and not candidate.classes:
         gates.append(_groups(candidate))
     if quantized:
-        gates += [_metric(candidate, limits), _slowdown(candidate)]
+        gates.append(_metric(candidate, limits))
+        if candidate.comparison.class_recalls:
+            gates.append(_class_recall(candidate, limits))
+        gates.append(_slowdown(candidate))
     if limits.size_bytes:
         gates.append(_size(candidate, limits))
     if limits.latency_p99_ms and (candidate.on_target or limits.explicit_latency):
@@ -98,7 +109,7 @@ def _distinct(candidate: Candidate) -> GateReport:
         sentence = f"degenerate: it says only {seen} different {what} where the source says {reference}"
     return structs.replace(
         _gate(candidate, "distinct", f"different {what} ≥ {limit}", seen >= limit, sentence),
-        value=float(seen), limit=float(limit), n=candidate.comparison.cells.n,
+        value=float(seen), limit=float(limit), n=candidate.comparison.samples,
         evidence={"source": float(reference)},
     )  # fmt: skip
 
@@ -120,7 +131,7 @@ def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
         sentence = f"relative RMS {rms:.3g} ≤ {limit:g}"
     return structs.replace(
         _gate(candidate, "relative_rms", f"relative RMS ≤ {limit:g}", holds, sentence),
-        value=rms, limit=limit, n=candidate.comparison.cells.n,
+        value=rms, limit=limit, n=candidate.comparison.samples,
         evidence={name: -1.0 if value is None else value for name, value in others.items()},
         next="" if holds else "calibrate with data like the field's, or look at the report",
     )  # fmt: skip
@@ -133,35 +144,40 @@ def _groups(candidate: Candidate) -> GateReport:
     return structs.replace(
         _gate(candidate, "group_rms", f"relative RMS of each channel group ≤ {GROUP_RMS:g}", holds,
               f"the worst channel group has relative RMS {shown}"),
-        value=worst, limit=GROUP_RMS, n=candidate.comparison.cells.n,
+        value=worst, limit=GROUP_RMS, n=candidate.comparison.samples,
         next="" if holds else "give values of different size outputs of their own",
     )  # fmt: skip
 
 
 def _metric(candidate: Candidate, limits: Limits) -> GateReport:
-    metric, cells = candidate.comparison.metric, candidate.comparison.cells
-    holds = True if metric.drop_high <= limits.max_drop else False if metric.drop_low > limits.max_drop else None
-    interval = f"95 % {metric.drop_low:+.2%}…{metric.drop_high:+.2%}, n={metric.n}"
-    if holds:
-        sentence = f"{metric.name} drop {metric.drop:+.2%} ({interval}) is proven within {limits.max_drop:.2%}"
-    elif holds is False:
-        sentence = f"{metric.name} drop {metric.drop:+.2%} ({interval}) exceeds {limits.max_drop:.2%}"
-    else:
-        sentence = f"{metric.name} drop ≤ {limits.max_drop:.2%}: not proven ({interval} crosses the limit)"
-    more = samples_needed(
-        cells.both, cells.only_reference, cells.only_candidate, cells.neither, limits.max_drop
-    ) if holds is None else 0  # fmt: skip
-    hint = f"{more:,} more evaluation samples at these rates would decide" if more else ""
-    if holds is None and more is None:
-        hint = "no reasonable number of samples would decide: the drop lies at the limit"
+    comparison = candidate.comparison
+    metric = comparison.metric
+    limit = limits.max_drop_db if metric.drop_unit == "dB" else limits.max_drop
+    answer = judge_metric(comparison.paired, limit, position=candidate.position, differing=comparison.differing)
+    name, field = metric.name, candidate.field
+    if field is not None and (name != field.metric or answer.holds is not False):
+        # the claim was moved to the unlabelled samples before either was looked at: one of them proves, not both
+        name, answer = field.metric, judge_field(field, limit)
+    found = answer.difference
     return structs.replace(
-        _gate(candidate, metric.name, f"{metric.name} drop_high ≤ {limits.max_drop:g}", holds, sentence),
-        value=metric.drop, limit=limits.max_drop, low=metric.drop_low, high=metric.drop_high, n=metric.n,
-        next=hint,
-        evidence={
-            "both": float(cells.both), "only_source": float(cells.only_reference),
-            "only_variant": float(cells.only_candidate), "neither": float(cells.neither),
-        },
+        _gate(candidate, name, f"{name} drop_high ≤ {limit:g}", answer.holds, answer.sentence),
+        value=found.drop, limit=limit, low=found.low, high=found.high, n=answer.n, next=answer.hint,
+        evidence=answer.evidence, unit=metric.drop_unit,
+    )  # fmt: skip
+
+
+def _class_recall(candidate: Candidate, limits: Limits) -> GateReport:
+    recalls = candidate.comparison.class_recalls
+    holds, sentence, worst = judge_classes(recalls, limits.max_drop)
+    rule = f"no class that the source finds is proven to lose more than {limits.max_drop:g} of its recall"
+    evidence = {"classes": float(len(recalls))}
+    if worst is not None:
+        evidence |= {"class": float(worst.index), "both": float(worst.both), "only_source": float(worst.only_source),
+                     "only_variant": float(worst.only_variant), "neither": float(worst.neither)}  # fmt: skip
+    return structs.replace(
+        _gate(candidate, "class_recall", rule, holds, sentence),
+        value=worst.drop if worst else 0.0, limit=limits.max_drop, n=worst.n if worst else 0, evidence=evidence,
+        next="" if holds else "calibrate with samples of that class, or look at its recall in the report",
     )  # fmt: skip
 
 

@@ -136,14 +136,15 @@ class GateReport(Struct, frozen=True, kw_only=True):
     """One rule applied to one variant, with all that is needed to recompute it (``explain build/<id>``).
 
     Attributes:
-        id: name of the rule: the metric's name, ``relative_rms``, ``distinct``, ``slowdown``, ``latency_p99_ms``,
-            ``size_bytes``; the same id occurs once per variant.
+        id: name of the rule: the metric's name, ``class_recall``, ``relative_rms``, ``distinct``, ``slowdown``,
+            ``latency_p99_ms``, ``size_bytes``; the same id occurs once per variant.
         rule: such as ``top1 drop_high ≤ 0.01``.
         value, limit: what was measured and what it may be, in the rule's unit.
         low, high: interval of the value, where it has one.
         holds: True, False, or None where it is not decided.
-        evidence: the raw counts that the value was computed from.
+        evidence: the raw counts that the value was computed from, and the confidence of its interval.
         next: what would decide or mend it.
+        unit: of value, limit and interval where they are not what the name's end says: ``fraction``, ``dB`` or empty.
     """
 
     id: str
@@ -160,6 +161,7 @@ class GateReport(Struct, frozen=True, kw_only=True):
     sentence: str
     next: str = ""
     evidence: dict[str, float] = field(default_factory=dict)
+    unit: str = "fraction"
 
 
 class Attempt(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from edgeship.build import metrics
 from edgeship.build.backends.base import Artifact, Samples
 from edgeship.build.oracle import stacked
 from edgeship.build.progress import Progress
-from edgeship.build.schema import MetricFigures
+from edgeship.build.schema import ClassRecall, MetricFigures
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Golden, MetricClaim, Variant
 from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
@@ -35,6 +35,8 @@ class Truth(Struct, frozen=True, kw_only=True):
         classes: whether the first output is read as classes.
         metric: name of the task metric.
         closeness_limit: relative RMS within which a single sample counts as close.
+        task: the task metric itself, where it is not one of ``top1``, ``agreement`` and ``closeness``.
+        class_names: of the classes, empty where unknown.
     """
 
     outputs: Mapping[str, Array]
@@ -42,6 +44,19 @@ class Truth(Struct, frozen=True, kw_only=True):
     classes: bool
     metric: str
     closeness_limit: float
+    task: metrics.Metric | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def judge(self) -> metrics.Metric:
+        """The task metric."""
+        if self.task is not None:
+            return self.task
+        if self.metric == "closeness":
+            return metrics.Closeness(limit=self.closeness_limit)
+        if self.metric == "agreement" or self.labels is None:
+            return metrics.Agreement()
+        return metrics.Top(labels=tuple(self.labels))
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -51,7 +66,11 @@ class Comparison(Struct, frozen=True, kw_only=True):
         relative_rms: of the first output; None where it is not finite.
         other_outputs: name → relative RMS of the other outputs.
         grouped: whether the first output has channel groups: more axes than samples and values.
-        cells: paired counts behind ``metric``.
+        paired: the task metric, with what its interval is made from.
+        samples: in the data set.
+        differing: on how many of them the variant gives another answer than the source, where the metric judges answers
+            and labels of such samples alone could decide about it.
+        class_recalls: of every class that has samples, where the first output is read as classes.
     """
 
     relative_rms: float | None
@@ -61,8 +80,15 @@ class Comparison(Struct, frozen=True, kw_only=True):
     grouped: bool
     distinct_predictions: int
     distinct_reference: int
-    cells: metrics.Cells
-    metric: MetricFigures
+    paired: metrics.Paired
+    samples: int
+    differing: int | None = None
+    class_recalls: tuple[ClassRecall, ...] = ()
+
+    @property
+    def metric(self) -> MetricFigures:
+        """The task metric's figures."""
+        return self.paired.figures
 
 
 def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[str, Array]:
@@ -125,7 +151,6 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
     rms = metrics.relative_rms(candidate, reference)
     said = metrics.predictions(candidate, classes=truth.classes)
     meant = metrics.predictions(reference, classes=truth.classes)
-    counts = _cells(truth, reference, candidate)
     return Comparison(
         relative_rms=rms,
         sqnr_db=metrics.sqnr_db(rms),
@@ -134,22 +159,26 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         grouped=reference.ndim > 2,
         distinct_predictions=len(set(said)),
         distinct_reference=len(set(meant)),
-        cells=counts,
-        metric=metrics.figures(truth.metric, counts),
+        paired=truth.judge.compare(truth.outputs, {name: outputs[name] for name in truth.outputs}),
+        samples=len(reference),
+        differing=_differing(truth.judge, reference, candidate),
+        class_recalls=_class_recalls(truth, reference, candidate) if truth.classes else (),
     )
 
 
-def _cells(truth: Truth, reference: Array, candidate: Array) -> metrics.Cells:
-    """Right and wrong, by the rule of the metric; NaN is never right."""
-    finite: Array = np.all(np.isfinite(candidate.reshape(len(candidate), -1)), axis=1)
-    if truth.metric == "closeness":
-        close = [rms <= truth.closeness_limit for rms in metrics.sample_rms(candidate, reference)]
-        return metrics.cells([True] * len(close), close)
-    meant = metrics.predictions(reference, classes=True)
-    said = metrics.predictions(candidate, classes=True)
-    wanted = meant if truth.metric == "agreement" or truth.labels is None else list(truth.labels)
-    right = [ok and a == b for ok, a, b in zip(finite.tolist(), said, wanted, strict=True)]
-    return metrics.cells([a == b for a, b in zip(meant, wanted, strict=True)], right)
+def _differing(judge: metrics.Metric, reference: Array, candidate: Array) -> int | None:
+    if not isinstance(judge, metrics.Top):
+        return None
+    pairs = zip(metrics.answers(reference, judge.k), metrics.answers(candidate, judge.k), strict=True)
+    return sum(one != other for one, other in pairs)
+
+
+def _class_recalls(truth: Truth, reference: Array, candidate: Array) -> tuple[ClassRecall, ...]:
+    """Recall of each class, by the labels or else by what the source says; NaN is never right."""
+    said = metrics.answers(reference, 1)
+    labels = tuple(truth.labels) if truth.labels is not None else tuple(answer[0] for answer in said)
+    right = metrics.Top(labels=labels)
+    return metrics.class_recalls(labels, right.right(reference), right.right(candidate), truth.class_names)
 
 
 def _survives(artifact: Artifact) -> None:

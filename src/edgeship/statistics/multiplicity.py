@@ -10,7 +10,7 @@ from edgeship_agent.contract.errors import InputError
 FAMILY_ERROR: Final = 0.05
 
 
-def confidence_of_look(position: int) -> float:
+def confidence_of_look(position: int, claims: int = 1) -> float:
     """Two-sided confidence of the ``position``-th look (from 1) in an order that was fixed before the data were seen.
 
     The first look has the ordinary 95 % interval, each further one half the error of the one before. The errors of the
@@ -19,15 +19,22 @@ def confidence_of_look(position: int) -> float:
     sequence, in which every look keeps the whole error, does not apply: it stops at the first look that proves nothing,
     and a ladder of fallbacks goes on there.
 
+    Args:
+        position: of the look.
+        claims: how many share the error that is allowed, where each may be looked at several times.
+
     Raises:
-        InputError: a position below 1.
+        InputError: a position or a number of claims below 1.
 
     Source: B. L. Wiens (2003), A fixed sequence Bonferroni procedure for testing multiple endpoints, Pharmaceutical
     Statistics 2, 211–215; ADR 0009.
 
     >>> [confidence_of_look(position) for position in (1, 2, 3)]
     [0.95, 0.975, 0.9875]
+    >>> confidence_of_look(1, claims=2)
+    0.975
     """
-    if position < 1:
-        raise InputError("not a position", key="position", expected="≥ 1", got=position)
-    return 1.0 - FAMILY_ERROR / 2.0 ** (position - 1)
+    for key, value in (("position", position), ("claims", claims)):
+        if value < 1:
+            raise InputError("not a count", key=key, expected="≥ 1", got=value)
+    return 1.0 - FAMILY_ERROR / (claims * 2.0 ** (position - 1))

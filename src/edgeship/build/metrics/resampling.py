@@ -118,7 +118,7 @@ def paired_mean(name: str, reference: Array, candidate: Array, span: tuple[float
 
     estimate = Estimate(
         source=float(reference.mean()), value=float(candidate.mean()), n=len(reference),
-        drop=float(worse * (candidate - reference).mean()), unit="fraction" if worse < 0 else "",
+        drop=float(worse * (candidate - reference).mean()) + 0.0, unit="fraction" if worse < 0 else "",
         drop_unit="fraction" if worse < 0 else "",
     )  # fmt: skip
     return paired(name, estimate, resample(counts, statistic))
