@@ -51,7 +51,9 @@ def test_the_digest_tells_content_order_and_labels(tmp_path: Path) -> None:
         ({"z": _numbers(4)}, "missing array"),
         ({"x": _numbers(4), "y": np.array([0, 1])}, "not one class index per sample"),
         ({"x": _numbers(2), "y": np.array([0, -1])}, "a negative class index"),
-        ({"x": _numbers(2), "y": np.array([0.0, 1.0])}, "not one class index per sample"),
+        ({"x": _numbers(2), "y": np.array([True, False])}, "not one class index per sample"),
+        ({"x": _numbers(2), "y": np.array([[0.5], [np.nan]])}, "NaN or infinity among the targets"),
+        ({"x": _numbers(2), "y": np.array([0.5])}, "not one target per sample"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:

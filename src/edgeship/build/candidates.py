@@ -15,6 +15,7 @@ from edgeship.build.measure import measure
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import schemes
+from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
@@ -33,12 +34,15 @@ class Built(Struct, frozen=True, kw_only=True):
 
     Attributes:
         classes: whether its first output is read as classes.
+        disagreements: unlabelled samples on which a quantized one's answer is not the source's: position → its answer;
+            None where there are no such samples.
     """
 
     artifact: Artifact
     comparison: Comparison
     bound: BoundModel
     classes: bool
+    disagreements: Mapping[int, AnswerSet] | None = None
 
 
 class Workshop:
@@ -103,6 +107,11 @@ class Workshop:
     def inputs(self) -> Inputs:
         """What is built from."""
         return self._inputs
+
+    @property
+    def field(self) -> Field | None:
+        """Unlabelled samples, where the build was given some."""
+        return self._inputs.field
 
     def close(self) -> None:
         """Release every engine."""
@@ -217,6 +226,7 @@ class Workshop:
             label = f"verify {artifact.runtime} {artifact.precision}"
             try:
                 outputs = verify.run_all(bound.run, self._inputs.evaluation_inputs, label, self._progress)
+                disagreements = self._disagreements(bound, artifact)
             except EngineError as error:
                 raise ConversionError(error.sentence(), target=artifact.runtime) from error
             self._built[artifact.model] = Built(
@@ -224,8 +234,15 @@ class Workshop:
                 comparison=verify.compare(self._inputs.truth, outputs),
                 bound=bound,
                 classes=self._inputs.truth.classes,
+                disagreements=disagreements,
             )
         return self._built[artifact.model]
+
+    def _disagreements(self, bound: BoundModel, artifact: Artifact) -> Mapping[int, AnswerSet] | None:
+        field = self._inputs.field
+        if field is None or artifact.precision == "fp32":
+            return None
+        return field.variant(bound, f"unlabelled {artifact.runtime} {artifact.precision}", self._progress)
 
 
 def _error(comparison: Comparison) -> float:

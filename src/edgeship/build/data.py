@@ -68,15 +68,15 @@ def load(path: Path, contracts: Sequence[InputContract]) -> Dataset:
     if path.is_dir():
         read = _read_folder(path, contracts)
     elif path.is_file():
-        read = _read_archive(path, contracts)
+        read = read_archive(path, contracts)
     else:
         raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
     samples = read.samples
     if not samples:
         raise InputError("the data set is empty", file=path, expected="at least one sample", got=0, next_step=_SUPPLY)
     for index, sample in enumerate(samples):
-        _check(sample, contracts, path, index)
-    digests = tuple(_digest(sample) for sample in samples)
+        check_sample(sample, contracts, path, index)
+    digests = tuple(sample_digest(sample) for sample in samples)
     answers = repr(read.labels) if read.targets is None else hashlib.sha256(read.targets.tobytes()).hexdigest()
     whole = hashlib.sha256("\n".join((*digests, answers)).encode()).hexdigest()
     return Dataset(
@@ -127,7 +127,12 @@ class _Read(Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
 
 
-def _read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
+def read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
+    """The samples of an .npz file, and its labels or targets.
+
+    Raises:
+        InputError: unreadable, or not what the model takes.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
@@ -198,23 +203,24 @@ def _read_folder(path: Path, contracts: Sequence[InputContract]) -> _Read:
                          expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
                          next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
     classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    found = [(file, label) for label, folder in enumerate(classes) for file in _images_in(folder)]
+    found = [(file, label) for label, folder in enumerate(classes) for file in images_in(folder)]
     labelled = bool(found)
     if not labelled:
-        found = [(file, 0) for file in _images_in(path)]
+        found = [(file, 0) for file in images_in(path)]
     return _Read(
-        samples=tuple({contracts[0].tensor: _image(file, contracts[0])} for file, _ in found),
+        samples=tuple({contracts[0].tensor: read_image(file, contracts[0])} for file, _ in found),
         labels=tuple(label for _, label in found) if labelled else None,
         class_names=tuple(folder.name for folder in classes) if labelled else (),
         files=tuple(str(file.relative_to(path)) for file, _ in found),
     )
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder, by name."""
     return [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGES]
 
 
-def _image(file: Path, contract: InputContract) -> Array:
+def read_image(file: Path, contract: InputContract) -> Array:
     """Pixels as uint8 [height, width, 3], or [height, width] where the contract says two axes."""
     from PIL import Image, UnidentifiedImageError
 
@@ -225,7 +231,12 @@ def _image(file: Path, contract: InputContract) -> Array:
         raise InputError("not a readable image", file=file, next_step="take it out or save it again") from error
 
 
-def _check(sample: Mapping[str, Array], contracts: Sequence[InputContract], path: Path, index: int) -> None:
+def check_sample(sample: Mapping[str, Array], contracts: Sequence[InputContract], path: Path, index: int) -> None:
+    """Check one sample against the contracts.
+
+    Raises:
+        InputError: another shape or dtype, or NaN.
+    """
     for contract in contracts:
         array = sample[contract.tensor]
         key = f"{contract.tensor}, sample {index}"
@@ -241,7 +252,8 @@ def _check(sample: Mapping[str, Array], contracts: Sequence[InputContract], path
                              next_step="take such samples out, or fill the gaps as the application will")  # fmt: skip
 
 
-def _digest(sample: Mapping[str, Array]) -> str:
+def sample_digest(sample: Mapping[str, Array]) -> str:
+    """Sha256 (hex) of a sample's content."""
     state = hashlib.sha256()
     for name in sorted(sample):
         array: np.ndarray[Any, Any] = np.ascontiguousarray(sample[name])

@@ -11,11 +11,15 @@ from edgeship.build.bench import Bench, Benches
 from edgeship.build.candidates import Built, Workshop
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
+from edgeship.build.metric_gate import FieldEvidence
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
 from edgeship.build.select import Choice, Judged
+from edgeship.build.unlabelled import Field
+from edgeship.build.verify import Comparison
 from edgeship.build.words import chosen_line, fp32_lines, int8_lines
+from edgeship.statistics import Disagreements
 from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import runtime_version
@@ -76,6 +80,7 @@ class Assessed(Struct, frozen=True, kw_only=True):
             latency_queries=len(self.latency.times_ms),
             memory_bytes=assemble.memory_bytes(self.entry.name, self.built),
             notes=(*artifact.notes, *self.notes, *_conditions(self)),
+            class_recalls=comparison.class_recalls,
         )
 
 
@@ -89,11 +94,16 @@ def _conditions(one: Assessed) -> tuple[str, ...]:
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    """What was decided for a target, and from what."""
+    """What was decided for a target, and from what.
+
+    Attributes:
+        refused: sentences about candidates that could not be built.
+    """
 
     target: Target
     choice: Choice
     assessed: tuple[Assessed, ...]
+    refused: tuple[str, ...] = ()
 
     @property
     def shipped(self) -> Assessed | None:
@@ -116,7 +126,8 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
     assessed: list[Assessed] = []
     refused: list[str] = []
     for entry in target.runtimes:
-        found, reasons = _assess(workshop, target, entry, options, benches.of(target))
+        quantized = sum(each.built.artifact.precision != "fp32" for each in assessed)
+        found, reasons = _assess(workshop, target, entry, options, (benches.of(target), quantized + 1))
         assessed += found
         refused += reasons
         _tell(found, reasons, progress)
@@ -125,7 +136,7 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
     choice = select.choose([each.judged for each in assessed], strict=options.strict, refused=refused)
     if not assessed:
         choice = structs.replace(choice, reason=f"there is no way from this model to {target.id}: {refused[-1]}")
-    decision = Decision(target=target, choice=choice, assessed=tuple(assessed))
+    decision = Decision(target=target, choice=choice, assessed=tuple(assessed), refused=tuple(refused))
     shipped = decision.shipped
     progress.step(*chosen_line(target.id, choice, shipped.report("", chosen=True) if shipped else None))
     return decision
@@ -143,9 +154,18 @@ def stopped(workshop: Workshop, target: Target, reason: str, progress: Progress)
 
 
 def _assess(
-    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions, bench: Bench
+    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions, where: tuple[Bench, int]
 ) -> tuple[list[Assessed], list[str]]:
-    """The int8 and the float candidate of one runtime, judged; and what could not be built, in words."""
+    """The int8 and the float candidate of one runtime, judged; and what could not be built, in words.
+
+    Args:
+        workshop: makes them.
+        target: what for.
+        entry: the runtime.
+        options: the budgets.
+        where: what measures them, and the position of the int8 candidate among those of the target, from 1.
+    """
+    bench, position = where
     wanted = isa_class_of(target.arch, target.isa)
     on_target = wanted == bench.place.isa
     refused: list[str] = []
@@ -166,7 +186,12 @@ def _assess(
     found = []
     for precision in [name for name in ("int8", "fp32") if name in built]:
         label = f"{target.id}/{entry.name}/{precision}"
-        gates = gate.judge(_candidate(label, built, times, on_target=on_target), limits)
+        candidate = structs.replace(
+            _candidate(label, built, times, on_target=on_target),
+            position=position,
+            field=field_evidence(workshop.field, built[precision], claims=len(target.runtimes)),
+        )
+        gates = gate.judge(candidate, limits)
         judged = Judged(label=label, verdict=gate.verdict_of(gates), gates=gates,
                         fallbacks=built[precision].artifact.fallbacks)  # fmt: skip
         found.append(
@@ -195,7 +220,26 @@ def limits_of(options: BuildOptions, target: Target) -> Limits:
         explicit_latency=options.latency_p99_ms is not None,
         accept_proxy_latency=options.accept_proxy_latency,
         size_bytes=budgets.size_bytes if options.size_bytes is None else options.size_bytes,
+        max_drop_db=gate.MAX_DROP_DB if options.max_drop is None else options.max_drop,
     )
+
+
+def field_evidence(field: Field | None, built: Built, *, claims: int) -> FieldEvidence | None:
+    """What unlabelled samples say of a variant before any of them has a label; the rates are the evaluation set's."""
+    if field is None or built.disagreements is None:
+        return None
+    counts = Disagreements(samples=len(field.samples), found=len(built.disagreements))
+    return FieldEvidence(counts=counts, metric=field.metric, claims=claims, rates=rates_of(built.comparison))
+
+
+def rates_of(comparison: Comparison) -> Disagreements | None:
+    """Who is right on the evaluation samples on which a variant's answer differs, where they have labels."""
+    cells = comparison.paired.cells
+    if cells is None or not comparison.differing:
+        return None
+    rest = comparison.differing - cells.only_reference - cells.only_candidate
+    return Disagreements(samples=comparison.samples, found=comparison.differing, only_reference=cells.only_reference,
+                         only_candidate=cells.only_candidate, neither=rest)  # fmt: skip
 
 
 def _candidate(label: str, built: Mapping[str, Built], times: Mapping[str, Latency], *, on_target: bool) -> Candidate:

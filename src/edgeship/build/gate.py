@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 from edgeship.build.layout import PARITY_RMS
 from edgeship.build.measure import Latency
 from edgeship.build.metric_gate import FieldEvidence, judge_classes, judge_field, judge_metric
+from edgeship.build.metrics import found_classes
 from edgeship.build.schema import GateReport
 from edgeship.build.verify import Comparison
 
@@ -170,7 +171,7 @@ def _class_recall(candidate: Candidate, limits: Limits) -> GateReport:
     recalls = candidate.comparison.class_recalls
     holds, sentence, worst = judge_classes(recalls, limits.max_drop)
     rule = f"no class that the source finds is proven to lose more than {limits.max_drop:g} of its recall"
-    evidence = {"classes": float(len(recalls))}
+    evidence = {"classes": float(len(recalls)), "found_classes": float(len(found_classes(recalls)))}
     if worst is not None:
         evidence |= {"class": float(worst.index), "both": float(worst.both), "only_source": float(worst.only_source),
                      "only_variant": float(worst.only_variant), "neither": float(worst.neither)}  # fmt: skip

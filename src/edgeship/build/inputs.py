@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from edgeship.build import data, oracle, preprocess, sources, verify
+from edgeship.build import data, metrics, oracle, preprocess, sources, unlabelled, verify
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
@@ -20,11 +20,14 @@ from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputErro
 from edgeship_agent.contract.manifest import Feature, InputContract, OutputContract
 from edgeship_agent.runtime.engine import Array
 
-METRICS: Final = ("auto", "top1", "agreement", "closeness")
 #: Samples on which a converted file's layout is found and compared.
 LAYOUT_SAMPLES: Final = 4
 #: Formats whose name is not what people call them.
 FORMAT_WORDS: Final = {"onnx": "ONNX", "tflite": "TFLite"}
+#: Metrics of outputs that are no classes.
+_OF_NUMBERS: Final = frozenset({"map", "map50", "rmse", "mae", "snr"})
+#: Metrics whose drop is measured in something of their own.
+_NO_FRACTIONS: Final = frozenset({"snr", "cost"})
 TASKS: Final = ("auto", "classification", "raw")
 #: Shares of a probability vector add up to one within this.
 _SUM_TOLERANCE: Final = 1e-3
@@ -40,6 +43,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
         truth: the source on the evaluation set.
         calibration_outputs: name → [N, …], the source on the calibration set.
         answers: what the source says to the first calibration samples, batch axes and all.
+        field: unlabelled samples and what the source says of them, where the build was given some.
     """
 
     source: SourceModel
@@ -53,6 +57,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     calibration_outputs: Mapping[str, Array]
     answers: tuple[Mapping[str, Array], ...]
     truth: Truth
+    field: unlabelled.Field | None = None
 
     @property
     def source_metric(self) -> MetricFigures:
@@ -89,6 +94,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
         ConfigError: a TOML file or an option does not fit.
         ConversionError: the source cannot be run.
     """
+    metrics.check_name(options.metric)
     source = sources.load(options.request)
     progress.step("read", _described(source))
     for note in source.notes:
@@ -103,15 +109,21 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     data.check_disjoint(calibration, evaluation)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    answers = _run_source(source, (calibration_inputs, evaluation_inputs), folder, progress)
-    calibration_outputs, outputs = (oracle.stacked(each, "source") for each in answers)
-    _check_finite(outputs, source)
-    output = _output_contract(options, source, evaluation, calibration_outputs)
+    opened = oracle.open_oracle(source, folder)
+    try:
+        answers = [opened.run(samples, "source", progress) for samples in (calibration_inputs, evaluation_inputs)]
+        calibration_outputs, outputs = (oracle.stacked(each, "source") for each in answers)
+        _check_finite(outputs, source)
+        output = _output_contract(options, source, evaluation, calibration_outputs)
+        task = _metric(options, evaluation, evaluation_inputs, outputs, output)
+        field = _field(options, (contracts, calibration), opened, task, progress)
+    finally:
+        opened.close()
     return Inputs(
         source=source,
         contracts=contracts,
         features=_features(options, contracts, calibration),
-        output=output,
+        output=_postprocessed(output, task),
         calibration=calibration,
         evaluation=evaluation,
         calibration_inputs=calibration_inputs,
@@ -122,9 +134,12 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
             outputs=outputs,
             labels=_labels(evaluation, outputs, output),
             classes=output.kind == "classification",
-            metric=_metric(options, evaluation, output),
+            metric=task.name,
             closeness_limit=options.max_relative_rms,
+            task=task,
+            class_names=output.labels,
         ),
+        field=field,
     )
 
 
@@ -132,17 +147,6 @@ def _described(source: SourceModel) -> str:
     opset = f" opset {source.opset}" if source.opset else ""
     return (f"{FORMAT_WORDS.get(source.format, source.format)}{opset} · {source.operators} operators · "
             f"{_short(source.parameters)} parameters")  # fmt: skip
-
-
-def _run_source(
-    source: SourceModel, sets: Sequence[Sequence[Mapping[str, Array]]], folder: Path, progress: Progress
-) -> list[list[Mapping[str, Array]]]:
-    """What the source says to each sample of each set."""
-    opened = oracle.open_oracle(source, folder)
-    try:
-        return [opened.run(samples, "source", progress) for samples in sets]
-    finally:
-        opened.close()
 
 
 def _prepared(
@@ -179,12 +183,11 @@ def _check_finite(outputs: Mapping[str, Array], source: SourceModel) -> None:
 def _output_contract(
     options: BuildOptions, source: SourceModel, evaluation: Dataset, outputs: Mapping[str, Array]
 ) -> OutputContract:
-    labelled = evaluation.labels is not None
-    kind = options.task if options.task != "auto" else "classification" if labelled else "raw"
-    if kind == "raw":
-        return OutputContract(kind="raw")
     first = outputs[source.outputs[0].name]
     count = int(first[0].size)
+    kind = options.task if options.task != "auto" else _kind(options.metric, evaluation, count)
+    if kind == "raw":
+        return OutputContract(kind="raw")
     if count < 2:
         raise InputError("a classification needs an output with one entry per class", file=source.path,
                          key=source.outputs[0].name, got=f"{count} entry", next_step="add --task raw")  # fmt: skip
@@ -195,6 +198,14 @@ def _output_contract(
     sums = first.reshape(len(first), -1).sum(axis=1)
     shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
+
+
+def _kind(metric: str, evaluation: Dataset, count: int) -> str:
+    """What the first output is, where nobody says so: labels of anomalies are no classes of the model."""
+    anomalies = metric == "auc" and count != 2
+    if evaluation.labels is None or metric in _OF_NUMBERS or anomalies:
+        return "raw"
+    return "classification"
 
 
 def _labels(evaluation: Dataset, outputs: Mapping[str, Array], output: OutputContract) -> tuple[int, ...] | None:
@@ -208,16 +219,62 @@ def _labels(evaluation: Dataset, outputs: Mapping[str, Array], output: OutputCon
     return evaluation.labels
 
 
-def _metric(options: BuildOptions, evaluation: Dataset, output: OutputContract) -> str:
+def _metric(
+    options: BuildOptions,
+    evaluation: Dataset,
+    prepared: Sequence[Mapping[str, Array]],
+    outputs: Mapping[str, Array],
+    output: OutputContract,
+) -> metrics.Metric:
+    """The task metric; ``auto`` takes what the evaluation data allows."""
     name = options.metric
+    if name not in _NO_FRACTIONS and (options.max_drop or 0.0) > 1.0:
+        raise ConfigError("not a fraction", key="max_drop", expected="0 … 1, such as 0.01 for one point",
+                          got=f"{options.max_drop:g}", next_step="divide by 100")  # fmt: skip
     if name == "auto":
         classes = output.kind == "classification"
-        return "top1" if classes and evaluation.labels else "agreement" if classes else "closeness"
-    if name == "top1" and evaluation.labels is None:
-        raise InputError("the evaluation data has no labels", file=evaluation.path, key="y",
-                         expected="one class index per sample",
-                         next_step="add y, or choose --metric agreement or closeness")  # fmt: skip
-    return name
+        labelled = "top1" if evaluation.labels else "agreement"
+        name = labelled if classes else "closeness" if evaluation.targets is None else "rmse"
+    return metrics.choose(
+        metrics.MetricRequest(
+            name=name, labels=evaluation.labels, targets=evaluation.targets, outputs=outputs, inputs=prepared,
+            class_names=output.labels, softmax=output.activation == "softmax",
+            closeness_limit=options.max_relative_rms, cost_matrix=options.cost_matrix,
+            postprocess=options.postprocess, ground_truth=options.ground_truth, evaluation=evaluation.path,
+            files=evaluation.files,
+        )
+    )  # fmt: skip
+
+
+def _field(
+    options: BuildOptions,
+    known: tuple[Sequence[InputContract], Dataset],
+    opened: oracle.Oracle,
+    task: metrics.Metric,
+    progress: Progress,
+) -> unlabelled.Field | None:
+    """The unlabelled samples with the source's answers.
+
+    Raises:
+        ConfigError: the metric is not one that labels of disagreements decide.
+        InputError: the samples cannot be used.
+    """
+    if options.unlabelled is None:
+        return None
+    if not isinstance(task, metrics.Top | metrics.Agreement):
+        raise ConfigError("labels of disagreements decide about answers alone", key="unlabelled",
+                          expected="--metric top1, or another top-k", got=f"--metric {task.name}",
+                          next_step="leave --unlabelled out, or choose --metric top1")  # fmt: skip
+    contracts, calibration = known
+    samples = unlabelled.open_samples(options.unlabelled, contracts)
+    k = task.k if isinstance(task, metrics.Top) else 1
+    return unlabelled.read_field(samples, opened, k, calibration, progress)
+
+
+def _postprocessed(output: OutputContract, task: metrics.Metric) -> OutputContract:
+    """With the steps from raw outputs to boxes, where the metric reads boxes."""
+    steps = getattr(getattr(task, "decoding", None), "steps", ())
+    return structs.replace(output, postprocessing=steps) if steps else output
 
 
 def _features(

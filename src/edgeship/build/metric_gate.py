@@ -31,12 +31,14 @@ class FieldEvidence(Struct, frozen=True, kw_only=True):
         metric: that its labels judge.
         look: how many times labels were looked at, this time included; 1 also before the first.
         claims: variants of the same target that are judged by the same labels.
+        rates: who is right where the two differ on the evaluation set, to foresee how many labels would decide.
     """
 
     counts: Disagreements
     metric: str = "top1"
     look: int = 1
     claims: int = 1
+    rates: Disagreements | None = None
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -84,12 +86,9 @@ def judge_field(field: FieldEvidence, limit: float) -> Answer:
     told = f"{counts.labelled:,.0f} of {counts.found:,.0f} disagreements labelled, {counts.samples:,.0f} samples"
     hint = ""
     if holds is None:
-        seen = counts if counts.only_reference + counts.only_candidate >= _FEWEST_DISCORDANT else _supposed(counts)
-        more = disagreements_needed(seen, limit, confidence)
-        labelled = round(counts.labelled)
+        wanted = labels_wanted(field, limit)
         hint = "not even labels of all disagreements would decide; run on more unlabelled samples"
-        if more is not None:
-            wanted = max(1, math.ceil(more + seen.labelled) - labelled)
+        if wanted is not None:
             hint = f"{wanted:,} more labels of disagreements at these rates would decide (edgeship gate resume)"
     return Answer(
         holds=holds, difference=found, n=round(counts.samples), hint=hint,
@@ -100,6 +99,18 @@ def judge_field(field: FieldEvidence, limit: float) -> Answer:
             "confidence": confidence,
         },
     )  # fmt: skip
+
+
+def labels_wanted(field: FieldEvidence, limit: float) -> int | None:
+    """How many more labels of disagreements would decide at the rates seen, or supposed where next to none are.
+
+    Returns:
+        At least 1; None where not even all would do.
+    """
+    counts = field.counts
+    seen = counts if _telling(counts) else _supposed(counts, field.rates)
+    more = disagreements_needed(seen, limit, confidence_of_look(field.look, field.claims))
+    return None if more is None else max(1, math.ceil(more + seen.labelled - counts.labelled))
 
 
 def judge_classes(recalls: Sequence[ClassRecall], margin: float) -> tuple[bool, str, ClassRecall | None]:
@@ -186,7 +197,17 @@ def _labels_instead(
     return None if needed is None else (math.ceil(needed + rates.labelled), samples)
 
 
-def _supposed(counts: Disagreements) -> Disagreements:
-    """Where next to nothing is labelled: as if source and variant were right on every other disagreement."""
-    pair = min(1.0, counts.found / 2.0)
-    return Disagreements(samples=counts.samples, found=counts.found, only_reference=pair, only_candidate=pair)
+def _telling(counts: Disagreements) -> bool:
+    """Whether enough of its labels differ to tell rates."""
+    return counts.only_reference + counts.only_candidate >= _FEWEST_DISCORDANT
+
+
+def _supposed(counts: Disagreements, rates: Disagreements | None) -> Disagreements:
+    """Rates of the evaluation set; without any, as if source and variant were each right on every other one."""
+    if rates is None or not _telling(rates):
+        rates = Disagreements(samples=1, found=1, only_reference=0.5, only_candidate=0.5)
+    scale = min(1.0, counts.found) / rates.labelled
+    return Disagreements(
+        samples=counts.samples, found=counts.found, both=rates.both * scale, neither=rates.neither * scale,
+        only_reference=rates.only_reference * scale, only_candidate=rates.only_candidate * scale,
+    )  # fmt: skip

@@ -26,8 +26,11 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         evaluation: held-out data for every claim.
         preprocess: TOML with the preprocessing contract, or None to feed arrays as they are.
         input_schema: TOML that documents the features.
-        metric: ``top1``, ``agreement``, ``closeness`` or ``auto`` (top1 with labels, else closeness).
-        max_drop: largest accepted drop of the metric, as a fraction; None for the target's default.
+        metric: one of :data:`edgeship.build.metrics.NAMES`, or ``auto``: top1 with labels, rmse with targets, else
+            agreement for classes and closeness.
+        cost_matrix, postprocess, ground_truth: files that some metrics need.
+        unlabelled: samples without labels, on whose disagreements the claim is made instead of on the evaluation's.
+        max_drop: largest accepted drop of the metric, as a fraction (in dB for snr); None for the target's default.
         max_relative_rms: largest accepted relative RMS of a quantized variant.
         latency_p99_ms: budget, None for the target's default.
         size_bytes: budget, None for the target's default.
@@ -49,6 +52,10 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     preprocess: Path | None = None
     input_schema: Path | None = None
     metric: str = "auto"
+    cost_matrix: Path | None = None
+    postprocess: Path | None = None
+    ground_truth: Path | None = None
+    unlabelled: Path | None = None
     max_drop: float | None = None
     max_relative_rms: float = MAX_RELATIVE_RMS
     latency_p99_ms: float | None = None

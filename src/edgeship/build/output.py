@@ -15,7 +15,18 @@ from msgspec import Struct
 from edgeship_agent.contract.errors import ConfigError
 
 #: What an output folder may hold; a folder with anything else in it is not ours to replace.
-ENTRIES: Final = frozenset({"bundle", "variants", "report.html", "build.json"})
+ENTRIES: Final = frozenset(
+    {
+        "bundle",
+        "variants",
+        "report.html",
+        "build.json",
+        "few_labels.json",
+        "pending.msgpack",
+        "to_label",
+        "to_label.csv",
+    }
+)
 
 
 class Staging(Struct, frozen=True, kw_only=True):
@@ -82,6 +93,14 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def replace_synced(path: Path, data: bytes) -> None:
+    """Put a file in the place of another in one rename."""
+    temporary = path.with_name(f".{path.name}.new")
+    write_synced(temporary, data)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
 def _replace(draft: Path, final: Path, former: Path) -> None:
     if final.exists():
         final.rename(former)
@@ -91,7 +110,11 @@ def _replace(draft: Path, final: Path, former: Path) -> None:
         if former.exists():
             former.rename(final)
         raise
-    descriptor = os.open(final.parent, os.O_RDONLY)
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -12,7 +12,19 @@ from typing import Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import assemble, checks, inputs, output, routes, select, sources, target_files, toolchains
+from edgeship.build import (
+    assemble,
+    checks,
+    inputs,
+    labelling,
+    output,
+    pending,
+    routes,
+    select,
+    sources,
+    target_files,
+    toolchains,
+)
 from edgeship.build.bench import open_benches
 from edgeship.build.candidates import Workshop
 from edgeship.build.decide import Assessed, Decision, decide, stopped
@@ -84,6 +96,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             verdict = select.overall([each.choice.verdict for each in decisions])
             timings["build"] = time.monotonic() - started - timings["read"]
             bundle = _bundle(read, decisions, options, name, staging, progress) if verdict == "pass" else None
+            waits = pending.leave(read, decisions, options, name, staging.draft, progress)
         finally:
             workshop.close()
         read.source.check_unchanged()
@@ -94,6 +107,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             name=name,
             tried=tuple(workshop.tried),
             timings_s={key: round(value, 3) for key, value in timings.items()},
+            to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
         latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
         write_report(document, staging.draft / "report.html", latencies_ms=latencies)

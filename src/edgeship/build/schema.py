@@ -83,6 +83,31 @@ class ClassRecall(Struct, frozen=True, kw_only=True):
     neither: int
 
 
+class FieldReport(Struct, frozen=True, kw_only=True):
+    """What unlabelled samples say of a variant, and the labels of its disagreements with the source.
+
+    Attributes:
+        samples: unlabelled; ``disagreements``: of these, on which the two answer differently.
+        labelled: disagreements that have a label; who was right on them: ``both``, ``only_source`` …
+        drop: of ``metric`` over all samples, with its interval at ``confidence``.
+        look: how many times labels were looked at.
+    """
+
+    metric: str
+    samples: int
+    disagreements: int
+    labelled: int
+    both: int
+    only_source: int
+    only_variant: int
+    neither: int
+    drop: float
+    drop_low: float
+    drop_high: float
+    confidence: float
+    look: int
+
+
 class VariantReport(Struct, frozen=True, kw_only=True):
     """One candidate that was built, run and judged.
 
@@ -102,6 +127,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
         notes: everything else worth knowing: fallbacks, saturation, proxies.
         class_recalls: of every class that has samples, where the first output names classes; without labels, against
             what the source says.
+        field: what unlabelled samples say, where the build was given some.
     """
 
     target: str
@@ -130,6 +156,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     notes: tuple[str, ...] = ()
     class_recalls: tuple[ClassRecall, ...] = ()
+    field: FieldReport | None = None
 
 
 class GateReport(Struct, frozen=True, kw_only=True):
@@ -222,6 +249,7 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
         bundle: absolute path of the OCI layout, or None where the verdict is not ``pass``.
         bundle_digest: identity of the bundle.
         timings_s: stage → seconds.
+        to_label: absolute path of the table of disagreements, where labels would decide (``edgeship gate resume``).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -240,3 +268,4 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
     tools: dict[str, str] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    to_label: str = ""

@@ -47,6 +47,9 @@ def next_commands(document: BuildDocument, folder: str) -> list[str]:
     undecided = next((gate for gate in document.gates if not gate.holds), None)
     where = "" if folder == "build" else f"@{folder}"
     explain = f"edgeship explain build/{undecided.id}{where}" if undecided else ""
+    if document.to_label:
+        resume = f"edgeship gate resume{where and ' ' + where}"
+        return [*([f"edgeship verify {folder}/bundle"] if document.bundle else []), resume]
     if document.bundle:
         add = f"edgeship releases add {folder}/bundle"
         return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else [])]

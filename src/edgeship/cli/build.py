@@ -31,9 +31,15 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--evaluation", type=_FILE, required=True, help="Held-out data for every claim, with labels y.")
 @click.option("--preprocess", type=_FILE, help="TOML: from a raw sample to the model's input.")
 @click.option("--input-schema", type=_FILE, help="TOML: name, unit, meaning and valid range of the features.")
-@click.option("--metric", type=click.Choice(["auto", "top1", "agreement", "closeness"]), default="auto",
-              show_default=True, help="Task metric; auto is top1 with labels.")  # fmt: skip
-@click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest drop of the metric that must be proven.  [0.01]")
+@click.option("--metric", metavar="NAME", default="auto", show_default=True,
+              help="Task metric: top1, top5, recall:CLASS, worst_recall, cost, f1, f1:CLASS, auc, auc:CLASS, map, "
+                   "map50, rmse, mae, snr, agreement, closeness, or MODULE:FUNCTION.")  # fmt: skip
+@click.option("--cost-matrix", type=_FILE, help="TOML or CSV: what each confusion costs, for --metric cost.")
+@click.option("--postprocess", type=_FILE, help="TOML: from raw outputs to boxes, for --metric map.")
+@click.option("--ground-truth", type=_FILE, help="Boxes: COCO JSON or a folder of YOLO text files, for --metric map.")
+@click.option("--unlabelled", type=_FILE, help="Samples without labels (.npz or folder): only disagreements need one.")
+@click.option("--max-drop", type=click.FloatRange(0),
+              help="Largest drop that must be proven: a fraction, dB for snr.  [0.01, 0.1 dB]")  # fmt: skip
 @click.option(
     "--max-relative-rms", type=click.FloatRange(0, min_open=True), help="Largest relative RMS of int8.  [0.1]"
 )

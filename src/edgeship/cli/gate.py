@@ -1,0 +1,48 @@
+"""``edgeship gate``: verdicts that wait for labels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from edgeship.cli import console
+from edgeship.cli.build import EXIT_CODES
+
+
+@click.group()
+def gate() -> None:
+    """Decide builds that wait for labels."""
+
+
+@gate.command(short_help="Read labels of disagreements back and decide again.")
+@click.argument("folder", metavar="[@DIR | DIR]", default="build")
+@console.json_option
+def resume(folder: str, as_json: bool) -> None:
+    """Read DIR/to_label.csv back and decide the build in DIR again, without a rebuild.
+
+    Exit codes: 0 pass, 1 could not be done, 2 unusable labels, 3 fail, 4 inconclusive.
+    """
+    from edgeship.build import pipeline
+    from edgeship.build.resume import resume as decide_again
+    from edgeship.build.words import next_commands
+
+    folder = folder.removeprefix("@") or "build"
+    resumed = decide_again(Path(folder))
+    document = resumed.document
+    console.step("labels", resumed.labelled, "note")
+    verdict_of = {f"{each.target}/{each.runtime}/{each.precision}": each.verdict for each in document.variants}
+    glyphs = {"pass": "done", "fail": "failed", "inconclusive": "undecided"}
+    for sentence in resumed.sentences:
+        label = sentence.partition(":")[0]
+        console.step("gate", sentence, glyphs[verdict_of[label]])
+    for each in document.targets:
+        console.step("chosen", f"{each.chosen or each.target + ' · nothing'} · {each.reason}", glyphs[each.verdict])
+    if as_json:
+        sys.stdout.buffer.write(pipeline.encode(document))
+        sys.stdout.buffer.flush()
+    elif document.bundle:
+        console.result(f"{document.bundle}  {document.bundle_digest}")
+    console.next_steps(*next_commands(document, folder))
+    sys.exit(EXIT_CODES[document.verdict])
