@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -116,15 +117,21 @@ def _variant(variant: VariantReport, judged: Judged, chosen: set[str], field: Fi
 def _write(
     folder: Path, document: BuildDocument, state: LabellingState, waiting: PendingBundle, answers: dict[str, Answer]
 ) -> BuildDocument:
-    """Bundle first, so that build.json never names one that is not there."""
+    """Bundle first, so that build.json never names one that is not there; without a pass, its removal last."""
     chosen = [each.chosen for each in document.targets]
+    if not any(each.id == state.metric and each.holds is None for each in document.gates):
+        document = structs.replace(document, to_label="")
     if document.verdict == "pass":
         notes = {f"{state.metric} of {label}": answer.sentence for label, answer in answers.items() if label in chosen}
         key = AuthorKey.load_or_create(Path(state.key) if state.key else None)
         written = write_bundle(folder / "bundle", pending.bundle_of(waiting, folder, chosen, notes), key)
         document = structs.replace(document, bundle=str((folder / "bundle").absolute()), bundle_digest=written.digest)
+    else:
+        document = structs.replace(document, bundle=None, bundle_digest="")
     write_report(document, folder / "report.html", latencies_ms=waiting.latencies_ms)
     output.replace_synced(folder / "build.json", pipeline.encode(document))
+    if document.bundle is None:
+        shutil.rmtree(folder / "bundle", ignore_errors=True)
     return document
 
 
