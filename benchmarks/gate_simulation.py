@@ -92,13 +92,13 @@ def disagreements(rng: Rng) -> Iterator[dict[str, Any]]:
     for samples in (2_000, UNLABELLED):
         for differ in (0.0101, DISAGREE, 0.15):
             for labels in (100, 400):
-                rows = [_outcomes(samples, differ, labels, MARGIN, rng) for _ in range(TRIALS)]
+                rows = [outcomes_of(samples, differ, labels, MARGIN, rng) for _ in range(TRIALS)]
                 hits = sum(passes_by_disagreements(samples, found, outcome) for found, outcome in rows)
                 name = f"false pass, {labels} labels of disagreements, {samples} unlabelled, {differ:.2%} disagree"
                 yield figure(name, hits, TRIALS, "≤ 0.05")
 
 
-def _outcomes(samples: int, differ: float, labels: int, drop: float, rng: Rng) -> tuple[int, tuple[int, int, int]]:
+def outcomes_of(samples: int, differ: float, labels: int, drop: float, rng: Rng) -> tuple[int, tuple[int, int, int]]:
     """Disagreements that are found, and who was right on those that are labelled."""
     neither = min(NEITHER, 1.0 - drop / differ)
     share = drop / differ
@@ -138,7 +138,7 @@ def coverage(rng: Rng) -> Iterator[dict[str, Any]]:
     for drop in (0.0, 0.003, 0.01):
         misses = 0
         for _ in range(TRIALS):
-            found, (lost, won, rest) = _outcomes(UNLABELLED, DISAGREE, 340, drop, rng)
+            found, (lost, won, rest) = outcomes_of(UNLABELLED, DISAGREE, 340, drop, rng)
             counts = Disagreements(
                 samples=UNLABELLED, found=found, only_reference=lost, only_candidate=won, neither=rest
             )  # fmt: skip
@@ -158,14 +158,14 @@ def power(rng: Rng) -> Iterator[dict[str, Any]]:
         return sum(passes(*map(int, row)) for row in drawn) / len(drawn)
 
     def by_disagreements(n: int) -> float:
-        rows = [_outcomes(UNLABELLED, DISAGREE, n, POWER_DROP, rng) for _ in range(TRIALS // 5)]
+        rows = [outcomes_of(UNLABELLED, DISAGREE, n, POWER_DROP, rng) for _ in range(TRIALS // 5)]
         return sum(passes_by_disagreements(UNLABELLED, found, outcome) for found, outcome in rows) / len(rows)
 
     many, few = _first(by_labels, 500, 16_000), _first(by_disagreements, 50, 990)
     drawn = cells_of(POWER_DROP, differ, 0.87, many, rng, TRIALS)
     hits = sum(passes(*map(int, row)) for row in drawn)
     yield figure(f"power of {many} labelled samples, true drop {POWER_DROP}", hits, TRIALS)
-    rows = [_outcomes(UNLABELLED, DISAGREE, few, POWER_DROP, rng) for _ in range(TRIALS)]
+    rows = [outcomes_of(UNLABELLED, DISAGREE, few, POWER_DROP, rng) for _ in range(TRIALS)]
     hits = sum(passes_by_disagreements(UNLABELLED, found, outcome) for found, outcome in rows)
     yield figure(f"power of {few} labels of disagreements among {UNLABELLED}, true drop {POWER_DROP}", hits, TRIALS)
     yield {
