@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeship.build.metric_gate import shown_drop
 from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, VariantReport
 from edgeship.build.select import Choice
 
@@ -79,6 +80,11 @@ def _compared(int8: VariantReport, fp32: VariantReport) -> str:
 
 
 def _metric(int8: MetricFigures, fp32: MetricFigures) -> str:
+    if int8.unit != "fraction" or int8.drop_unit != "fraction":
+        low, high, drop = (shown_drop(each, int8.drop_unit) for each in (int8.drop_low, int8.drop_high, int8.drop))
+        unit = f" {int8.unit}" if int8.unit not in ("", "fraction") else ""
+        interval = f"drop {drop}, 95 % {low}…{high}, n={int8.n}"
+        return f"{int8.name} {fp32.value:.4g} → {int8.value:.4g}{unit} ({interval})"
     interval = f"drop {_points(int8.drop)} points, 95 % {_points(int8.drop_low)}…{_points(int8.drop_high)}, n={int8.n}"
     return f"{int8.name} {fp32.value:.1%} → {int8.value:.1%} ({interval})"
 

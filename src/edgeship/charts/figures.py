@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-Unit = Literal["", "fraction", "ms", "us", "s", "bytes", "count"]
+Unit = Literal["", "fraction", "ms", "us", "s", "bytes", "count", "dB"]
 
 NO_DATA: Final = "no data"
 _MINUS: Final = "−"
@@ -41,7 +41,7 @@ def format_interval(
     if low is None or high is None:
         return ""
     ends = [format_value(end, unit, signed=signed) for end in (low, high)]
-    suffix = {"fraction": " %", "ms": " ms", "us": " µs", "s": " s"}.get(unit, "")
+    suffix = {"fraction": " %", "ms": " ms", "us": " µs", "s": " s", "dB": " dB"}.get(unit, "")
     return f"{level_percent} % {ends[0].removesuffix(suffix)}…{ends[1].removesuffix(suffix)}"
 
 

@@ -96,6 +96,7 @@ def render_report(document: BuildDocument, *, latencies_ms: Mapping[str, Sequenc
             "main",
             sections.targets(document, latencies_ms or {}),
             sections.trade_offs(document),
+            sections.class_recalls(document),
             sections.refused(document),
             sections.gates(document),
             sections.lineage(document),

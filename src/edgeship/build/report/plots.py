@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from edgeship.build.report.words import chosen_of, label_of, mark
+from edgeship.build.report.words import chosen_of, label_of, mark, unit_of
 from edgeship.build.schema import BuildDocument, GateReport, VariantReport
 from edgeship.charts import (
     Axis,
@@ -50,7 +50,7 @@ def _accuracy_row(document: BuildDocument, variant: VariantReport) -> IntervalRo
         high=metric.drop_high,
         limit=gate.limit if gate else None,
         holds=gate.holds if gate else None,
-        unit="fraction",
+        unit=unit_of(metric.drop_unit),
         n=metric.n,
         signed=True,
     )
@@ -68,7 +68,7 @@ def trade_off_plots(document: BuildDocument) -> Markup:
     variants = document.variants
     if not variants:
         return fragment()
-    y_axis = Axis(name=variants[0].metric.name, unit="fraction")
+    y_axis = Axis(name=variants[0].metric.name, unit=unit_of(variants[0].metric.unit))
     chosen = [each for each in variants if each.chosen]
     smallest = min(variants, key=lambda each: each.size_bytes)
     fastest = min(variants, key=lambda each: each.latency_p50_ms)

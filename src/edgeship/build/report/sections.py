@@ -14,10 +14,11 @@ from edgeship.build.report.words import (
     mark,
     target_verdict,
     targets_of,
+    unit_of,
     verdict_sentence,
     verdict_word,
 )
-from edgeship.build.schema import BuildDocument, GateReport, VariantReport
+from edgeship.build.schema import BuildDocument, ClassRecall, GateReport, VariantReport
 from edgeship.charts import Child, Markup, Unit, element, format_interval, format_value, fragment
 
 
@@ -52,12 +53,13 @@ def _target(document: BuildDocument, target: str, latencies_ms: Mapping[str, Seq
 
 def _chosen_facts(chosen: VariantReport) -> list[tuple[str, Child]]:
     metric = chosen.metric
-    interval = format_interval(metric.low, metric.high, "fraction")
+    unit = unit_of(metric.unit)
+    interval = format_interval(metric.low, metric.high, unit)
     facts: list[tuple[str, Child]] = [
         ("chosen", f"{chosen.precision} in {chosen.runtime} {chosen.runtime_version}".strip()),
         ("why", chosen.reason),
         ("size", format_value(chosen.size_bytes, "bytes")),
-        (metric.name, f"{format_value(metric.value, 'fraction')} ({interval}), {drop_words(chosen)}"),
+        (metric.name, f"{format_value(metric.value, unit)} ({interval}), {drop_words(chosen)}"),
         ("fidelity", f"relative RMS {format_value(chosen.relative_rms)} · SQNR {_decibel(chosen.sqnr_db)}"),
         ("latency", latency_words(chosen)),
     ]
@@ -78,6 +80,7 @@ def trade_offs(document: BuildDocument) -> Markup:
 
 def _variant_row(index: int, variant: VariantReport) -> list[Child]:
     metric = variant.metric
+    unit, drop_unit = unit_of(metric.unit), unit_of(metric.drop_unit)
     return [
         mark(index),
         label_of(variant) + (" (chosen)" if variant.chosen else ""),
@@ -85,10 +88,10 @@ def _variant_row(index: int, variant: VariantReport) -> list[Child]:
         format_value(variant.size_bytes, "bytes"),
         format_value(variant.latency_p50_ms, "ms"),
         format_value(variant.latency_p99_ms, "ms"),
-        f"{metric.name} {format_value(metric.value, 'fraction')}",
-        format_interval(metric.low, metric.high, "fraction").removeprefix("95 % "),
-        format_value(metric.drop, "fraction", signed=True),
-        format_interval(metric.drop_low, metric.drop_high, "fraction", signed=True).removeprefix("95 % "),
+        f"{metric.name} {format_value(metric.value, unit)}",
+        format_interval(metric.low, metric.high, unit).removeprefix("95 % "),
+        format_value(metric.drop, drop_unit, signed=True),
+        format_interval(metric.drop_low, metric.drop_high, drop_unit, signed=True).removeprefix("95 % "),
         format_value(variant.relative_rms),
         _decibel(variant.sqnr_db),
         f"{variant.distinct_predictions} of {variant.distinct_reference}" if variant.distinct_reference else "",
@@ -118,7 +121,7 @@ def gates(document: BuildDocument) -> Markup:
 
 
 def _gate_row(gate: GateReport) -> list[Child]:
-    unit, signed = _gate_unit(gate.id), gate.low is not None and gate.low < 0
+    unit, signed = _gate_unit(gate), gate.low is not None and gate.low < 0
     return [
         gate.id,
         f"{gate.target}/{gate.runtime}/{gate.precision}",
@@ -132,10 +135,37 @@ def _gate_row(gate: GateReport) -> list[Child]:
     ]
 
 
-def _gate_unit(gate_id: str) -> Unit:
-    """Unit of a gate by the end of its name; metrics are shares."""
+def _gate_unit(gate: GateReport) -> Unit:
+    """Unit of a gate by the end of its name; of a metric, its own."""
     units: dict[str, Unit] = {"_ms": "ms", "_bytes": "bytes", "_rms": "", "_db": "", "distinct": "", "slowdown": ""}
-    return next((unit for end, unit in units.items() if gate_id.endswith(end)), "fraction")
+    return next((unit for end, unit in units.items() if gate.id.endswith(end)), unit_of(gate.unit))
+
+
+def class_recalls(document: BuildDocument) -> Markup:
+    """Recall of every class for what ships, the class that loses most first."""
+    rows = [
+        _class_row(variant, one)
+        for variant in document.variants
+        if variant.chosen
+        for one in sorted(variant.class_recalls, key=lambda each: -each.drop)
+    ]
+    if not rows:
+        return fragment()
+    header_row = ("variant", "class", "samples", "source", "recall", "95 %", "drop", "95 %")
+    return _section("Recall of each class", _table("Recall of each class", header_row, rows))
+
+
+def _class_row(variant: VariantReport, one: ClassRecall) -> list[Child]:
+    return [
+        label_of(variant),
+        one.label,
+        f"{one.n:,}",
+        format_value(one.source, "fraction"),
+        format_value(one.value, "fraction"),
+        format_interval(one.low, one.high, "fraction").removeprefix("95 % "),
+        format_value(one.drop, "fraction", signed=True),
+        format_interval(one.drop_low, one.drop_high, "fraction", signed=True).removeprefix("95 % "),
+    ]
 
 
 def lineage(document: BuildDocument) -> Markup:

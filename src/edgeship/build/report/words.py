@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgeship.build.schema import BuildDocument, TargetVerdict, VariantReport
-from edgeship.charts import format_interval, format_value
+from edgeship.charts import Unit, format_interval, format_value
 
 #: Verdict → glyph and word; the word always stands beside the glyph.
 VERDICT_WORDS: Final = {"pass": "✔ pass", "fail": "✖ fail", "inconclusive": "? inconclusive"}
@@ -26,6 +26,12 @@ def mark(index: int) -> str:
     """
     head, tail = divmod(index, len(_LETTERS))
     return (mark(head - 1) if head else "") + _LETTERS[tail]
+
+
+def unit_of(name: str) -> Unit:
+    """A metric's unit as the charts know it."""
+    units: dict[str, Unit] = {"fraction": "fraction", "dB": "dB"}
+    return units.get(name, "")
 
 
 def verdict_word(verdict: str) -> str:
@@ -79,15 +85,16 @@ def _chosen_words(document: BuildDocument, target: str) -> str:
         return ""
     return (
         f"{target} gets {chosen.precision} in {chosen.runtime} "
-        f"({chosen.metric.name} {format_value(chosen.metric.value, 'fraction')}, {drop_words(chosen)})"
+        f"({chosen.metric.name} {format_value(chosen.metric.value, unit_of(chosen.metric.unit))}, {drop_words(chosen)})"
     )
 
 
 def drop_words(variant: VariantReport) -> str:
     """``drop +0.2 % (95 % −0.1…+0.5, n = 900)``; a positive drop is worse than the source."""
     metric = variant.metric
-    interval = format_interval(metric.drop_low, metric.drop_high, "fraction", signed=True)
-    return f"drop {format_value(metric.drop, 'fraction', signed=True)} ({interval}, n = {metric.n:,})"
+    unit = unit_of(metric.drop_unit)
+    interval = format_interval(metric.drop_low, metric.drop_high, unit, signed=True)
+    return f"drop {format_value(metric.drop, unit, signed=True)} ({interval}, n = {metric.n:,})"
 
 
 def latency_words(variant: VariantReport) -> str:
