@@ -241,6 +241,21 @@ class DataReport(Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class CalibrationReport(Struct, frozen=True, kw_only=True):
+    """Whether the calibration data sets stable ranges, by comparing its samples at even and at odd positions.
+
+    Attributes:
+        tensors: that were looked at; ``moving``: of these, whose range moves by more than a fifth between the halves.
+        worst: the tensor that moves most, and by which share of its range (``worst_moved``).
+    """
+
+    samples: int
+    tensors: int
+    moving: int
+    worst: str
+    worst_moved: float
+
+
 class BuildDocument(Struct, frozen=True, kw_only=True):
     """The whole of ``build.json``.
 
@@ -269,3 +284,4 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
     timings_s: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     to_label: str = ""
+    calibration: CalibrationReport | None = None
