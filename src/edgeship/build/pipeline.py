@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from edgeship.build import (
+    activations,
     assemble,
     checks,
     inputs,
@@ -33,6 +34,7 @@ from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
 from edgeship.build.report import write_report
 from edgeship.build.schema import BuildDocument, VariantReport
+from edgeship.build.sufficiency import Sufficiency
 from edgeship.bundle import AuthorKey, WrittenBundle, write_bundle
 from edgeship.targets import Target
 from edgeship_agent.contract.errors import ConfigError, ConversionError
@@ -81,6 +83,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         hopeless = checks.before_build(options.source, targets, progress)
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
+        enough = _sufficiency(read, staging, progress)
         for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
             ready(toolchain)
         forms = routes.Forms(read.source, staging.scratch / "forms", ready)
@@ -107,12 +110,23 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             name=name,
             tried=tuple(workshop.tried),
             timings_s={key: round(value, 3) for key, value in timings.items()},
+            calibration=enough.report(),
+            notes=(enough.note,) if enough.note else (),
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
         latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
         write_report(document, staging.draft / "report.html", latencies_ms=latencies)
         output.write_synced(staging.draft / "build.json", encode(document))
     return BuildResult(verdict=verdict, document=document, folder=options.output.absolute())
+
+
+def _sufficiency(read: inputs.Inputs, staging: output.Staging, progress: Progress) -> Sufficiency:
+    """Whether the calibration data is enough; said where it is not."""
+    folder = staging.scratch / "observed"
+    enough = activations.sufficiency(read.source, read.calibration_inputs, read.calibration_outputs, folder)
+    if enough.note:
+        progress.step("note", enough.note, "note")
+    return enough
 
 
 def encode(document: BuildDocument) -> bytes:
