@@ -160,7 +160,7 @@ def _replay_gate(gate: GateReport) -> bool:
         return gate.holds is not True
     if gate.id == "class_recall":
         return _replay_class(gate)
-    if "confidence" in gate.evidence:
+    if "confidence" in gate.evidence or "both" in gate.evidence:
         return _replay_metric(gate)
     if gate.holds is None:
         return True  # undecided by rule (measured elsewhere), not by its value
@@ -173,7 +173,7 @@ def _replay_metric(gate: GateReport) -> bool:
     """From counts, where there are some; a resampled interval is taken as it was found."""
     from edgeship.statistics import Disagreements, disagreement_drop, newcombe_paired
 
-    stored, confidence = gate.evidence, gate.evidence["confidence"]
+    stored, confidence = gate.evidence, gate.evidence.get("confidence", 0.95)
     low, high = gate.low, gate.high
     if low is None or high is None or gate.limit is None:
         return False
