@@ -16,6 +16,7 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
 from edgeship.build.select import Choice, Judged
+from edgeship.build.target_gates import target_gates
 from edgeship.build.unlabelled import Field
 from edgeship.build.verify import Comparison
 from edgeship.build.words import chosen_line, fp32_lines, int8_lines
@@ -191,7 +192,7 @@ def _assess(
             position=position,
             field=field_evidence(workshop.field, built[precision], claims=len(target.runtimes)),
         )
-        gates = gate.judge(candidate, limits)
+        gates = (*gate.judge(candidate, limits), *target_gates(target, entry, built[precision].artifact))
         judged = Judged(label=label, verdict=gate.verdict_of(gates), gates=gates,
                         fallbacks=built[precision].artifact.fallbacks)  # fmt: skip
         found.append(

@@ -9,6 +9,7 @@ from typing import Final
 
 from edgeship.build import partitions
 from edgeship.build.microcontroller import operators
+from edgeship.build.microcontroller.arena import estimate
 from edgeship.build.microcontroller.lifetimes import buffers_of
 from edgeship.build.microcontroller.planner import least_bytes
 from edgeship.build.tflite_file import TfliteModel, read_tflite
@@ -56,6 +57,7 @@ def facts_of_tflite(path: Path, runtimes: Collection[str]) -> ModelFacts:
         quantized=is_quantized(model),
         unsupported=unsupported,
         partitions=pieces,
+        arena_bytes=estimate(model).total_bytes if operators.is_full_int8(model) else None,
     )
 
 

@@ -15,9 +15,10 @@ from edgeship_agent.contract.errors import InputError
 
 #: Source: TensorFlow Lite schema v3, ``file_identifier "TFL3"``; it stands behind the 4-byte root offset.
 _IDENTIFIER: Final = b"TFL3"
-#: Bytes of one element. Source: TensorFlow Lite schema v3, ``TensorType``; 4-bit types share bytes and count as one.
+#: Bytes of one element. Source: TensorFlow Lite schema v3, ``TensorType``; 4-bit types share bytes and count as one, a
+#: resource is a name for memory elsewhere.
 _ITEM_BYTES: Final = {
-    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "float32": 4, "int32": 4, "uint32": 4, "resource": 4,
+    "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "float32": 4, "int32": 4, "uint32": 4, "resource": 0,
     "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1, "int4": 1, "uint4": 1,
     "complex128": 16,
 }  # fmt: skip

@@ -126,20 +126,41 @@ def _show_report(report: VerifyReport) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
 @console.json_option
 def export(bundle: Path, target: str, output: Path, as_json: bool) -> None:
-    """Copy one target's files out of a bundle; signature and digests are checked on the way."""
+    """Copy one target's files out of a bundle; signature and digests are checked on the way.
+
+    For a microcontroller they come with C sources. There, BUNDLE may be a full-int8 .tflite file, too.
+    """
+    if bundle.suffix.lower() == ".tflite":
+        from edgeship.build import target_files
+        from edgeship.build.microcontroller.export import export_file
+
+        digest = None
+        files = export_file(bundle, target_files.load(target), output.absolute())
+    else:
+        digest, files = _export_bundle(bundle, target, output.absolute())
+    if as_json:
+        console.result_json({"schema_version": 1, "bundle": digest, "files": [str(file) for file in files]})
+    else:
+        for file in files:
+            console.result(str(file))
+    shown = next((file for file in files if file.suffix in _MODELS), bundle)
+    console.next_steps(f"edgeship inspect {shown}")
+
+
+def _export_bundle(bundle: Path, target: str, output: Path) -> tuple[str, tuple[Path, ...]]:
     from edgeship.bundle import Bundle
     from edgeship.bundle import export as export_files
     from edgeship.bundle.layout import LAYOUT_FILE
 
     inner = bundle / "bundle"
     opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
-    files = export_files(opened, target, output.absolute())
-    if as_json:
-        console.result_json({"schema_version": 1, "bundle": opened.digest, "files": [str(file) for file in files]})
-    else:
-        for file in files:
-            console.result(str(file))
-    console.next_steps(f"edgeship inspect {next(file for file in files if file.suffix in _MODELS)}")
+    if not any(each.target == target and each.arch == "cortex-m" for each in opened.manifest.variants):
+        return opened.digest, export_files(opened, target, output)
+    from edgeship.build.microcontroller.export import models_of, write_beside
+
+    opened.verify_signature()
+    sources = models_of(opened, target)
+    return opened.digest, (*export_files(opened, target, output), *write_beside(sources, output))
 
 
 _MODELS = {".onnx", ".tflite", ".xml"}

@@ -62,7 +62,8 @@ def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckR
     name = "TensorFlow Lite Micro" if entry.is_micro else entry.name
     if wrong and target.ops.on_unsupported == "error":
         return CheckResult(
-            id="operators", runtime=entry.name, holds=False, sure=True,
+            # what one route lowers, another may; what the runtime itself or the target refuses stays refused
+            id="operators", runtime=entry.name, holds=False, sure=bool(refused) or not _route(entry, facts),
             sentence=f"{name} on {target.id} does not take {listed(wrong)}",
             next_step="export the model without them, or choose a target with another runtime: edgeship targets list",
         )  # fmt: skip
