@@ -29,12 +29,15 @@ _SEED: Final = 20260
 _DTYPES: Final = frozenset({"int8", "uint8", "int16", "int32", "bool", "float32"})
 
 
-def micro_model(data: bytes, title: str, *, inputs: Sequence[Array] = (), file: object = None) -> MicroModel:
+def micro_model(
+    data: bytes, name: str, *, version: str = "", inputs: Sequence[Array] = (), file: object = None
+) -> MicroModel:
     """Everything that the C sources of a file say.
 
     Args:
         data: the .tflite file.
-        title: name and version for people; its C name is made from it.
+        name: of the model; its C name is made from it, the same for every version.
+        version: of the model, where it has one.
         inputs: a sample in the file's own types; without it, one from a fixed seed.
         file: for errors.
 
@@ -48,8 +51,8 @@ def micro_model(data: bytes, title: str, *, inputs: Sequence[Array] = (), file: 
     ends = [main.tensors[index] for index in main.inputs]
     sample = tuple(inputs) or _random(ends)
     return MicroModel(
-        name=identifier(title),
-        title=title,
+        name=identifier(name),
+        title=f"{name} {version}".rstrip(),
         data=data,
         digest="sha256:" + hashlib.sha256(data).hexdigest(),
         inputs=tuple(ends),

@@ -65,8 +65,9 @@ def models_of(bundle: Bundle, target_id: str) -> dict[str, MicroModel]:
         }
         samples = decode_tensor_file(blobs["golden_inputs"], file=bundle.directory)
         inputs = golden_inputs(bundle.manifest, variant, samples)
-        title = f"{bundle.manifest.name} {bundle.manifest.version}"
-        found[f"{variant.runtime}/{variant.precision}"] = micro_model(blobs["model"], title, inputs=inputs)
+        found[f"{variant.runtime}/{variant.precision}"] = micro_model(
+            blobs["model"], bundle.manifest.name, version=bundle.manifest.version, inputs=inputs
+        )
     return found
 
 
@@ -75,20 +76,20 @@ def write_beside(models: dict[str, MicroModel], folder: Path) -> tuple[Path, ...
     return tuple(path for name, model in models.items() for path in write(model, folder / name))
 
 
-def write_variant(artifact: Artifact, sample: Mapping[str, Array], title: str, folder: Path) -> tuple[Path, ...]:
+def write_variant(artifact: Artifact, sample: Mapping[str, Array], name: str, folder: Path) -> tuple[Path, ...]:
     """C sources beside a variant of a build.
 
     Args:
         artifact: full int8.
         sample: prepared inputs of the source, the first of which are the sample.
-        title: of the model.
+        name: of the model.
         folder: of the variant.
 
     Raises:
         ConversionError: it cannot be put into an array.
     """
     inputs = in_file_order(artifact.inputs, sample)
-    return write(micro_model(artifact.model.read_bytes(), title, inputs=inputs, file=artifact.model), folder)
+    return write(micro_model(artifact.model.read_bytes(), name, inputs=inputs, file=artifact.model), folder)
 
 
 def fits(model: MicroModel, target: Target) -> None:
