@@ -132,6 +132,28 @@ def test_published_models_that_do_not_fit(tmp_path: Path, name: str, reason: str
     assert not (tmp_path / "out").exists()
 
 
+def test_build_and_bundle_bring_the_same_sources(tmp_path: Path) -> None:
+    """From a quantized file to a bundle to C: the sample is the first calibration sample in the file's own numbers."""
+    model = int8_net(tmp_path / "net.tflite", width=4)
+    rng = np.random.default_rng(7)
+    for name, count in (("calibration", 40), ("evaluation", 60)):
+        np.savez(tmp_path / f"{name}.npz", x=rng.integers(-128, 128, (count, 4)).astype(np.int8))
+    data = [f"--{name}={tmp_path / name}.npz" for name in ("calibration", "evaluation")]
+    command = [sys.executable, "-m", "edgeship", "build", str(model), "-t", "cortex-m", "--task", "raw", *data,
+               "--name", "gesture", "--key", str(tmp_path / "key"), "-o", str(tmp_path / "build")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    done = export(str(tmp_path / "build"), "-t", "cortex-m", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    beside, exported = (next(folder.rglob("gesture.c")).parent for folder in (tmp_path / "build", tmp_path / "out"))
+    said = [compiled(folder, "gesture") for folder in (beside, exported)]
+    assert said[0] == said[1]
+    sample = np.frombuffer(said[0][-4:], np.int8)
+    first = np.load(tmp_path / "calibration.npz")["x"][0]
+    np.testing.assert_array_equal(sample, first)
+    assert "gesture 1.0.0:" in (exported / "gesture.h").read_text()
+
+
 def test_float_ends_are_refused(tmp_path: Path) -> None:
     model = int8_net(tmp_path / "net.tflite", float_ends=True)
     done = export(str(model), "-t", "cortex-m", "-o", str(tmp_path / "out"))

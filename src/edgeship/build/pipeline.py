@@ -219,7 +219,9 @@ def _document(
         verdict=select.overall([each.choice.verdict for each in decisions]),
         bundle=str(staging.final / "bundle") if bundle else None,
         bundle_digest=bundle.digest if bundle else "",
-        variants=tuple(_variant_report(each, one, staging, read) for one in decisions for each in one.assessed),
+        variants=tuple(
+            _variant_report(each, one, staging, read, _name(options)) for one in decisions for each in one.assessed
+        ),
         version=options.version,
         report=str(staging.final / "report.html"),
         targets=tuple(each.verdict for each in decisions),
@@ -252,7 +254,9 @@ def _bundle(
     return write_bundle(staging.draft / "bundle", assemble.draft(name, options.version, read, shipped), key)
 
 
-def _variant_report(each: Assessed, decision: Decision, staging: output.Staging, read: inputs.Inputs) -> VariantReport:
+def _variant_report(
+    each: Assessed, decision: Decision, staging: output.Staging, read: inputs.Inputs, name: str
+) -> VariantReport:
     """Copy a variant's files into the output folder, with C sources where the target wants them, and describe it."""
     relative = Path("variants") / each.judged.label
     folder = staging.draft / relative
@@ -260,6 +264,6 @@ def _variant_report(each: Assessed, decision: Decision, staging: output.Staging,
     for file in each.built.artifact.files:
         shutil.copyfile(file, folder / file.name)
     if each.target.format == C_ARRAY and each.judged.verdict != "fail":
-        write_variant(each.built.artifact, read.calibration_inputs[0], read.source.path.stem, folder)
+        write_variant(each.built.artifact, read.calibration_inputs[0], name, folder)
     final = staging.final / relative / each.built.artifact.model.name
     return each.report(str(final), chosen=each.judged.label == decision.choice.chosen)
