@@ -1,0 +1,1 @@
+"""Models of Python code, as a user has them: imported only where PyTorch is."""
