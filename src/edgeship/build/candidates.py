@@ -143,6 +143,7 @@ class Workshop:
             except (ConversionError, EngineError) as error:
                 gave_up.append(f"{by}: {error.message}")
                 continue
+            gave_up += self._forms.fallbacks(route)
             return structs.replace(artifact, notes=(*artifact.notes, f"converted by {by}", *gave_up),
                                    fallbacks=(*artifact.fallbacks, *gave_up))  # fmt: skip
         raise ConversionError("; ".join(gave_up), target=runtime)

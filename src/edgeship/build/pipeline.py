@@ -160,7 +160,7 @@ def _name(options: BuildOptions) -> str:
 def missing_toolchains(options: BuildOptions) -> list[str]:
     """Names of converters that this build is known to need, before anything is read, and that are not installed."""
     reader = sources.reader_of(options.request)
-    wanted = [sources.TOOLCHAINS.get(reader, ""), *routes.toolchains(reader, _runtimes(_targets(options)))]
+    wanted = [sources.toolchain_of(options.request), *routes.toolchains(reader, _runtimes(_targets(options)))]
     return [name for name in dict.fromkeys(wanted) if name and not toolchains.status(name).installed]
 
 
@@ -173,7 +173,7 @@ class _Toolchains:
 
     def source(self) -> None:
         """What reading the source needs."""
-        if name := sources.TOOLCHAINS.get(sources.reader_of(self._options.request), ""):
+        if name := sources.toolchain_of(self._options.request):
             self(name)
 
     def __call__(self, name: str) -> None:

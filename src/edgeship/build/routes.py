@@ -19,30 +19,42 @@ from edgeship.build.toolchains.converters import convert_onnx
 from edgeship_agent.contract.errors import ConversionError
 
 
+class Made(Struct, frozen=True, kw_only=True):
+    """What a step made.
+
+    Attributes:
+        fallbacks: ways that it gave up before this one worked, a sentence each.
+    """
+
+    file: Path
+    fallbacks: tuple[str, ...] = ()
+
+
 class Step(Struct, frozen=True, kw_only=True):
     """One conversion.
 
     Attributes:
         name: for reports.
         toolchain: the environment that it needs, empty for none.
-        run: (source, private copy of the step's input, folder to write in) → the new file.
+        run: (source, private copy of the step's input, folder to write in) → the new file, or what was made.
     """
 
     name: str
     toolchain: str
-    run: Callable[[SourceModel, Path, Path], Path]
+    run: Callable[[SourceModel, Path, Path], Path | Made]
 
 
 Route = tuple[str, ...]
 
 
-def convert_by(toolchain: str, to: str) -> Callable[[SourceModel, Path, Path], Path]:
+def convert_by(toolchain: str, to: str) -> Callable[[SourceModel, Path, Path], Made]:
     """A step by a toolchain's ``convert`` command."""
 
-    def run(source: SourceModel, model: Path, folder: Path) -> Path:
+    def run(source: SourceModel, model: Path, folder: Path) -> Made:
         request = {"command": "convert", "model": str(model), "format": source.format, "options": source.options,
                    "to": to, "folder": str(folder)}  # fmt: skip
-        return Path(str(workers.call(toolchain, request)["file"]))
+        answer = workers.call(toolchain, request)
+        return Made(file=Path(str(answer["file"])), fallbacks=tuple(answer.get("fallbacks", ())))
 
     return run
 
@@ -57,6 +69,7 @@ STEPS: Final[dict[str, Step]] = {
     for step in (
         Step(name="fold", toolchain="", run=fold),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
+        Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
     )
 }
 #: (source format, runtime) → routes in the order in which they are tried; the empty route is the source's own file.
@@ -66,6 +79,9 @@ ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf")),
     ("tflite", "litert"): ((),),
     ("tflite", "openvino"): ((),),
+    ("torch", "onnxruntime"): (("torch.onnx",),),
+    ("torch", "openvino"): (("torch.onnx",),),
+    ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf")),
 }
 
 
@@ -118,6 +134,7 @@ class Forms:
         self._folder = folder
         self._ready = ready
         self._made: dict[Route, Path | ConversionError] = {}
+        self._fallbacks: dict[Route, tuple[str, ...]] = {}
 
     def file(self, route: Route) -> Path:
         """The source at the end of a route; read it, or copy it, but never write to it.
@@ -134,6 +151,10 @@ class Forms:
         if isinstance(made, ConversionError):
             raise made
         return made
+
+    def fallbacks(self, route: Route) -> tuple[str, ...]:
+        """What the steps of a route gave up before they worked."""
+        return tuple(each for length in range(len(route)) for each in self._fallbacks.get(route[: length + 1], ()))
 
     def _make(self, route: Route) -> Path:
         folder = self._folder / ("-".join(route) or "source")
@@ -152,4 +173,8 @@ class Forms:
             shutil.copyfile(before, copy)
         result = folder / "output"
         result.mkdir()
-        return step.run(self._source, copy, result)
+        made = step.run(self._source, copy, result)
+        if isinstance(made, Path):
+            return made
+        self._fallbacks[route] = made.fallbacks
+        return made.file

@@ -13,13 +13,16 @@ from edgeship_agent.contract.errors import InputError
 __all__ = ["InputShape", "SourceModel", "SourceRequest", "load"]
 
 #: File suffix → the module that reads it; each has ``load(request) -> SourceModel``.
-BY_SUFFIX: Final[dict[str, str]] = {".onnx": "onnx", ".tflite": "tflite"}
+BY_SUFFIX: Final[dict[str, str]] = {
+    ".onnx": "onnx", ".tflite": "tflite", ".pt2": "torch", ".pt": "torch", ".jit": "torch", ".pth": "torch",
+    ".th": "torch",
+}  # fmt: skip
 #: File in a folder → the module that reads the folder.
 BY_MARKER: Final[dict[str, str]] = {}
 #: What stands before the first colon of an address → the module that resolves it; ``""`` for everything else with one.
-BY_SCHEME: Final[dict[str, str]] = {}
+BY_SCHEME: Final[dict[str, str]] = {"": "torch"}
 #: Reader → the toolchain that it needs to look into a source.
-TOOLCHAINS: Final[dict[str, str]] = {}
+TOOLCHAINS: Final[dict[str, str]] = {"torch": "torch"}
 
 
 def load(asked: SourceRequest | Path) -> SourceModel:
@@ -34,6 +37,19 @@ def load(asked: SourceRequest | Path) -> SourceModel:
     reader = importlib.import_module(f"{__name__}.{reader_of(request)}")
     model: SourceModel = reader.load(request)
     return model
+
+
+def toolchain_of(request: SourceRequest) -> str:
+    """The toolchain that looking into a source needs, empty for none.
+
+    Raises:
+        InputError, ConfigError: the source cannot be used, as far as can be told without the toolchain.
+    """
+    name = reader_of(request)
+    reader = importlib.import_module(f"{__name__}.{name}")
+    if hasattr(reader, "check"):
+        reader.check(request)
+    return TOOLCHAINS.get(name, "")
 
 
 def reader_of(request: SourceRequest) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,12 +36,14 @@ class Toolchain(Struct, frozen=True, kw_only=True):
         purpose: what it is for, in a few words.
         size_bytes: about what its environment takes on disk.
         module: what must be importable in it.
+        own: distributions, each with its lowest version, that make the environment of Edgeship itself do as well.
     """
 
     name: str
     purpose: str
     size_bytes: int
     module: str
+    own: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def lock(self) -> str:
@@ -47,14 +51,26 @@ class Toolchain(Struct, frozen=True, kw_only=True):
         return resources.files(_PACKAGE).joinpath(f"{self.name}.lock").read_text(encoding="utf-8")
 
     @property
+    def is_own(self) -> bool:
+        """Whether Edgeship's own environment has what it needs, so that code of the user finds its imports there.
+
+        Told from the installed packages' metadata: nothing is imported.
+        """
+        return bool(self.own) and all(_installed(name) >= lowest for name, lowest in self.own)
+
+    @property
     def folder(self) -> Path:
         """Where its environment lives: another lock or Python is another environment."""
+        if self.is_own:
+            return Path(sys.prefix)
         key = hashlib.sha256(f"{self.lock}\0{sys.version_info[:2]}\0{sys.platform}".encode()).hexdigest()[:16]
         return root() / f"{self.name}-{key}"
 
     @property
     def python(self) -> Path:
         """Its interpreter."""
+        if self.is_own:
+            return Path(sys.executable)
         return self.folder / "bin" / "python"
 
 
@@ -71,8 +87,13 @@ class Status(Struct, frozen=True, kw_only=True):
 TOOLCHAINS: Final[dict[str, Toolchain]] = {
     "onnx2tf": Toolchain(
         name="onnx2tf", purpose="ONNX → TFLite without TensorFlow", size_bytes=280_000_000, module="onnx2tf"
-    )
-}
+    ),
+    # the exporter is torch.onnx's own from 2.9 on, where dynamo became its default; tried with 2.13
+    "torch": Toolchain(
+        name="torch", purpose="PyTorch models → ONNX", size_bytes=1_000_000_000, module="torch",
+        own=(("torch", (2, 9)), ("onnxscript", (0, 5)), ("onnx", (1, 18)), ("numpy", (2,))),
+    ),
+}  # fmt: skip
 
 
 def root() -> Path:
@@ -106,7 +127,7 @@ def status(name: str) -> Status:
 
 def is_installed(toolchain: Toolchain) -> bool:
     """Whether its environment was finished."""
-    return (toolchain.folder / _READY).is_file()
+    return toolchain.is_own or (toolchain.folder / _READY).is_file()
 
 
 def install(name: str) -> Path:
@@ -162,6 +183,15 @@ def remove(name: str) -> bool:
     for folder in folders:
         shutil.rmtree(folder)
     return bool(folders)
+
+
+def _installed(name: str) -> tuple[int, ...]:
+    """The version of a distribution here, its numbers only; empty where it is not installed."""
+    try:
+        text = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(int(number) for number in re.split(r"[^0-9.]", text, maxsplit=1)[0].split(".") if number)
 
 
 def _move(draft: Path, toolchain: Toolchain) -> None:

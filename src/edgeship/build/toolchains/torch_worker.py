@@ -1,12 +1,12 @@
 """Runs where PyTorch is: describes, runs or converts one model, then out. Standard library, PyTorch and ONNX only.
 
-One JSON object on stdin: ``{"command": "describe" | "run" | "convert", "model": path of a private copy, "format": …,
+One JSON object on stdin: ``{"command": "describe" | "run" | "convert", "model": path of a private copy,
 "options": {…}, "memory_bytes": limit, …}``. JSON lines on the real stdout, the last one the answer: ``{"ok": true, …}``
-or ``{"ok": false, "error": sentence, "kind": "input" | "conversion", "next_step": …}``. All else goes to stderr.
+or ``{"ok": false, "error": sentence, "kind": "input" | "conversion", "next": …}``. All else goes to stderr.
 
-Formats: ``exported-program`` (.pt2), ``torchscript``, ``state-dict`` (weights for a factory), ``pickled-module``.
-Options: ``input_shapes`` [{name, shape, dtype}], ``factory`` {module, file, attribute}, ``paths`` for the user's own
-modules, ``allow_pickle``.
+Options: ``kind``, which is ``exported-program`` (.pt2), ``torchscript``, ``state-dict`` (weights for a factory) or
+``pickled-module``; ``weights_kind``; ``input_shapes`` [{name, shape, dtype}]; ``factory`` {module, file, attribute};
+``paths`` of the user's own modules; ``allow_pickle``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _no(error: str) -> dict[str, Any]:
-    return {"ok": False, "error": error, "kind": "conversion", "next_step": ""}
+    return {"ok": False, "error": error, "kind": "conversion", "next": ""}
 
 
 def _part(name: str) -> Any:

@@ -39,7 +39,7 @@ def serve(request: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         with torch.no_grad():
             return {"ok": True, **_answer(request, tell)}
     except Refused as refusal:
-        return {"ok": False, "error": str(refusal), "kind": refusal.kind, "next_step": refusal.next_step}
+        return {"ok": False, "error": str(refusal), "kind": refusal.kind, "next": refusal.next_step}
 
 
 def _answer(request: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _describe(flat: Flat, model: Model, outputs: list[tuple[str, Any]]) -> dict[
         "operators": counter.operators,
         "parameters": sum(math.prod(each.shape) for each in model.module.parameters()),
         "quantized": counter.quantized,
-        "notes": model.notes,
+        "notes": [*model.notes, *(["its free batch is built as 1"] if free else [])],
         "code": model.code,
         "torch": torch.__version__,
     }
@@ -115,7 +115,7 @@ def _run(flat: Flat, model: Model, request: Mapping[str, Any], tell: Tell) -> di
         stacked = {f"o{place}": np.stack(values) for place, values in enumerate(zip(*collected, strict=True))}
     except ValueError as error:
         raise Refused("an output changes its size from sample to sample", next_step="pad it to one size") from error
-    np.savez(Path(request["outputs"]), **stacked)
+    np.savez(Path(request["outputs"]), allow_pickle=False, **stacked)
     return {"samples": count}
 
 

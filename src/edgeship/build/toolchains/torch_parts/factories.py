@@ -36,7 +36,7 @@ def make(factory: Mapping[str, Any], paths: Sequence[str]) -> Any:
         raise _not_there(error, name, paths) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not frame.filename.startswith(("<", os.path.dirname(__file__)))]
+        own = [frame for frame in frames if not frame.filename.startswith(("<", str(Path(__file__).parent)))]
         line = f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
         raise Refused(f"{name} fails: {type(error).__name__}: {first_line(error)}{line}",
                       next_step="call the factory in Python and mend it") from error  # fmt: skip
@@ -49,7 +49,7 @@ def make(factory: Mapping[str, Any], paths: Sequence[str]) -> Any:
 def _not_there(error: ModuleNotFoundError, name: str, paths: Sequence[str]) -> Refused:
     if error.name and (name == error.name or name.startswith(error.name + ".")):
         return Refused(f"there is no Python module {name} in {' or '.join(paths)}",
-                       next_step="build in the folder of the code, or name the file: path/to/file.py:factory")  # fmt: skip
+                       next_step="build in the folder of the code, or name its file: path/file.py:factory")  # fmt: skip
     return Refused(
         f"{name} needs the Python module {error.name}, which is not beside PyTorch here",
         next_step=f"install Edgeship in the environment that trains the model: it then uses the PyTorch and the "

@@ -26,9 +26,7 @@ def _pinned(parameter: Parameter, asked: Mapping[str, Any] | None) -> Parameter:
         return parameter
     if asked:
         wanted = tuple(asked["shape"])
-        fits = len(wanted) == len(shape) and all(
-            have in {-1, want} for have, want in zip(shape, wanted, strict=True)
-        )
+        fits = len(wanted) == len(shape) and all(have in {-1, want} for have, want in zip(shape, wanted, strict=True))
         if not fits:
             raise Refused(f"the input {name} has the shape {shown(shape)}, not {shown(wanted)}")
         if asked["dtype"] and asked["dtype"] != parameter.dtype:

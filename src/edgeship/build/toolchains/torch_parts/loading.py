@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch.utils import _pytree as pytree
 
 from . import factories
 from .calling import lift_states
 from .inputs import by_name, pin, shaped
-from .model import Arguments, Model, Parameter, Refused, dtype_name, first_line, unreadable
+from .model import Arguments, Model, Parameter, Refused, dtype_name, unreadable
 
 #: Keys under which checkpoints keep the weights; the first that is there is taken.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -40,7 +42,7 @@ def load(request: Mapping[str, Any]) -> Model:
         "state-dict": _from_factory,
         "pickled-module": _pickled_module,
     }
-    return loaders[request["format"]](request)
+    return loaders[request["options"]["kind"]](request)
 
 
 def audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,7 +67,7 @@ def _guard(allow_pickle: object) -> Iterator[None]:
 def _holds_code(what: str) -> Refused:
     return Refused(
         f"the file holds pickled code ({what}), which could do anything when it is loaded",
-        next_step="save weights only, torch.save(model.state_dict(), FILE); or --allow-pickle for a file that you trust",
+        next_step="save weights, torch.save(model.state_dict(), FILE); or --allow-pickle for a file that you trust",
     )
 
 
@@ -133,7 +135,7 @@ def _from_factory(request: Mapping[str, Any]) -> Model:
     options = request["options"]
     before = set(sys.modules)
     module = factories.make(options["factory"], options.get("paths", []))
-    weights = _state_dict(_read_weights(Path(request["model"]), options.get("allow_pickle")))
+    weights = _state_dict(_read_weights(Path(request["model"]), options))
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
@@ -199,9 +201,12 @@ def _to_float32(model: Model) -> None:
         model.notes.append(f"weights of {', '.join(sorted(map(dtype_name, other)))} are computed in float32")
 
 
-def _read_weights(path: Path, allow_pickle: object) -> Any:
-    with _guard(allow_pickle):
+def _read_weights(path: Path, options: Mapping[str, Any]) -> Any:
+    allow_pickle = options.get("allow_pickle")
+    with _guard(allow_pickle), torch.serialization.safe_globals(_numpy_scalars()):
         try:
+            if options.get("weights_kind") == "torchscript":
+                return torch.jit.load(str(path), map_location="cpu")
             return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
         except Refused:
             raise
@@ -210,6 +215,12 @@ def _read_weights(path: Path, allow_pickle: object) -> Any:
             if name:
                 raise _holds_code(name[0].strip("`")) from error
             raise unreadable(error, f"weights ({type(error).__name__})") from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a number of NumPy in a checkpoint is made of, such as the best accuracy so far."""
+    names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *{type(np.dtype(kind)) for kind in "fdeilqIQbBhH?"}]
 
 
 def _state_dict(held: Any) -> dict[str, Any]:
@@ -229,6 +240,3 @@ def _state_dict(held: Any) -> dict[str, Any]:
         if all(key.startswith(prefix) for key in plain):
             plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
-
-
-__all__ = ["audit", "first_line", "load"]

@@ -30,7 +30,7 @@ def convert(flat: Flat, model: Model, outputs: list[str], request: Mapping[str, 
         request: ``to`` and ``folder``.
 
     Returns:
-        ``file``, ``notes``, and those of the notes that are ``fallbacks``.
+        ``file``, and ``fallbacks``: what was given up on the way.
 
     Raises:
         Refused: neither exporter can do it.
@@ -43,13 +43,11 @@ def convert(flat: Flat, model: Model, outputs: list[str], request: Mapping[str, 
     fallbacks = []
     try:
         _export(flat, model, inputs, outputs, path)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the exporter raises whatever a step of it meets); it is told
         fallbacks.append(f"torch.export could not take it ({first_line(error)}): PyTorch's older exporter did")
         _export_traced(flat, model, inputs, outputs, path, error)
     _tidy(path, inputs, outputs)
-    notes = [f"a free batch was built as 1 (input {each.name})" for each in model.tensors
-             if each.shape and each.shape[0] < 0]  # fmt: skip
-    return {"file": str(path), "notes": [*model.notes, *notes, *fallbacks], "fallbacks": fallbacks}
+    return {"file": str(path), "fallbacks": fallbacks}
 
 
 def _export(flat: Flat, model: Model, inputs: list[str], outputs: list[str], path: Path) -> None:
