@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickletools
 import re
 import zipfile
@@ -38,9 +39,16 @@ _PLAIN_TORCH: Final = re.compile(
 )
 #: The characters and calls of a size expression: PyTorch hands it to ``eval``. Source: torch._export.serde, sympify.
 _EXPRESSION: Final = re.compile(r"[\w\s+\-*/%(),.<>=&|~']*")
-_CALLED_OR_ATTRIBUTE: Final = re.compile(r"__|\.\s*[A-Za-z_]|(?<![\w'])[a-z_]\w*\s*\(")
+_CALLED_OR_ATTRIBUTE: Final = re.compile(r"__|\.\s*[A-Za-z_]|(?<![\w'])[a-z_]\w*\s*\(|[)']\s*\(")
 _QUOTED: Final = re.compile(r"'[A-Za-z0-9_.+\-]*'")
-_EXPRESSION_KEY: Final = re.compile(r'"expr_str"\s*:\s*"((?:[^"\\]|\\.)*)"')
+#: Names go into Python source as they are. Source: torch.fx.graph, CodeGen.
+_NAME: Final = re.compile(r"[\w.]*")
+_NAME_KEYS: Final = frozenset({"name", "as_name", "forward_arg_names"})
+#: What a node may call; PyTorch looks it up as an attribute of itself, and has ``os`` among them.
+_CALLED: Final = re.compile(
+    r"torch\.ops\.(?!_)\w+\.(?!__)\w+(\.(?!__)\w+)?|(_operator|math)\.(?!__)\w+|torch\._?sym_\w+"
+    r"|torch\._C\._set_grad_enabled|torch\.amp\.autocast_mode\._(enter|exit)_autocast"
+)
 
 
 class TorchKind(StrEnum):
@@ -110,7 +118,7 @@ def _archived(archive: zipfile.ZipFile, path: Path) -> TorchFile:
                          next_step="save the program itself: torch.export.save(program, FILE)")  # fmt: skip
     if graphs:
         for graph in graphs:
-            _check_expressions(_text(archive, graph, path), path)
+            _check_graph(_text(archive, graph, path), path)
         return TorchFile(kind=TorchKind.EXPORTED_PROGRAM)
     if "constants.pkl" in names and any(short.startswith("code/") for short in names):
         return TorchFile(kind=TorchKind.TORCHSCRIPT)
@@ -128,12 +136,33 @@ def _text(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return archive.read(name)
 
 
-def _check_expressions(graph: bytes, path: Path) -> None:
-    """Sizes are written as formulas that PyTorch evaluates as Python: only formulas may pass."""
-    for found in _EXPRESSION_KEY.finditer(graph.decode("utf-8", errors="replace")):
-        if not is_formula(found[1]):
-            raise InputError("holds code where a size should be", file=path, got=found[1][:80],
+def _check_graph(graph: bytes, path: Path) -> None:
+    """A graph is data, and PyTorch makes Python of parts of it: only what cannot be code may pass.
+
+    Raises:
+        InputError: damaged, or code where none belongs.
+    """
+    try:
+        waiting: list[tuple[str, Any]] = [("", json.loads(graph))]
+    except (ValueError, RecursionError) as error:
+        raise InputError("its graph is damaged", file=path, next_step="export the model again") from error
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, each) for each in value]
+        elif isinstance(value, str) and not _is_data(key, value):
+            raise InputError("holds code where a graph has none", file=path, key=key, got=repr(value[:80]),
                              next_step="take the model from a source that you trust")  # fmt: skip
+
+
+def _is_data(key: str, value: str) -> bool:
+    if key == "expr_str":
+        return is_formula(value)
+    if key == "target":
+        return _CALLED.fullmatch(value) is not None
+    return key not in _NAME_KEYS or _NAME.fullmatch(value) is not None
 
 
 def is_formula(text: str) -> bool:

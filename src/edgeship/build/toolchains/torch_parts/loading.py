@@ -93,7 +93,8 @@ def _exported(request: Mapping[str, Any]) -> Model:
         return arguments, keywords
 
     parameters = pin(found, options.get("input_shapes", []))
-    return Model(module=program.module(), parameters=parameters, arrange=arrange)
+    # without the guards, which are source code in the file
+    return Model(module=program.module(check_guards=False), parameters=parameters, arrange=arrange)
 
 
 def _program_parameter(name: str, held: Any, *, constant: bool) -> Parameter:

@@ -124,6 +124,11 @@ def last_line(error: BaseException) -> str:
     return (lines[-1] if lines else type(error).__name__)[:_LONGEST]
 
 
+def reason(error: BaseException) -> str:
+    """The line of an exception that says why."""
+    return last_line(error) if "TorchScript interpreter" in str(error) else first_line(error)
+
+
 def unreadable(error: BaseException, what: str) -> Refused:
     """A file that PyTorch does not read."""
     return Refused(f"PyTorch cannot read it as {what}: {first_line(error)}", next_step="copy or export the file again")

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from .calling import Flat
 from .inputs import examples
-from .model import Model, Refused, first_line
+from .model import Model, Refused, reason
 
 #: The oldest opset that the exporter writes without converting down. Source: torch.onnx.export, ``opset_version``.
 OPSET = 18
@@ -44,7 +44,7 @@ def convert(flat: Flat, model: Model, outputs: list[str], request: Mapping[str, 
     try:
         _export(flat, model, inputs, outputs, path)
     except Exception as error:  # noqa: BLE001 (the exporter raises whatever a step of it meets); it is told
-        fallbacks.append(f"torch.export could not take it ({first_line(error)}): PyTorch's older exporter did")
+        fallbacks.append(f"torch.export could not take it ({reason(error)}): PyTorch's older exporter did")
         _export_traced(flat, model, inputs, outputs, path, error)
     _tidy(path, inputs, outputs)
     return {"file": str(path), "fallbacks": fallbacks}
@@ -88,18 +88,20 @@ def _export_traced(
     flat: Flat, model: Model, inputs: list[str], outputs: list[str], path: Path, first: Exception
 ) -> None:
     if model.states:
-        raise Refused(f"torch.export: {first_line(first)}; PyTorch's older exporter would lose the model's memory",
+        raise Refused(f"torch.export: {reason(first)}; PyTorch's older exporter would lose the model's memory",
                       kind="conversion") from first  # fmt: skip
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", torch.jit.TracerWarning)
+            given = tuple(examples(model))
+            # tracing keeps the branches of TorchScript; where Python itself branches on a value, it warns
+            traced = torch.jit.trace(flat, given, check_trace=False)
             torch.onnx.export(
-                flat, tuple(examples(model)), str(path), dynamo=False, opset_version=OPSET, input_names=inputs,
-                output_names=outputs,
-            )  # fmt: skip
+                traced, given, str(path), dynamo=False, opset_version=OPSET, input_names=inputs, output_names=outputs
+            )
     except Exception as error:
-        raise Refused(f"neither exporter can do it; torch.export: {first_line(first)}; the older one: "
-                      f"{first_line(error)}", kind="conversion") from error  # fmt: skip
+        raise Refused(f"neither exporter can do it; torch.export: {reason(first)}; the older one: "
+                      f"{reason(error)}", kind="conversion") from error  # fmt: skip
 
 
 def _tidy(path: Path, inputs: list[str], outputs: list[str]) -> None:
