@@ -162,6 +162,7 @@ class TestFactory:
             ),
             pytest.param("Restless", "plain.pth", "weights do not fit .*unknown conv.bias", marks=pytest.mark.slow),
         ],
+        ids=["misfit", "error", "another"],
     )
     def test_a_mistake_in_it_is_told(self, files: Path, name: str, weights: str, told: str) -> None:
         with pytest.raises(InputError, match=told) as refusal:
@@ -177,6 +178,7 @@ class TestFactory:
             (f"{FACTORIES / 'small_net.py'}:absent", "absent is not defined"),
             ("no.such.package:net", "no Python module no.such.package"),
         ],
+        ids=["no model", "no factory", "no module"],
     )
     def test_what_is_no_factory_is_refused(self, files: Path, text: str, told: str) -> None:
         with pytest.raises(InputError, match=told):

@@ -95,7 +95,7 @@ def _archive(path: Path) -> TorchFile:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(archive, path)
             return _archived(archive, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise InputError("damaged or truncated", file=path, expected="a whole archive of PyTorch", got=str(error),
                          next_step="copy or save the file again") from error  # fmt: skip
 

@@ -90,7 +90,7 @@ TOOLCHAINS: Final[dict[str, Toolchain]] = {
     ),
     # the exporter is torch.onnx's own from 2.9 on, where dynamo became its default; tried with 2.13
     "torch": Toolchain(
-        name="torch", purpose="PyTorch models → ONNX", size_bytes=1_000_000_000, module="torch",
+        name="torch", purpose="PyTorch models → ONNX", size_bytes=870_000_000, module="torch",
         own=(("torch", (2, 9)), ("onnxscript", (0, 5)), ("onnx", (1, 18)), ("numpy", (2,))),
     ),
 }  # fmt: skip
