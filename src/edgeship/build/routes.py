@@ -70,7 +70,15 @@ STEPS: Final[dict[str, Step]] = {
         Step(name="fold", toolchain="", run=fold),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
+        Step(name="tf2onnx", toolchain="tensorflow", run=convert_by("tensorflow", "onnx")),
+        Step(name="TFLiteConverter", toolchain="tensorflow", run=convert_by("tensorflow", "tflite")),
     )
+}
+#: TensorFlow's formats all go the same ways.
+_FROM_TENSORFLOW: Final[dict[str, tuple[Route, ...]]] = {
+    "onnxruntime": (("tf2onnx",),),
+    "openvino": (("tf2onnx",), ("TFLiteConverter",)),
+    "litert": (("TFLiteConverter",), ("tf2onnx", "onnx2tf")),
 }
 #: (source format, runtime) → routes in the order in which they are tried; the empty route is the source's own file.
 ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
@@ -78,11 +86,14 @@ ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("onnx", "openvino"): ((),),
     ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf")),
     ("tflite", "litert"): ((),),
-    ("tflite", "openvino"): ((),),
+    ("tflite", "openvino"): ((), ("tf2onnx",)),
+    ("tflite", "onnxruntime"): (("tf2onnx",),),
     ("torch", "onnxruntime"): (("torch.onnx",),),
     ("torch", "openvino"): (("torch.onnx",),),
     ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf")),
-}
+    **{(name, runtime): ways for name in ("keras", "saved_model", "frozen_graph")
+       for runtime, ways in _FROM_TENSORFLOW.items()},
+}  # fmt: skip
 
 
 def plan(source_format: str, runtime: str) -> tuple[Route, ...]:

@@ -88,6 +88,10 @@ TOOLCHAINS: Final[dict[str, Toolchain]] = {
     "onnx2tf": Toolchain(
         name="onnx2tf", purpose="ONNX → TFLite without TensorFlow", size_bytes=280_000_000, module="onnx2tf"
     ),
+    "tensorflow": Toolchain(
+        name="tensorflow", purpose="Keras, SavedModel and TensorFlow graphs → TFLite and ONNX; TFLite → ONNX",
+        size_bytes=1_500_000_000, module="tensorflow",
+    ),
     # the exporter is torch.onnx's own from 2.9 on, where dynamo became its default; tried with 2.13
     "torch": Toolchain(
         name="torch", purpose="PyTorch models → ONNX", size_bytes=870_000_000, module="torch",
@@ -170,7 +174,7 @@ def check(name: str) -> str:
     if not is_installed(toolchain):
         raise ConversionError(f"the toolchain {name} is not installed",
                               next_step=f"edgeship toolchains install {name}")  # fmt: skip
-    code = f"import importlib.metadata as m, {toolchain.module}; print(m.version('{name}'))"
+    code = f"import {toolchain.module} as found; print(found.__version__)"
     said = _run([str(toolchain.python), "-I", "-c", code], name, f"edgeship toolchains remove {name}",
                 timeout_s=_CHECK_TIMEOUT_S)  # fmt: skip
     return f"{name} {said.strip()} imports"

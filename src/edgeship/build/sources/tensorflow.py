@@ -1,0 +1,88 @@
+"""Keras files, SavedModel folders and frozen TensorFlow graphs: opened and described by the tensorflow toolchain."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.request import SourceRequest
+from edgeship.build.toolchains import workers
+from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.contract.manifest import TensorSpec
+
+TOOLCHAIN: Final = "tensorflow"
+_FORMATS: Final = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".pb": "frozen_graph"}
+
+
+def load(request: SourceRequest) -> SourceModel:
+    """Look into a TensorFlow model, in the toolchain's own process and on a private copy.
+
+    Raises:
+        InputError: damaged, renamed, with code of its own, or with ends that the fleet cannot serve.
+        ConfigError: an option that does not belong to the format.
+        ConversionError: the toolchain is not installed, or died of the file.
+    """
+    path = request.path
+    kind = "saved_model" if path.is_dir() else _FORMATS[path.suffix.lower()]
+    options = _options(request, kind)
+    files = tuple(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else (path,)
+    digest = digest_of_files(files)
+    answer = _described(path, kind, options)
+    return SourceModel(
+        path=path,
+        format=kind,
+        data=b"" if path.is_dir() else path.read_bytes(),
+        digest=digest,
+        files=files,
+        size_bytes=sum(file.stat().st_size for file in files),
+        operators=int(answer["operators"]),
+        parameters=int(answer["parameters"]),
+        inputs=tuple(_spec(entry) for entry in answer["inputs"]),
+        outputs=tuple(_spec(entry) for entry in answer["outputs"]),
+        quantized=bool(answer["quantized"]),
+        toolchain=TOOLCHAIN,
+        options=options,
+        notes=tuple(str(note) for note in answer["notes"]),
+    )
+
+
+def _options(request: SourceRequest, kind: str) -> dict[str, Any]:
+    """What the worker is told besides the file.
+
+    Raises:
+        ConfigError: a graph's ends were named for another format.
+    """
+    if kind != "frozen_graph":
+        for key, given in (("--input-tensor", request.input_tensors), ("--output-tensor", request.output_tensors)):
+            if given:
+                raise ConfigError("only a frozen graph can be cut", file=request.path, key=key, got=given[0],
+                                  expected="a .pb file", next_step="leave the option out")  # fmt: skip
+    shapes = [{"name": each.name, "shape": list(each.shape), "dtype": each.dtype} for each in request.input_shapes]
+    options: dict[str, Any] = {
+        "input_shapes": shapes,
+        "input_tensors": list(request.input_tensors),
+        "output_tensors": list(request.output_tensors),
+        "allow_pickle": request.allow_pickle,
+    }
+    return {key: value for key, value in options.items() if value}
+
+
+def _described(path: Path, kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="edgeship-source-") as folder:
+        copy = Path(folder) / f"model{path.suffix.lower()}"
+        if path.is_dir():
+            shutil.copytree(path, copy)
+        else:
+            shutil.copyfile(path, copy)
+        request = {"command": "describe", "model": str(copy), "format": kind, "options": options}
+        try:
+            return workers.call(TOOLCHAIN, request)
+        except InputError as error:
+            raise InputError(error.message, file=path, next_step=error.next_step) from error
+
+
+def _spec(entry: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(name=str(entry["name"]), dtype=str(entry["dtype"]), shape=tuple(entry["shape"]))

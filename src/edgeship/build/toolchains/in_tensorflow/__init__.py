@@ -1,0 +1,1 @@
+"""Runs in the tensorflow toolchain's environment, behind ``tensorflow_worker.py``; nothing of Edgeship is imported."""
