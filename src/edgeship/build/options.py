@@ -19,7 +19,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: the trained model: a path, or another address that a source reader knows.
-        input_shapes, weights, allow_pickle, input_tensors, output_tensors: what some sources leave open; see
+        input_shapes, weights, allow_pickle, input_tensors, output_tensors, signature: what some sources leave open; see
             :class:`edgeship.build.sources.SourceRequest`.
         targets: ids or files of hardware targets, in order.
         calibration: data for ranges, scheme selection and the drift baseline.
@@ -76,6 +76,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     allow_pickle: bool = False
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
+    signature: str = ""
 
     @property
     def request(self) -> SourceRequest:
@@ -83,4 +84,5 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         return SourceRequest(
             text=str(self.source), input_shapes=self.input_shapes, weights=self.weights,
             allow_pickle=self.allow_pickle, input_tensors=self.input_tensors, output_tensors=self.output_tensors,
+            signature=self.signature,
         )  # fmt: skip

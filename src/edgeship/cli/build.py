@@ -55,6 +55,7 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--allow-pickle", is_flag=True, help="Read files that can run code when they are read.")
 @click.option("--input-tensor", "input_tensors", multiple=True, help="Cut the graph here; repeat for several.")
 @click.option("--output-tensor", "output_tensors", multiple=True, help="Cut the graph here; repeat for several.")
+@click.option("--signature", default="", help="Signature of a SavedModel that has several.")
 @click.option("--task", type=click.Choice(["auto", "classification", "raw"]), default="auto", show_default=True,
               help="How the first output is read; auto is classification with labels.")  # fmt: skip
 @click.option("--labels", metavar="A,B,C", default="", help="Class names in the order of the output.")

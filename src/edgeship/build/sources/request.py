@@ -63,6 +63,7 @@ class SourceRequest(Struct, frozen=True, kw_only=True):
         weights: state dict for a factory.
         allow_pickle: whether files that can run code when they are read may be read.
         input_tensors, output_tensors: where to cut a graph; empty for its own ends.
+        signature: of a SavedModel that has several; empty for its default one.
     """
 
     text: str
@@ -71,6 +72,7 @@ class SourceRequest(Struct, frozen=True, kw_only=True):
     allow_pickle: bool = False
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
+    signature: str = ""
 
     @property
     def path(self) -> Path:

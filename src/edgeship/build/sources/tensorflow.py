@@ -53,19 +53,23 @@ def _options(request: SourceRequest, kind: str) -> dict[str, Any]:
     """What the worker is told besides the file.
 
     Raises:
-        ConfigError: a graph's ends were named for another format.
+        ConfigError: an option of another format.
     """
-    if kind != "frozen_graph":
-        for key, given in (("--input-tensor", request.input_tensors), ("--output-tensor", request.output_tensors)):
-            if given:
-                raise ConfigError("only a frozen graph can be cut", file=request.path, key=key, got=given[0],
-                                  expected="a .pb file", next_step="leave the option out")  # fmt: skip
+    for key, given, owner in (
+        ("--input-tensor", request.input_tensors, "frozen_graph"),
+        ("--output-tensor", request.output_tensors, "frozen_graph"),
+        ("--signature", request.signature, "saved_model"),
+    ):
+        if given and kind != owner:
+            raise ConfigError("does not belong to this format", file=request.path, key=key, got=kind, expected=owner,
+                              next_step="leave the option out")  # fmt: skip
     shapes = [{"name": each.name, "shape": list(each.shape), "dtype": each.dtype} for each in request.input_shapes]
     options: dict[str, Any] = {
         "input_shapes": shapes,
         "input_tensors": list(request.input_tensors),
         "output_tensors": list(request.output_tensors),
         "allow_pickle": request.allow_pickle,
+        "signature": request.signature,
     }
     return {key: value for key, value in options.items() if value}
 

@@ -167,7 +167,7 @@ def _unreadable(error: Exception) -> Refused:
     if missing:
         name = missing.group(1) or missing.group(2)
         return Refused(f"the file names a class of its own, {name}, whose code is not in it",
-                       "where that code is, save a SavedModel with model.export(FOLDER) and build from that folder")  # fmt: skip
+                       "where that code is, run model.export(FOLDER), and build from that folder")  # fmt: skip
     return Refused(f"Keras cannot read the file: {first_line(error)}")
 
 
@@ -179,7 +179,7 @@ def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
                       "call it once, or give it an Input layer, and save it again") from error  # fmt: skip
     stateful = [layer.name for layer in model.layers if getattr(layer, "stateful", False) and _is_recurrent(layer)]
     if stateful:
-        raise Refused(f"layer {stateful[0]} is stateful: it keeps its state from one call to the next, where no bundle can see it",
+        raise Refused(f"layer {stateful[0]} is stateful: its state stays hidden from one call to the next",
                       "make the states inputs and outputs of the model")  # fmt: skip
     tensors = tf.nest.flatten(structure)
     inputs = tuple(
@@ -319,5 +319,5 @@ def check_stateless(concrete: Any) -> None:
     """
     writing = next((node for node in nodes_of(concrete.graph.as_graph_def()) if node.op in _WRITES), None)
     if writing is not None:
-        raise Refused(f"the model keeps state from one call to the next ({writing.op} {writing.name}), where no bundle can see it",
+        raise Refused(f"the model hides state from one call to the next ({writing.op} {writing.name})",
                       "make the state an input and an output of the model")  # fmt: skip
