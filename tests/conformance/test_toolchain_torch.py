@@ -78,6 +78,7 @@ class TestExportedProgram:
         assert _worst(source, file, tmp_path) < 1e-5
         source.check_unchanged()
 
+    @pytest.mark.slow
     def test_a_free_axis_is_named_with_the_way_to_fix_it(self, files: Path) -> None:
         with pytest.raises(InputError, match="axis 2 of the input x is free") as refusal:
             _load(files / "free.pt2")
@@ -248,6 +249,7 @@ class TestRefusedWithoutPyTorch:
             _load(short)
 
 
+@pytest.mark.slow
 def test_truncated_numbers_of_an_old_file_are_found(files: Path, tmp_path: Path) -> None:
     whole = (files / "legacy.pth").read_bytes()
     short = tmp_path / "legacy.pth"

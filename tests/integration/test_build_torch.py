@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from edgeship.build import toolchains
+from edgeship.build import routes, sources, toolchains
+from edgeship.build.sources import InputShape, SourceRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -63,3 +66,31 @@ def test_a_residual_network_is_close_on_every_runtime(tmp_path: Path, name: str,
     assert set(found) == set(TARGETS)
     for variant in found.values():
         assert 0.0 < float(str(variant["relative_rms"])) < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "silero_vad").is_dir(), reason="needs EDGESHIP_TEST_DATA")
+def test_a_detector_with_a_memory_says_what_its_authors_onnx_file_says(tmp_path: Path) -> None:
+    """Frame by frame over a minute of speech, each file carrying its own memory on."""
+    toolchains.install("torch")
+    shapes = (InputShape(name="x", shape=(1, 512)), InputShape(name="sr", shape=(16000,)))
+    source = sources.load(SourceRequest(text=str(DATA / "silero_vad" / "silero_vad.jit"), input_shapes=shapes))
+    assert [each.name for each in source.inputs] == ["x", "state", "context"]
+    forms = routes.Forms(source, tmp_path, lambda _: None)
+    ours = onnxruntime.InferenceSession(str(forms.file(("torch.onnx",))))
+    theirs = onnxruntime.InferenceSession(str(DATA / "silero_vad" / "silero_vad.onnx"))
+    with wave.open(str(DATA / "data" / "wav" / "silero_test_60s.wav")) as file:
+        sound = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+    state = their_state = np.zeros((2, 1, 128), np.float32)
+    context = before = np.zeros((1, 64), np.float32)
+    differences, speech = [], []
+    for start in range(0, len(sound) - 511, 512):
+        frame = sound[start : start + 512][None]
+        said, state, context = ours.run(None, {"x": frame, "state": state, "context": context})
+        whole = np.concatenate([before, frame], axis=1)
+        told, their_state = theirs.run(None, {"input": whole, "state": their_state, "sr": np.array(16000, np.int64)})
+        before = whole[:, -64:]
+        differences.append(abs(said.item() - told.item()))
+        speech.append(said.item() > 0.5)
+    assert max(differences) < 1e-4
+    assert 0.7 < np.mean(speech) < 0.85
