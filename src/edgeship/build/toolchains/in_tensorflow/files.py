@@ -67,7 +67,7 @@ def check_keras(path: Path, *, allow_code: bool) -> dict[str, Any]:
             check_config(config, allow_code=allow_code)
             with archive.open("model.weights.h5") as weights:
                 _check_weights(weights, archive.getinfo("model.weights.h5").file_size)
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         raise Refused(f"the .keras file is damaged or truncated ({first_line(error)})", _AGAIN) from error
     return dict(metadata) if isinstance(metadata, dict) else {}
 
