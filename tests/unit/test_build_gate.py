@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from msgspec import structs
 
 from edgeship.build import gate, metrics, select
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
+from edgeship.build.metric_gate import FieldEvidence
 from edgeship.build.metrics import Cells
 from edgeship.build.select import Judged
 from edgeship.build.verify import Comparison
+from edgeship.statistics import Disagreements
 
 LIMITS = Limits(max_drop=0.01, max_relative_rms=0.1)
 
@@ -74,6 +77,31 @@ def test_a_drop_is_proven_refuted_or_undecided(cells: Cells, holds: bool | None)
     assert gates["top1"].holds is holds
     assert ("more evaluation samples" in gates["top1"].next) is (holds is None)
     assert sum(value for name, value in gates["top1"].evidence.items() if name != "confidence") == cells.n
+
+
+def test_without_labels_another_answer_is_no_lost_class_but_silence_is() -> None:
+    """120 samples of each of two classes, by what the source says; labels of disagreements judge the metric."""
+    said = [index // 120 for index in range(240)]
+    field = FieldEvidence(counts=Disagreements(samples=20_000, found=1_000))
+    for silent, holds in ((20, True), (110, False)):
+        right = np.arange(240) >= silent
+        counted = metrics.cells([True] * 240, right.tolist())
+        agreement = metrics.Paired(figures=metrics.figures("agreement", counted), cells=counted)
+        recalls = metrics.class_recalls(said, np.ones(240, bool), right)
+        candidate = _candidate(paired=agreement, samples=240, class_recalls=recalls, field=field)
+        assert _holds(candidate, "class_recall") is holds
+        assert _holds(candidate, "top1") is None
+        assert "agreement" not in [each.id for each in gate.judge(candidate, LIMITS)]
+    assert _holds(_candidate(class_recalls=recalls), "class_recall") is False
+
+
+def test_the_evaluation_set_can_refuse_but_not_prove_where_the_claim_is_on_unlabelled_samples() -> None:
+    undecided = FieldEvidence(counts=Disagreements(samples=20_000, found=1_000))
+    proven = Cells(both=2_000, only_reference=0, only_candidate=0, neither=0)
+    refuted = Cells(both=700, only_reference=150, only_candidate=5, neither=45)
+    assert _holds(_candidate(proven), "top1") is True
+    assert _holds(_candidate(proven, field=undecided), "top1") is None
+    assert _holds(_candidate(refuted, field=undecided), "top1") is False
 
 
 def test_a_float_variant_needs_parity_and_no_labels() -> None:

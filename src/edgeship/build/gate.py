@@ -20,6 +20,9 @@ DISTINCT_SHARE: Final = 0.9
 GROUP_RMS: Final = 0.5
 #: Largest loss of a metric in dB where no margin is given: some 1.2 % more noise amplitude.
 MAX_DROP_DB: Final = 0.1
+#: Largest loss of a class against what the source says where labels of disagreements judge the metric: whether another
+#: answer is a loss is for them to say, but a class that is hardly said any more is lost.
+UNLABELLED_LOSS: Final = 0.5
 #: How much smaller or faster a quantized variant must be to be worth its loss.
 WORTH: Final = 0.95
 
@@ -169,15 +172,17 @@ def _metric(candidate: Candidate, limits: Limits) -> GateReport:
 
 def _class_recall(candidate: Candidate, limits: Limits) -> GateReport:
     recalls = candidate.comparison.class_recalls
-    holds, sentence, worst = judge_classes(recalls, limits.max_drop)
-    rule = f"no class that the source finds is proven to lose more than {limits.max_drop:g} of its recall"
+    unlabelled = candidate.field is not None and candidate.comparison.metric.name == "agreement"
+    margin = UNLABELLED_LOSS if unlabelled else limits.max_drop
+    holds, sentence, worst = judge_classes(recalls, margin)
+    rule = f"no class that the source finds is proven to lose more than {margin:g} of its recall"
     evidence = {"classes": float(len(recalls)), "found_classes": float(len(found_classes(recalls)))}
     if worst is not None:
         evidence |= {"class": float(worst.index), "both": float(worst.both), "only_source": float(worst.only_source),
                      "only_variant": float(worst.only_variant), "neither": float(worst.neither)}  # fmt: skip
     return structs.replace(
         _gate(candidate, "class_recall", rule, holds, sentence),
-        value=worst.drop if worst else 0.0, limit=limits.max_drop, n=worst.n if worst else 0, evidence=evidence,
+        value=worst.drop if worst else 0.0, limit=margin, n=worst.n if worst else 0, evidence=evidence,
         next="" if holds else "calibrate with samples of that class, or look at its recall in the report",
     )  # fmt: skip
 
