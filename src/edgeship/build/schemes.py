@@ -7,12 +7,12 @@ from typing import Final
 from edgeship.build.backends.base import Scheme
 from edgeship.targets import Target
 
-U8S8: Final = Scheme(name="u8s8", activation="uint8")
-S8S8: Final = Scheme(name="s8s8", activation="int8")
+U8S8: Final = Scheme(activation="uint8")
+S8S8: Final = Scheme(activation="int8")
 #: For files whose matrix products suffer from one scale a channel.
-S8S8_MATMUL: Final = Scheme(name="s8s8-matmul", activation="int8", matmul_per_tensor=True)
+S8S8_MATMUL: Final = Scheme(activation="int8", matmul_per_tensor=True)
 #: Never saturates, on any processor.
-U8S7: Final = Scheme(name="u8s7", activation="uint8", weight_bits=7)
+U8S7: Final = Scheme(activation="uint8", weight_bits=7)
 _BY_NAME: Final = {scheme.name: scheme for scheme in (U8S8, S8S8)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
 
@@ -12,7 +12,20 @@ from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime.engine import Array, TensorInfo
 
+if TYPE_CHECKING:
+    from edgeship.build.backends.calibration import Calibration
+
 Samples = Sequence[Mapping[str, Array]]
+#: Estimator → what it does, in words.
+ESTIMATOR_WORDS: Final = {
+    "minmax": "min–max", "p99.9": "percentile 99.9", "p99.99": "percentile 99.99", "p99.999": "percentile 99.999",
+    "mse": "least squared error", "mean": "mean of ranges", "average": "moving average of ranges",
+}  # fmt: skip
+_ROUNDING_WORDS: Final = {
+    "nearest": "", "corrected": "bias corrected", "compensated": "weights rounded with compensation",
+}  # fmt: skip
+_TOOL_WORDS: Final = {"": "", "nncf": "by NNCF", "fast": "NNCF's fast bias correction",
+                      "full": "NNCF's full bias correction"}  # fmt: skip
 #: Of the inputs, of the outputs.
 Bindings = tuple[tuple[Binding, ...], tuple[Binding, ...]]
 
@@ -21,25 +34,69 @@ class Scheme(Struct, frozen=True, kw_only=True):
     """How numbers are rounded.
 
     Attributes:
-        name: ``u8s8``, ``s8s8`` or ``u8s7``: type of activations, then of weights.
+        precision: of the result: ``int8``, ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
         activation: ``uint8`` or ``int8``.
         weight_bits: 7 leaves one bit unused, so that a pair of products cannot saturate in 16 bits; without VNNI, x86
             multiplies pairs of bytes into 16 bits. Source: ONNX Runtime, quantization guide, "reduce_range".
+        per_channel: whether weights have one scale an output, or one for all.
         matmul_per_tensor: one scale for every matrix that is multiplied, not one a channel.
+        estimator: where the ranges of activations come from; see :mod:`edgeship.build.search.ranges`.
+        rounding: of weights: ``nearest``, ``corrected`` (to nearest, the mean of the error taken off the bias) or
+            ``compensated`` (each error made good by the weights beside it, then the bias likewise).
+        tool: a quantizer other than the runtime's first: ``nncf`` for ONNX files; ``fast`` and ``full`` name NNCF's own
+            bias corrections.
+        symmetric: whether activations of both signs have no zero point.
+        floats: names of operators that stay in float; ``part`` says in a word which those are.
     """
 
-    name: str
-    activation: str
+    precision: str = "int8"
+    activation: str = "int8"
     weight_bits: int = 8
+    per_channel: bool = True
     matmul_per_tensor: bool = False
+    estimator: str = "minmax"
+    rounding: str = "nearest"
+    tool: str = ""
+    symmetric: bool = False
+    floats: tuple[str, ...] = ()
+    part: str = ""
+
+    @property
+    def types(self) -> str:
+        """``u8s8``, ``s8s8`` or ``u8s7``: type of activations, then of weights."""
+        return f"{'u8' if self.activation == 'uint8' else 's8'}s{self.weight_bits}"
+
+    @property
+    def name(self) -> str:
+        """One word that tells it from others of the same search; a folder's name."""
+        words = [
+            self.types if self.precision == "int8" else self.precision,
+            self.tool,
+            "tensor" if not self.per_channel else "",
+            "matmul" if self.matmul_per_tensor else "",
+            "symmetric" if self.symmetric else "",
+            self.estimator if self.estimator != "minmax" else "",
+            self.rounding if self.rounding != "nearest" else "",
+            self.part,
+        ]
+        return "-".join(word for word in words if word)
 
     @property
     def text(self) -> str:
         """In words, for reports."""
-        bits = ", 7-bit weights" if self.weight_bits == 7 else ""
+        if self.precision != "int8":
+            return self.precision
         products = ", matrix products per tensor" if self.matmul_per_tensor else ""
-        types = self.name.split("-", maxsplit=1)[0]
-        return f"{types} per channel{products}, min–max{bits}"
+        words = [
+            f"{self.types} {'per channel' if self.per_channel else 'per tensor'}{products}",
+            ESTIMATOR_WORDS[self.estimator],
+            "7-bit weights" if self.weight_bits == 7 else "",
+            _ROUNDING_WORDS[self.rounding],
+            "activations without zero point" if self.symmetric else "",
+            _TOOL_WORDS[self.tool],
+            f"{self.part} in float" if self.part else "",
+        ]
+        return ", ".join(word for word in words if word)
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -107,11 +164,14 @@ class Backend(Protocol):
         """
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
-        """An int8 artifact, from the float one.
+        """An artifact of another precision, from the float one.
 
         Raises:
             ConversionError: it cannot be made.
         """
+
+    def calibration(self, job: Job, float_artifact: Artifact) -> Calibration:
+        """What the float file and the job's samples say: operators, ranges."""
 
 
 def bind(name: str, info: TensorInfo, transpose: tuple[int, ...] = ()) -> Binding:

@@ -1,25 +1,28 @@
-"""ONNX Runtime: the source as it is, and static QDQ int8 with true min–max ranges."""
+"""ONNX Runtime: the source as it is, and static QDQ int8 from ranges and weights of our own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
+from msgspec import Struct, structs
 from onnx import version_converter
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeship.build import layout
+from edgeship.build.backends import onnx_nncf, onnx_precisions
 from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme
+from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.onnx_graph import OnnxGraph
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
-from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime import open_engine
-from edgeship_agent.runtime.bound import to_artifact
-from edgeship_agent.runtime.engine import Array
 
 RUNTIME: Final = "onnxruntime"
 #: DequantizeLinear has an axis from here on, so weights can be quantized per channel. Source: ONNX operator changelog.
@@ -31,6 +34,9 @@ _TYPES: Final = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 class OnnxRuntimeBackend:
     """Float as a route delivers it; int8 by ONNX Runtime's own quantizer."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int], Prepared] = {}
 
     def convert(self, job: Job, model: Path) -> Artifact:
         """The file with its weights as constants, and the layout found by running it against the source."""
@@ -47,40 +53,45 @@ class OnnxRuntimeBackend:
         return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs, notes=notes)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
-        """Static QDQ int8 from a private copy of the float file, its opset raised first where that allows more."""
-        folder = job.folder / f"int8-{scheme.name}"
+        """Another precision from a private copy of the float file; int8 is static QDQ, its opset raised first where
+        that allows more.
+        """
+        folder = job.folder / scheme.name
         folder.mkdir(parents=True)
-        ready, opset = _prepare(float_artifact.model, folder)
-        per_channel = opset >= PER_CHANNEL_OPSET
         model = folder / "model.onnx"
+        if scheme.precision != "int8":
+            onnx_precisions.lower(float_artifact.model, scheme.precision, model)
+            return _artifact(float_artifact, model, scheme)
+        prepared = self._prepared(job, float_artifact)
+        per_channel = scheme.per_channel and prepared.opset >= PER_CHANNEL_OPSET
+        used = structs.replace(scheme, per_channel=per_channel)
         try:
             with quiet():
-                quantize_static(
-                    str(ready),
-                    str(model),
-                    _Reader(float_artifact.inputs, job.samples),
-                    quant_format=QuantFormat.QDQ,
-                    per_channel=per_channel,
-                    reduce_range=scheme.weight_bits == 7,
-                    activation_type=_TYPES[scheme.activation],
-                    weight_type=QuantType.QInt8,
-                    calibrate_method=CalibrationMethod.MinMax,
-                )
+                if used.tool == "nncf":
+                    onnx_nncf.quantize(prepared, float_artifact.inputs, job.samples, used, model)
+                else:
+                    _quantize(prepared, used, model)
         except Exception as error:
             raise ConversionError(f"ONNX Runtime's quantizer: {_first_line(error)}", target=RUNTIME) from error
-        inputs, outputs = _rebind(float_artifact, model)
-        fallback = f"per tensor: the model could not be raised from opset {opset} to {PER_CHANNEL_OPSET}"
-        fallbacks = () if per_channel else (fallback,)
-        return Artifact(
-            runtime=RUNTIME,
-            precision="int8",
-            model=model,
-            inputs=inputs,
-            outputs=outputs,
-            scheme=scheme.text if per_channel else scheme.text.replace("per channel", "per tensor"),
-            notes=fallbacks,
-            fallbacks=fallbacks,
-        )
+        fallback = f"per tensor: the model could not be raised from opset {prepared.opset} to {PER_CHANNEL_OPSET}"
+        fallbacks = () if per_channel or not scheme.per_channel else (fallback,)
+        made = _artifact(float_artifact, model, used)
+        return structs.replace(made, notes=fallbacks, fallbacks=fallbacks)
+
+    def calibration(self, job: Job, float_artifact: Artifact) -> Calibration:
+        """Operators and ranges of the float file, after shape inference and fusions."""
+        return self._prepared(job, float_artifact).calibration
+
+    def _prepared(self, job: Job, float_artifact: Artifact) -> Prepared:
+        key = (float_artifact.model, id(job.samples))
+        if key not in self._known:
+            folder = job.folder / "ready"
+            folder.mkdir(parents=True, exist_ok=True)
+            ready, opset = _prepare(float_artifact.model, folder)
+            graph = OnnxGraph(ready, float_artifact.inputs)
+            calibration = Calibration(graph, job.samples, lambda name: folder / f"{name}.onnx", ready)
+            self._known[key] = Prepared(opset=opset, calibration=calibration, samples=job.samples)
+        return self._known[key]
 
 
 def _with_constant_weights(data: bytes) -> tuple[bytes, tuple[str, ...]]:
@@ -102,21 +113,43 @@ def _with_constant_weights(data: bytes) -> tuple[bytes, tuple[str, ...]]:
     )
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands the calibration samples over one by one."""
+class Prepared(Struct, frozen=True, kw_only=True):
+    """A float file that is ready for the quantizer.
 
-    def __init__(self, bindings: Sequence[Binding], samples: Samples) -> None:
-        self._bindings = bindings
-        self._samples: Iterator[Mapping[str, Array]] = iter(samples)
+    Attributes:
+        samples: kept so that they are not mistaken for others.
+    """
 
-    def get_next(self) -> dict[str, Array] | None:
-        """The next sample in the file's names and layout, or None."""
-        sample = next(self._samples, None)
-        if sample is None:
-            return None
-        return {
-            each.artifact_name: np.asarray(to_artifact(each, sample[each.name]), order="C") for each in self._bindings
-        }
+    opset: int
+    calibration: Calibration
+    samples: Samples
+
+
+def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
+    """Static QDQ by ONNX Runtime's quantizer, from ranges of our own."""
+    ranges = prepared.calibration.ranges(scheme.estimator)
+    known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    quantizer = QDQQuantizer(
+        onnx.load(str(prepared.calibration.file(scheme))),
+        scheme.per_channel,
+        scheme.weight_bits == 7,
+        QuantType.QInt8,
+        _TYPES[scheme.activation],
+        TensorsData(CalibrationMethod.MinMax, known),
+        [],
+        list(scheme.floats),
+        sorted({*QLinearOpsRegistry, *QDQRegistry}),
+        {"ActivationSymmetric": scheme.symmetric, "WeightSymmetric": True},
+    )
+    quantizer.quantize_model()
+    model.write_bytes(quantizer.model.model.SerializeToString(deterministic=True))
+
+
+def _artifact(float_artifact: Artifact, model: Path, scheme: Scheme) -> Artifact:
+    inputs, outputs = _rebind(float_artifact, model)
+    return Artifact(
+        runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs, scheme=scheme.text
+    )
 
 
 def _prepare(model: Path, folder: Path) -> tuple[Path, int]:
@@ -138,8 +171,20 @@ def _prepare(model: Path, folder: Path) -> tuple[Path, int]:
             quant_pre_process(str(raised), str(ready), skip_symbolic_shape=True)
             _flatten_biases(ready)
     except Exception:  # noqa: BLE001 (an optional step: without it the same model is quantized with fewer fusions)
-        return raised, opset
+        ready = raised
+    _name_nodes(ready)
     return ready, opset
+
+
+def _name_nodes(model: Path) -> None:
+    """Every node gets a name of its own: the quantizer knows them by nothing else."""
+    document = onnx.load(str(model))
+    seen: set[str] = set()
+    for position, node in enumerate(document.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{position}"
+        seen.add(node.name)
+    model.write_bytes(document.SerializeToString(deterministic=True))
 
 
 def _opset(document: Any) -> int:

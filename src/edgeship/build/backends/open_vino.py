@@ -1,29 +1,32 @@
-"""OpenVINO: its own reader, and NNCF int8 with min–max ranges and without bias correction."""
+"""OpenVINO: its own reader, and NNCF int8 with ranges and weights of our own."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import openvino
+from msgspec import structs
 
 from edgeship.build import layout
+from edgeship.build.backends import openvino_quantizer
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
+from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.openvino_graph import OpenVinoGraph
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
-from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime import open_engine
-from edgeship_agent.runtime.bound import to_artifact
 
 RUNTIME: Final = "openvino"
-#: NNCF sends usage figures unless it believes to run in a test system; Edgeship sends none.
-_SILENT: Final = "NNCF_CI"
+#: Samples from which NNCF derives ranges that are replaced afterwards.
+_FEW: Final = 4
 
 
 class OpenVinoBackend:
     """Reads ONNX with OpenVINO's frontend; quantizes with NNCF."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int], tuple[Calibration, Samples]] = {}
 
     def convert(self, job: Job, model: Path) -> Artifact:
         """The float file as OpenVINO's IR in full float32, with a batch of 1."""
@@ -44,25 +47,52 @@ class OpenVinoBackend:
                         outputs=outputs)  # fmt: skip
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
-        """Int8 by NNCF's min–max algorithm alone.
+        """Another precision; int8 by NNCF's min–max algorithm, its ranges then replaced by ours.
 
         Its default, fast bias correction and mean ranges, lies two to three times further from the source (build.md).
         """
-        network = openvino.Core().read_model(str(float_artifact.model))
+        calibration = self.calibration(job, float_artifact)
         try:
             with quiet():
-                quantized = _quantize(network, float_artifact.inputs, job.samples, scheme)
+                if scheme.precision == "int8":
+                    network = self._int8(calibration, float_artifact, job.samples, scheme)
+                else:
+                    network = openvino_quantizer.lower(float_artifact.model, scheme.precision)
+        except ConversionError:
+            raise
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
-        file = _save(quantized, job.folder / f"int8-{scheme.name}")
+        file = _save(network, job.folder / scheme.name, half=scheme.precision == "fp16")
         engine = open_engine(RUNTIME, file)
         try:
             inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME)
             outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME)
         finally:
             engine.close()
-        return Artifact(runtime=RUNTIME, precision="int8", model=file, weights=file.with_suffix(".bin"), inputs=inputs,
-                        outputs=outputs, scheme=scheme.text)  # fmt: skip
+        return Artifact(runtime=RUNTIME, precision=scheme.precision, model=file, weights=file.with_suffix(".bin"),
+                        inputs=inputs, outputs=outputs, scheme=scheme.text)  # fmt: skip
+
+    def calibration(self, job: Job, float_artifact: Artifact) -> Calibration:
+        """Operators and ranges of the float network."""
+        key = (float_artifact.model, id(job.samples))
+        if key not in self._known:
+            folder = job.folder / "ready"
+            folder.mkdir(parents=True, exist_ok=True)
+            graph = OpenVinoGraph(float_artifact.model, float_artifact.inputs)
+            calibration = Calibration(graph, job.samples, lambda name: folder / f"{name}.xml", float_artifact.model)
+            self._known[key] = (calibration, job.samples)
+        return self._known[key][0]
+
+    def _int8(self, calibration: Calibration, float_artifact: Artifact, samples: Samples, scheme: Scheme) -> Any:
+        own_ranges = not scheme.tool
+        read = structs.replace(scheme, estimator="minmax") if own_ranges else scheme
+        # a few samples do where the ranges are replaced afterwards
+        few = samples[:_FEW] if own_ranges else samples
+        network = openvino.Core().read_model(str(calibration.file(scheme)))
+        network = openvino_quantizer.quantize(network, float_artifact.inputs, few, read)
+        if own_ranges:
+            openvino_quantizer.set_ranges(network, calibration.ranges(scheme.estimator))
+        return network
 
 
 def _pin_batch(network: Any) -> None:
@@ -92,35 +122,12 @@ def _name_by_position(network: Any) -> None:
             operator.set_friendly_name(f"{operator.get_type_name()}_{position}")
 
 
-def _quantize(network: Any, bindings: Sequence[Binding], samples: Samples, scheme: Scheme) -> Any:
-    os.environ.setdefault(_SILENT, "1")
-    import nncf
-    from nncf.quantization.advanced_parameters import (
-        AdvancedQuantizationParameters,
-        AdvancedSmoothQuantParameters,
-        OverflowFix,
-    )
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    order = sorted(bindings, key=lambda each: each.artifact_index)
-    dataset = nncf.Dataset([[to_artifact(each, sample[each.name]) for each in order] for sample in samples])
-    parameters = AdvancedQuantizationParameters(
-        disable_bias_correction=True,
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        weights_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        # right in ONNX Runtime and wrong in OpenVINO on the CPU (build.md, trap 2)
-        smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-        overflow_fix=OverflowFix.ENABLE if scheme.weight_bits == 7 else OverflowFix.FIRST_LAYER,
-    )
-    return nncf.quantize(network, dataset, subset_size=len(samples), advanced_parameters=parameters)
-
-
-def _save(network: Any, folder: Path) -> Path:
+def _save(network: Any, folder: Path, *, half: bool = False) -> Path:
     folder.mkdir(parents=True)
     model = folder / "model.xml"
     _name_by_position(network)
     with quiet():
-        openvino.save_model(network, str(model), compress_to_fp16=False)
+        openvino.save_model(network, str(model), compress_to_fp16=half)
     return model
 
 

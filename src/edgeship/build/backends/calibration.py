@@ -1,0 +1,112 @@
+"""What one float file and its calibration samples say, worked out once for all candidates made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Protocol
+
+from edgeship.build.backends.base import Samples, Scheme
+from edgeship.build.search import rounding
+from edgeship.build.search.graph import Operator, sized
+from edgeship.build.search.ranges import Range, Statistics
+from edgeship_agent.runtime.engine import Array
+
+#: Samples from which the second moments of the layers' inputs are gathered: with some hundred patches of each, they
+#: are many more than a layer has inputs.
+_MOMENT_SAMPLES: Final = 48
+
+
+class FloatGraph(Protocol):
+    """A float file's operators, weights and tensors."""
+
+    def operators(self) -> tuple[Operator, ...]:
+        """In the order of their execution."""
+
+    def watch(self, samples: Samples) -> Iterator[dict[str, Array]]:
+        """Every float tensor of every sample."""
+
+    def write(self, weights: Mapping[str, Array], biases: Mapping[str, Array], file: Path) -> None:
+        """The same file with other weights and with something added to biases."""
+
+
+class Calibration:
+    """Lazily: nothing is gathered before a candidate asks for it.
+
+    Args:
+        graph: of the float file.
+        samples: that set ranges.
+        write: (weights, biases, name of a variant) → the float file rewritten.
+    """
+
+    def __init__(self, graph: FloatGraph, samples: Samples, place: Callable[[str], Path], original: Path) -> None:
+        self._graph = graph
+        self._samples = samples
+        self._place = place
+        self._rounded: dict[tuple[str, int, bool], Path] = {}
+        self.original = original
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of every tensor, over all samples."""
+        seen = Statistics()
+        for tensors in self._graph.watch(self._samples):
+            seen.add(tensors)
+        return seen
+
+    @cached_property
+    def operators(self) -> tuple[Operator, ...]:
+        """With sizes."""
+        return sized(self._graph.operators(), self.statistics.shapes)
+
+    def ranges(self, estimator: str) -> dict[str, Range]:
+        """Tensor → range, by one of the estimators; worked out once."""
+        if estimator not in self._ranges:
+            self._ranges[estimator] = self.statistics.ranges(estimator)
+        return self._ranges[estimator]
+
+    @cached_property
+    def _ranges(self) -> dict[str, dict[str, Range]]:
+        return {}
+
+    @cached_property
+    def _layer_inputs(self) -> dict[str, rounding.LayerInputs]:
+        """Operator → what its weights are multiplied with."""
+        layers = {each.name: (each.layer, each.inputs[0]) for each in self._graph.operators()
+                  if each.layer is not None and each.inputs}  # fmt: skip
+        seen = {name: rounding.LayerInputs(layer) for name, (layer, _) in layers.items()}
+        for tensors in self._graph.watch(self._samples[:_MOMENT_SAMPLES]):
+            for name, (_, source) in layers.items():
+                if source in tensors:
+                    seen[name].add(tensors[source])
+        return {name: each for name, each in seen.items() if each.rows}
+
+    def file(self, scheme: Scheme) -> Path:
+        """The float file as the scheme's quantizer shall read it: its weights are on the quantizer's own grid already,
+        where the scheme rounds them otherwise than to nearest.
+        """
+        if scheme.rounding == "nearest":
+            return self.original
+        key = (scheme.rounding, scheme.weight_bits, scheme.per_channel)
+        if key not in self._rounded:
+            file = self._place("-".join(map(str, key)))
+            self._graph.write(*self._values(*key), file)
+            self._rounded[key] = file
+        return self._rounded[key]
+
+    def _values(self, how: str, bits: int, per_channel: bool) -> tuple[dict[str, Array], dict[str, Array]]:  # noqa: FBT001
+        weights: dict[str, Array] = {}
+        biases: dict[str, Array] = {}
+        for operator in self._graph.operators():
+            layer, inputs = operator.layer, self._layer_inputs.get(operator.name)
+            if layer is None or inputs is None:
+                continue
+            steps = rounding.steps_of(layer.weight, bits=bits, per_channel=per_channel)
+            rounded = rounding.nearest(layer.weight, steps)
+            if how == "compensated":
+                rounded = rounding.compensated(layer, inputs, steps)
+            weights[operator.name] = rounded
+            if layer.bias:
+                biases[operator.name] = rounding.bias_correction(layer, inputs, rounded)
+        return weights, biases

@@ -1,0 +1,89 @@
+"""Which operators may stay in float: the cheap end of a net, what joins outputs, and the worst layers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from edgeship.build.search.graph import Operator
+
+#: An end that takes no more than this share of a net's multiplications and of its values is left in float at no price
+#: that could be measured. Source: ADR 0009.
+_CHEAP: Final = 0.03
+_SMALL: Final = 0.02
+#: Kinds that put tensors side by side, in the three formats' words.
+_JOINS: Final = frozenset({"Concat", "CONCATENATION", "Pack", "PACK", "Stack"})
+
+
+def head(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Names of the operators behind the last costly one: pooling, the last product of a classifier, softmax.
+
+    Args:
+        operators: sized, in the order of their execution.
+
+    >>> from edgeship.build.search.graph import Layer
+    >>> import numpy as np
+    >>> body = Operator(name="conv", kind="Conv", inputs=("x",), outputs=("a",), elements=1000, multiplications=9000)
+    >>> pool = Operator(name="pool", kind="GlobalAveragePool", inputs=("a",), outputs=("b",), elements=10)
+    >>> head([body, pool])
+    ('pool',)
+    """
+    most_products = _CHEAP * sum(each.multiplications for each in operators)
+    most_elements = _SMALL * sum(each.elements for each in operators)
+    kept: list[str] = []
+    read_elsewhere: set[str] = set()
+    products = elements = 0
+    for operator in reversed(operators):
+        products_then = products + operator.multiplications
+        elements_then = elements + operator.elements
+        fits = products_then <= most_products and elements_then <= most_elements
+        if fits and not read_elsewhere.intersection(operator.outputs):
+            kept.append(operator.name)
+            products, elements = products_then, elements_then
+        else:
+            read_elsewhere.update(operator.inputs)
+    return tuple(reversed(kept)) if len(kept) < len(operators) else ()
+
+
+def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Names of what joins the outputs, and of everything between it and the layers before it.
+
+    One tensor that holds pixels and scores has one scale, and the scores vanish in it (build.md, trap 12).
+
+    Args:
+        operators: in the order of their execution.
+    """
+    behind: set[str] = set()
+    read: set[str] = set()
+    for operator in reversed(operators):
+        if operator.layer is not None and operator.kind not in _JOINS:
+            continue
+        ends = not any(set(operator.outputs) & set(other.inputs) for other in operators)
+        if ends or read.intersection(operator.outputs):
+            behind.add(operator.name)
+            read.update(operator.inputs)
+    names = tuple(each.name for each in operators if each.name in behind)
+    joins = any(each.kind in _JOINS for each in operators if each.name in behind)
+    return names if joins else ()
+
+
+def worst_first(errors: Mapping[str, float], operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Layers by what their error costs for each multiplication saved, the worst first.
+
+    Args:
+        errors: layer → by how much the whole net's squared error falls when the layer stays in float.
+        operators: sized.
+    """
+    cost = {each.name: max(each.multiplications, 1) for each in operators}
+    gains = {name: error / cost[name] for name, error in errors.items() if error > 0.0}
+    return tuple(sorted(gains, key=lambda name: (-gains[name], name)))
+
+
+def share(names: Collection[str], operators: Sequence[Operator]) -> float:
+    """Share of a net's multiplications that these operators do.
+
+    >>> share(["a"], [Operator(name=n, kind="", inputs=(), outputs=(), multiplications=1) for n in "ab"])
+    0.5
+    """
+    total = sum(each.multiplications for each in operators)
+    return sum(each.multiplications for each in operators if each.name in names) / total if total else 0.0

@@ -1,0 +1,130 @@
+"""A float file as the search sees it: operators, and layers with weights, whatever the file's format. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import Struct, structs
+from numpy.lib.stride_tricks import sliding_window_view
+
+from edgeship_agent.runtime.engine import Array
+
+Pair = tuple[int, int]
+#: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
+MOST_PATCHES: Final = 128
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """The weights of one operator, in one layout for all formats.
+
+    Attributes:
+        convolution: whether patches of the input are multiplied, or its rows.
+        weight: [outputs, inputs of one group, height, width], or [outputs, inputs] of a matrix product.
+        bias: whether the operator has one that can be written.
+        groups: of a convolution; as many as inputs where it is depthwise.
+        strides, dilations: height, width.
+        pads: rows above and below, columns left and right; None for as many as keep the size (before dividing it by
+            the stride), the odd one after.
+        channels_last: whether the channels are the last axis of the input, not the second.
+    """
+
+    weight: Array
+    convolution: bool
+    bias: bool = False
+    groups: int = 1
+    strides: Pair = (1, 1)
+    dilations: Pair = (1, 1)
+    pads: tuple[Pair, Pair] | None = ((0, 0), (0, 0))
+    channels_last: bool = False
+
+    @property
+    def fan_in(self) -> int:
+        """Products that one output value sums."""
+        return int(self.weight[0].size)
+
+
+class Operator(Struct, frozen=True, kw_only=True):
+    """One operator of a float file.
+
+    Attributes:
+        name: by which the runtime's quantizer knows it.
+        kind: the format's name of what it does.
+        inputs, outputs: names of tensors that are computed, constants left out.
+        layer: its weights, where it has some.
+        elements: of its outputs; 0 where that is not known.
+        multiplications: of one inference.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layer: Layer | None = None
+    elements: int = 0
+    multiplications: int = 0
+
+
+def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Operator, ...]:
+    """The same operators with sizes, from the shapes that their tensors had in a run."""
+    found = []
+    for operator in operators:
+        elements = sum(int(np.prod(shapes[name])) for name in operator.outputs if name in shapes)
+        products = elements * operator.layer.fan_in if operator.layer is not None else 0
+        found.append(structs.replace(operator, elements=elements, multiplications=products))
+    return tuple(found)
+
+
+def patches(layer: Layer, activation: Array) -> Array:
+    """What a layer's weights are multiplied with: one row a patch.
+
+    Args:
+        layer: with weights.
+        activation: of one sample, batch axis of 1 included.
+
+    Returns:
+        [groups, rows, inputs of one output value], float32; at most :data:`MOST_PATCHES` rows, evenly spaced.
+
+    >>> dense = Layer(weight=np.ones((3, 2)), convolution=False)
+    >>> patches(dense, np.array([[1.0, 2.0]])).tolist()
+    [[[1.0, 2.0]]]
+    >>> image = Layer(weight=np.ones((1, 1, 3, 3)), convolution=True, pads=None)
+    >>> patches(image, np.ones((1, 1, 4, 4))).shape
+    (1, 16, 9)
+    """
+    if not layer.convolution:
+        return _thinned(activation.reshape(-1, activation.shape[-1]))[None]
+    image = np.moveaxis(activation, -1, 1) if layer.channels_last else activation
+    kernel = layer.weight.shape[2:]
+    pads = layer.pads
+    if pads is None:
+        pads = _same(image.shape[2:], kernel, layer)
+    image = np.pad(image, ((0, 0), (0, 0), *pads))
+    reach = tuple((size - 1) * step + 1 for size, step in zip(kernel, layer.dilations, strict=True))
+    windows = sliding_window_view(image, reach, axis=(2, 3))
+    windows = windows[:, :, :: layer.strides[0], :: layer.strides[1], :: layer.dilations[0], :: layer.dilations[1]]
+    _, channels, height, width = windows.shape[:4]
+    chosen = _spread(height * width)
+    rows = windows.transpose(0, 2, 3, 1, 4, 5)[0, chosen // width, chosen % width]
+    grouped = rows.reshape(len(chosen), layer.groups, -1)
+    assert grouped.shape[2] == channels // layer.groups * kernel[0] * kernel[1]
+    return np.ascontiguousarray(np.moveaxis(grouped, 1, 0), dtype=np.float32)
+
+
+def _same(size: Sequence[int], kernel: Sequence[int], layer: Layer) -> tuple[Pair, Pair]:
+    pads = []
+    for length, window, stride, dilation in zip(size, kernel, layer.strides, layer.dilations, strict=True):
+        outputs = -(-length // stride)
+        missing = max((outputs - 1) * stride + (window - 1) * dilation + 1 - length, 0)
+        pads.append((missing // 2, missing - missing // 2))
+    return pads[0], pads[1]
+
+
+def _spread(count: int) -> Array:
+    """Positions at equal distances, all of them where they are few."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_PATCHES)).astype(np.int64))
+
+
+def _thinned(rows: Array) -> Array:
+    return rows[_spread(len(rows))].astype(np.float32)

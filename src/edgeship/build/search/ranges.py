@@ -1,0 +1,172 @@
+"""Ranges of activations: gathered once, sample by sample, and read by several estimators. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from edgeship_agent.runtime.engine import Array
+
+Range = tuple[float, float]
+#: Bins of a histogram. Even, so that two neighbours merge when the range doubles.
+BINS: Final = 4096
+#: Values of one tensor that one sample gives to the histogram at most; its minimum and maximum are exact.
+MOST_VALUES: Final = 16384
+#: Levels of an 8-bit tensor, less one.
+STEPS: Final = 255
+#: Share of values that a percentile estimator keeps.
+PERCENTILES: Final = {"p99.9": 0.999, "p99.99": 0.9999, "p99.999": 0.99999}
+#: In the order in which they are preferred where they are equally good; ``average`` is ai-edge-quantizer's own
+#: (a moving average with .95) and ``mean`` is NNCF's (the mean of the samples' ranges): both clip.
+ESTIMATORS: Final = ("minmax", "p99.999", "p99.99", "p99.9", "mse", "mean", "average")
+#: Weight of the past in a moving average. Source: ai-edge-quantizer, ``qsv_utils.moving_average_update``.
+_PAST: Final = 0.95
+#: Shares of the true range that the search for the least squared error tries.
+_SHRINKS: Final = tuple(float(share) for share in np.linspace(0.4, 1.0, 31))
+
+
+class TensorStatistics:
+    """What is known of one tensor after some samples.
+
+    >>> seen = TensorStatistics()
+    >>> seen.add(np.array([0.0, 1.0], np.float32)); seen.add(np.array([-3.0, 2.0], np.float32))
+    >>> seen.range("minmax"), seen.range("mean")
+    ((-3.0, 2.0), (-1.5, 1.5))
+    """
+
+    def __init__(self) -> None:
+        self.low = np.inf
+        self.high = -np.inf
+        self.samples = 0
+        self.shape: tuple[int, ...] = ()
+        self._mean = np.zeros(2)
+        self._average = np.zeros(2)
+        self._reach = 0.0
+        self._counts = np.zeros(BINS, np.int64)
+
+    def add(self, array: Array) -> None:
+        """Take one sample in; values that are not finite count for nothing."""
+        values = array.reshape(-1)
+        if not np.isfinite(values).all():
+            values = values[np.isfinite(values)]
+        if not values.size:
+            return
+        ends = np.array([float(values.min()), float(values.max())])
+        self.shape = array.shape
+        self._average = ends if not self.samples else _PAST * self._average + (1.0 - _PAST) * ends
+        self.samples += 1
+        self._mean += (ends - self._mean) / self.samples
+        self.low, self.high = min(self.low, ends[0]), max(self.high, ends[1])
+        self._widen(max(abs(ends[0]), abs(ends[1])))
+        if self._reach:
+            step = -(-values.size // MOST_VALUES)
+            places = (values[::step] / self._reach * (BINS // 2)).astype(np.int64) + BINS // 2
+            # truncation towards zero would put both neighbours of zero in one bin
+            places -= (values[::step] < 0).astype(np.int64)
+            self._counts += np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
+
+    def range(self, estimator: str) -> Range:
+        """Lowest and highest value to be represented.
+
+        Args:
+            estimator: one of :data:`ESTIMATORS`.
+        """
+        if not self.samples:
+            return (0.0, 0.0)
+        if estimator in PERCENTILES:
+            return self._percentile(PERCENTILES[estimator])
+        if estimator == "mse":
+            return self._least_error()
+        ends = {"minmax": (self.low, self.high), "mean": self._mean, "average": self._average}[estimator]
+        return float(ends[0]), float(ends[1])
+
+    def sqnr_db(self, bounds: Range) -> float | None:
+        """Signal to noise in dB where this tensor is held in 8 bits within ``bounds``; None where it is exact."""
+        centres = self._centres()
+        signal = float((self._counts * centres**2).sum())
+        noise = _noise(centres, self._counts, *bounds)
+        return None if noise <= 0.0 or signal <= 0.0 else float(10.0 * np.log10(signal / noise))
+
+    def _widen(self, size: float) -> None:
+        """Double the histogram's reach until it holds ``size``, merging neighbours."""
+        if size == 0.0:
+            return
+        if not self._reach:
+            self._reach = float(2.0 ** np.ceil(np.log2(size)))
+        while size > self._reach:
+            merged = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.zeros(BINS, np.int64)
+            self._counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
+            self._reach *= 2.0
+
+    def _centres(self) -> Array:
+        return (np.arange(BINS) + 0.5 - BINS // 2) * (2.0 * self._reach / BINS)
+
+    def _percentile(self, kept: float) -> Range:
+        """The range that holds a share of the values, half of the rest cut at each end."""
+        total = int(self._counts.sum())
+        if not total:
+            return (self.low, self.high)
+        cut = (1.0 - kept) / 2.0
+        shares = np.cumsum(self._counts) / total
+        width = 2.0 * self._reach / BINS
+        left = float((int(np.searchsorted(shares, cut, side="right")) - BINS // 2) * width)
+        right = float((int(np.searchsorted(shares, 1.0 - cut)) + 1 - BINS // 2) * width)
+        return max(left, self.low), min(right, self.high)
+
+    def _least_error(self) -> Range:
+        """The range with the least squared error of 8 bits, both ends shrunk together or each alone."""
+        centres = self._centres()
+        used = self._counts > 0
+        centres, counts = centres[used], self._counts[used]
+        best = (np.inf, self.low, self.high)
+        for share in reversed(_SHRINKS):
+            ends = {(self.low * share, self.high * share), (self.low, self.high * share), (self.low * share, self.high)}
+            for low, high in sorted(ends):
+                noise = _noise(centres, counts, low, high)
+                if noise < best[0]:
+                    best = (noise, low, high)
+        return best[1], best[2]
+
+
+class Statistics:
+    """Of every tensor of a float file, by name."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, TensorStatistics] = {}
+
+    def add(self, tensors: Mapping[str, Array]) -> None:
+        """Take one sample in."""
+        for name, array in tensors.items():
+            self.tensors.setdefault(name, TensorStatistics()).add(array)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape in the last sample."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def ranges(self, estimator: str) -> dict[str, Range]:
+        """Name → range."""
+        return {name: tensor.range(estimator) for name, tensor in self.tensors.items()}
+
+
+def with_zero(bounds: Range) -> Range:
+    """A range that holds zero, which 8-bit arithmetic must represent exactly (padding, ReLU).
+
+    >>> with_zero((1.0, 2.0))
+    (0.0, 2.0)
+    """
+    return min(bounds[0], 0.0), max(bounds[1], 0.0)
+
+
+def _noise(centres: Array, counts: Array, low: float, high: float) -> float:
+    """Sum of squared errors of an asymmetric 8-bit tensor."""
+    low, high = with_zero((low, high))
+    scale = (high - low) / STEPS
+    if scale == 0.0:
+        return float((counts * centres**2).sum())
+    zero = np.rint(-low / scale)
+    held = (np.clip(np.rint(centres / scale) + zero, 0, STEPS) - zero) * scale
+    return float((counts * (held - centres) ** 2).sum())

@@ -1,0 +1,126 @@
+"""Which candidates a search tries, in waves: each wave starts from what the last one found. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct, structs
+
+from edgeship.build.backends.base import Scheme
+from edgeship.build.search import floats
+from edgeship.build.search.graph import Operator
+
+EFFORTS: Final = ("quick", "normal", "thorough")
+
+
+class Effort(Struct, frozen=True, kw_only=True):
+    """How much a search may try. Counts and not seconds: the same inputs must give the same choice on a busy machine.
+
+    Attributes:
+        estimators: of ranges.
+        roundings: of weights, besides to nearest.
+        suspects: layers that are tried in float.
+        float_share: share of a net's multiplications that such layers may take.
+        proxy_samples: samples on which every candidate is judged; survivors see the whole selection part.
+        survivors: candidates that see it.
+        tools: other quantizers and NNCF's own bias corrections.
+    """
+
+    estimators: tuple[str, ...]
+    roundings: tuple[str, ...]
+    suspects: int
+    float_share: float
+    proxy_samples: int
+    survivors: int
+    tools: bool = False
+
+
+EFFORT: Final = {
+    "quick": Effort(estimators=("minmax", "p99.999"), roundings=("compensated",), suspects=0, float_share=0.0,
+                    proxy_samples=16, survivors=2),
+    "normal": Effort(estimators=("minmax", "p99.999", "p99.99", "mse"), roundings=("compensated",), suspects=3,
+                     float_share=0.04, proxy_samples=32, survivors=4),
+    "thorough": Effort(
+        estimators=("minmax", "p99.999", "p99.99", "p99.9", "mse", "mean", "average"),
+        roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=64, survivors=8, tools=True,
+    ),
+}  # fmt: skip
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """Operators that stay in float together."""
+
+    word: str
+    names: tuple[str, ...]
+
+
+def parts(operators: Sequence[Operator]) -> tuple[Part, ...]:
+    """The cheap end of a net, and what joins its outputs; none where there is no such thing."""
+    head, joined = floats.head(operators), floats.joined_ends(operators)
+    found = {"head": head, "ends": joined, "head+ends": tuple(dict.fromkeys((*head, *joined)))}
+    if not (head and joined):
+        del found["head+ends"]
+    return tuple(Part(word=word, names=names) for word, names in found.items() if names)
+
+
+def ranges_wave(base: Scheme, effort: Effort) -> list[Scheme]:
+    """Where ranges come from, everything else being plain."""
+    return [structs.replace(base, estimator=name) for name in effort.estimators]
+
+
+def rounding_wave(base: Scheme, effort: Effort, found: Sequence[Part]) -> list[Scheme]:
+    """The same ranges again, with rounded weights and each float part: what is best alone is rarely best together."""
+    return [
+        in_float(structs.replace(base, estimator=estimator, rounding=rounding), part)
+        for rounding in effort.roundings
+        for part in (found or (None,))
+        for estimator in effort.estimators
+    ]
+
+
+def around_wave(best: Scheme, effort: Effort, found: Sequence[Part]) -> list[Scheme]:
+    """The best so far with one thing taken away or changed."""
+    bare = in_float(best, None)
+    near = [bare, structs.replace(best, rounding="nearest"), structs.replace(best, symmetric=not best.symmetric)]
+    near += [in_float(best, part) for part in found]
+    if effort.tools:
+        near += [structs.replace(best, rounding="corrected"), structs.replace(best, per_channel=False)]
+    return near
+
+
+def suspects(operators: Sequence[Operator], best: Scheme, effort: Effort) -> tuple[str, ...]:
+    """Layers that are tried in float: those that cost least, the first and the last among them.
+
+    Args:
+        operators: sized.
+        best: what stays in float already is no suspect.
+        effort: how many, and how much they may cost.
+    """
+    layers = [each for each in operators if each.layer is not None and each.name not in best.floats]
+    affordable = [each for each in layers if floats.share([each.name], operators) <= effort.float_share]
+    ends = [each.name for each in (layers[:1] + layers[-1:]) if each in affordable]
+    cheap = [each.name for each in sorted(affordable, key=lambda each: each.multiplications)]
+    return tuple(dict.fromkeys([*ends, *cheap]))[: effort.suspects]
+
+
+def in_float(scheme: Scheme, part: Part | None) -> Scheme:
+    """A scheme with another float part.
+
+    >>> in_float(Scheme(), Part(word="head", names=("pool",))).name
+    's8s8-head'
+    """
+    return structs.replace(scheme, floats=part.names if part else (), part=part.word if part else "")
+
+
+def with_layers(scheme: Scheme, names: Sequence[str]) -> Scheme:
+    """A scheme with more layers in float.
+
+    >>> with_layers(Scheme(part="head", floats=("pool",)), ["a", "b"]).text
+    's8s8 per channel, min–max, head and 2 layers (a, b) in float'
+    """
+    if not names:
+        return scheme
+    words = f"{len(names)} layer{'s' if len(names) > 1 else ''} ({', '.join(names)})"
+    part = f"{scheme.part} and {words}" if scheme.part else words
+    return structs.replace(scheme, floats=(*scheme.floats, *names), part=part)
