@@ -1,7 +1,8 @@
-"""Making the candidates of a target: convert, quantize, pick the scheme, run, measure."""
+"""Making the candidates of a target: convert, search for the best quantized file, run, compare."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -10,23 +11,26 @@ from msgspec import Struct, structs
 
 from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
+from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
 from edgeship.build.inputs import Inputs
 from edgeship.build.measure import measure
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import schemes
+from edgeship.build.search.engine import Outcome, Search, Terms, speed_class
+from edgeship.build.search.graph import Operator
+from edgeship.build.search.halving import Trial
+from edgeship.build.search.space import EFFORT, Effort
 from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.bound import BoundModel
 
-#: A scheme is kept unless another is closer to the source by more than this factor.
-_CLEARLY_CLOSER: Final = 1.5
-#: A scheme other than the target's default must be this much faster where speed is measured on the target: schemes that
-#: differ, differ by a factor of 1.25 to 2 (build.md, b), and a choice that noise could turn would change the bundle.
-_CLEARLY_FASTER: Final = 0.75
 _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
+#: Every sample costs a slow net time, and few tell candidates apart: multiplications that one candidate's proxy may take.
+_PROXY_WORK: Final = 4e9
+_FEWEST_SAMPLES: Final = 8
 
 
 class Built(Struct, frozen=True, kw_only=True):
@@ -45,6 +49,20 @@ class Built(Struct, frozen=True, kw_only=True):
     disagreements: Mapping[int, AnswerSet] | None = None
 
 
+class Goals(Struct, frozen=True, kw_only=True):
+    """What a search works towards.
+
+    Attributes:
+        max_relative_rms: limit of a quantized variant.
+        size_bytes: budget, 0 for none.
+        effort: ``quick``, ``normal`` or ``thorough``.
+    """
+
+    max_relative_rms: float
+    size_bytes: int = 0
+    effort: str = "normal"
+
+
 class Workshop:
     """Makes artifacts once and shares them between targets that want the same.
 
@@ -52,25 +70,27 @@ class Workshop:
         inputs: what to build from.
         folder: private, for this build.
         forms: the source in other formats.
-        max_relative_rms: limit of a quantized variant.
+        goals: what a quantized variant must keep to, and how much may be tried.
         progress: told what goes on.
     """
 
-    def __init__(
-        self, inputs: Inputs, folder: Path, forms: routes.Forms, max_relative_rms: float, progress: Progress
-    ) -> None:
+    def __init__(self, inputs: Inputs, folder: Path, forms: routes.Forms, goals: Goals, progress: Progress) -> None:
         self._inputs = inputs
         self._folder = folder
         self._forms = forms
-        self._limit = max_relative_rms
+        self._goals = goals
         self._progress = progress
         self._backends: dict[str, Backend] = {}
+        self._jobs: dict[str, Job] = {}
         self._artifacts: dict[tuple[str, str], Artifact | ConversionError] = {}
+        self._trials: dict[tuple[Path, int], Comparison | ConversionError] = {}
         self._built: dict[Path, Built] = {}
         ranges, selection = data.split(len(inputs.calibration))
         self._ranges = ranges
         self._selection = selection or ranges
+        self._prober = verify.Prober()
         self.tried: list[Attempt] = []
+        self.searches: dict[str, Outcome] = {}
 
     def float_variant(self, runtime: str) -> Built:
         """The float variant of a runtime.
@@ -80,28 +100,63 @@ class Workshop:
         """
         return self._run(self._artifact(runtime, None))
 
-    def int8_variant(self, target: Target, runtime: str, *, on_target: bool) -> Built:
-        """The int8 variant of a runtime by the scheme that fits the target.
+    def quantized_variant(self, target: Target, runtime: str, precision: str, *, on_target: bool) -> Built:
+        """A variant of a runtime in another precision; int8 is searched for.
 
         Raises:
-            ConversionError: none of the schemes gives a file that runs.
+            ConversionError: none can be made.
         """
         if self._inputs.source.quantized:
             raise ConversionError("the source is quantized already, and is never quantized twice", target=runtime)
-        found: dict[str, tuple[Artifact, Comparison]] = {}
-        allowed = schemes(target, runtime, on_target=on_target)
-        for scheme in allowed:
-            self._try(runtime, scheme, target, found)
-            compared = [comparison for _, comparison in found.values()]
-            speed_matters = on_target and runtime == "onnxruntime"
-            if compared and _good(compared[0], self._limit) and not speed_matters:
-                break
-        if not found:
+        if precision != "int8":
+            return self._run(self._artifact(runtime, Scheme(precision=precision)))
+        float_artifact = self._artifact(runtime, None)
+        bench = _Trials(self, target, runtime, on_target=on_target)
+        calibration = self._backends[runtime].calibration(self._job(runtime), float_artifact)
+        terms = Terms(effort=self._effort(calibration.operators), limit=self._goals.max_relative_rms,
+                      size_bytes=self._goals.size_bytes)  # fmt: skip
+        bases = schemes(target, runtime, on_target=on_target)
+        outcome = Search(bases, calibration.operators, bench, terms).run()
+        if outcome is None:
             reasons = [each.reason for each in self.tried if each.target == target.id and each.runtime == runtime]
             raise ConversionError(reasons[-1] if reasons else "no scheme applies", target=runtime)
-        name = self._pick(found, on_target=on_target)
-        self._record(target, runtime, found, name)
-        return self._run(found[name][0])
+        self.searches[f"{target.id}/{runtime}"] = outcome
+        self._record(target, runtime, outcome)
+        return self._run(self._artifact(runtime, outcome.chosen))
+
+    def attempt(self, target: Target, runtime: str, scheme: Scheme, samples: int) -> Comparison | None:
+        """Compare a candidate with the source on the selection part of the calibration data.
+
+        The evaluation set is for claims alone.
+
+        Args:
+            target: for the record of what could not be made.
+            runtime: where it runs.
+            scheme: how it is made.
+            samples: how many of the selection samples; 0 for all of them.
+        """
+        self._progress.count(f"{runtime} {len(self._trials) + 1} candidates", 0, 1)
+        try:
+            artifact = self._artifact(runtime, scheme)
+            return self._screened(artifact, samples)
+        except ConversionError as error:
+            self._note(target, runtime, "failed", f"{scheme.text}: {error.message}")
+            return None
+
+    def times_ms(self, runtime: str, candidates: Sequence[Scheme]) -> dict[str, float]:
+        """Median latency of candidates in one interleaved run on this machine, by their schemes' names."""
+        opened = {each.name: verify.open_artifact(self._artifact(runtime, each), self._prober) for each in candidates}
+        try:
+            runs = {name: bound.run for name, bound in opened.items()}
+            times = measure(runs, self._inputs.calibration_inputs, _SCREEN, self._progress)
+        finally:
+            for bound in opened.values():
+                bound.close()
+        return {name: latency.p50_ms for name, latency in times.items()}
+
+    def size_bytes(self, runtime: str, scheme: Scheme) -> int:
+        """Of a candidate's files."""
+        return self._artifact(runtime, scheme).size_bytes
 
     @property
     def inputs(self) -> Inputs:
@@ -117,12 +172,24 @@ class Workshop:
         """Release every engine."""
         for built in self._built.values():
             built.bound.close()
+        self._prober.close()
 
-    def _job(self, runtime: str, indices: Sequence[int]) -> Job:
-        inputs = self._inputs
-        samples = [inputs.calibration_inputs[index] for index in indices]
-        return Job(source=inputs.source, samples=samples, checks=inputs.calibration_inputs[: len(inputs.answers)],
-                   expected=inputs.answers, folder=self._folder / runtime)  # fmt: skip
+    def _job(self, runtime: str) -> Job:
+        if runtime not in self._jobs:
+            inputs = self._inputs
+            samples = [inputs.calibration_inputs[index] for index in self._ranges]
+            self._jobs[runtime] = Job(
+                source=inputs.source, samples=samples, checks=inputs.calibration_inputs[: len(inputs.answers)],
+                expected=inputs.answers, folder=self._folder / runtime,
+            )  # fmt: skip
+        return self._jobs[runtime]
+
+    def _effort(self, operators: Sequence[Operator]) -> Effort:
+        """The effort that was asked for, with fewer samples a candidate where each is dear."""
+        effort = EFFORT[self._goals.effort]
+        work = sum(each.multiplications for each in operators)
+        affordable = int(_PROXY_WORK / work) if work else effort.proxy_samples
+        return structs.replace(effort, proxy_samples=min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES)))
 
     def _converted(self, backend: Backend, job: Job, runtime: str) -> Artifact:
         """The float artifact by the first route that keeps the source's meaning.
@@ -164,66 +231,58 @@ class Workshop:
 
     def _make(self, runtime: str, scheme: Scheme | None) -> Artifact:
         backend = self._backends.setdefault(runtime, open_backend(runtime))
-        job = self._job(runtime, self._ranges)
+        job = self._job(runtime)
         if scheme is None:
             return self._converted(backend, job, runtime)
         return backend.quantize(job, self._artifact(runtime, None), scheme)
 
-    def _try(self, runtime: str, scheme: Scheme, target: Target, found: dict[str, tuple[Artifact, Comparison]]) -> None:
-        self._progress.count(f"{runtime} {scheme.name}", 0, 1)
-        try:
-            artifact = self._artifact(runtime, scheme)
-            found[scheme.name] = (artifact, self._screen(artifact))
-        except ConversionError as error:
-            self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome="failed",
-                                      reason=f"{scheme.text}: {error.message}"))  # fmt: skip
+    def _screened(self, artifact: Artifact, samples: int) -> Comparison:
+        key = (artifact.model, samples)
+        if key not in self._trials:
+            try:
+                self._trials[key] = self._screen(artifact, self._selection[: samples or None])
+            except (ConversionError, EngineError) as error:
+                self._trials[key] = (
+                    error
+                    if isinstance(error, ConversionError)
+                    else ConversionError(error.sentence(), target=artifact.runtime)
+                )
+        found = self._trials[key]
+        if isinstance(found, ConversionError):
+            raise found
+        return found
 
-    def _screen(self, artifact: Artifact) -> Comparison:
-        """Compare on the selection part of the calibration data: the evaluation set is for claims alone."""
-        bound = verify.open_artifact(artifact)
+    def _screen(self, artifact: Artifact, indices: Sequence[int]) -> Comparison:
+        bound = verify.open_artifact(artifact, self._prober)
         try:
-            outputs = verify.run_all(bound.run, [self._inputs.calibration_inputs[i] for i in self._selection],
+            outputs = verify.run_all(bound.run, [self._inputs.calibration_inputs[index] for index in indices],
                                      f"select {artifact.runtime}", self._progress)  # fmt: skip
         finally:
             bound.close()
         whole = self._inputs.truth
-        reference = {name: array[self._selection] for name, array in self._inputs.calibration_outputs.items()}
+        reference = {name: array[list(indices)] for name, array in self._inputs.calibration_outputs.items()}
         metric = "agreement" if whole.classes else "closeness"
         truth = Truth(outputs=reference, labels=None, classes=whole.classes, metric=metric,
                       closeness_limit=whole.closeness_limit)  # fmt: skip
         return verify.compare(truth, outputs)
 
-    def _pick(self, found: Mapping[str, tuple[Artifact, Comparison]], *, on_target: bool) -> str:
-        """The first scheme, unless another is clearly closer, or as close and clearly faster on the target."""
-        errors = {name: _error(comparison) for name, (_, comparison) in found.items()}
-        allowed = [name for name, error in errors.items() if error <= _CLEARLY_CLOSER * min(errors.values())]
-        chosen = allowed[0]
-        if not on_target or len(allowed) == 1:
-            return chosen
-        runs = {name: verify.open_artifact(found[name][0]) for name in allowed}
-        times = measure({name: bound.run for name, bound in runs.items()}, self._inputs.calibration_inputs, _SCREEN,
-                        self._progress)  # fmt: skip
-        for bound in runs.values():
-            bound.close()
-        fastest = min(times, key=lambda name: times[name].p50_ms)
-        return fastest if times[fastest].p50_ms < _CLEARLY_FASTER * times[chosen].p50_ms else chosen
+    def _record(self, target: Target, runtime: str, outcome: Outcome) -> None:
+        """What was tried and not taken, the closest first."""
+        taken = outcome.trials[outcome.chosen.name]
+        others = [each for each in outcome.trials.values() if each.name != taken.name]
+        for trial in sorted(others, key=lambda each: (each.faulty, each.error)):
+            self._note(target, runtime, "not chosen",
+                       f"{outcome.schemes[trial.name].text}: {_said(trial)} on the selection samples; "
+                       f"taken: {_said(taken)}")  # fmt: skip
 
-    def _record(
-        self, target: Target, runtime: str, found: Mapping[str, tuple[Artifact, Comparison]], chosen: str
-    ) -> None:
-        for name, (artifact, comparison) in found.items():
-            if name != chosen:
-                error = comparison.relative_rms
-                shown = "not a number" if error is None else f"{error:.3g}"
-                self.tried.append(
-                    Attempt(target=target.id, runtime=runtime, precision="int8", outcome="not chosen",
-                            reason=f"{artifact.scheme}: relative RMS {shown} on the selection samples, "
-                                   f"{chosen} fits better")
-                )  # fmt: skip
+    def _note(self, target: Target, runtime: str, outcome: str, reason: str) -> None:
+        self.tried.append(
+            Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason)
+        )
 
     def _run(self, artifact: Artifact) -> Built:
         if artifact.model not in self._built:
-            bound = verify.open_artifact(artifact)
+            bound = verify.open_artifact(artifact, self._prober)
             label = f"verify {artifact.runtime} {artifact.precision}"
             try:
                 outputs = verify.run_all(bound.run, self._inputs.evaluation_inputs, label, self._progress)
@@ -246,10 +305,46 @@ class Workshop:
         return field.variant(bound, f"unlabelled {artifact.runtime} {artifact.precision}", self._progress)
 
 
+class _Trials:
+    """The workshop as one runtime's search sees it."""
+
+    def __init__(self, workshop: Workshop, target: Target, runtime: str, *, on_target: bool) -> None:
+        self._workshop = workshop
+        self._target = target
+        self._runtime = runtime
+        self._on_target = on_target
+
+    def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
+        """One candidate on some of the selection samples."""
+        comparison = self._workshop.attempt(self._target, self._runtime, scheme, samples)
+        if comparison is None:
+            return None
+        return Trial(
+            name=scheme.name,
+            speed_class=speed_class(scheme),
+            error=_error(comparison),
+            faulty=_faulty(comparison, classes=self._workshop.inputs.truth.classes),
+            size_bytes=self._workshop.size_bytes(self._runtime, scheme),
+        )
+
+    def times_ms(self, schemes: Sequence[Scheme]) -> dict[str, float]:
+        """Latency on this machine, where that says something about the target."""
+        return self._workshop.times_ms(self._runtime, schemes) if self._on_target else {}
+
+
 def _error(comparison: Comparison) -> float:
-    return float("inf") if comparison.relative_rms is None else comparison.relative_rms
+    """The largest relative RMS of all outputs: each of them must lie within the limit."""
+    errors = [comparison.relative_rms, *comparison.other_outputs.values()]
+    return max((math.inf if error is None else error) for error in errors)
 
 
-def _good(comparison: Comparison, limit: float) -> bool:
-    """Well within the limit, so that no other scheme needs a try."""
-    return _error(comparison) <= limit / 2.0
+def _faulty(comparison: Comparison, *, classes: bool) -> bool:
+    """Degenerate, or with a channel group that tells nothing any more."""
+    few = DISTINCT_SHARE * comparison.distinct_reference if classes else min(2, comparison.distinct_reference)
+    lost = comparison.grouped and not classes and (comparison.worst_group is None or comparison.worst_group > GROUP_RMS)
+    return lost or comparison.distinct_predictions < math.floor(few)
+
+
+def _said(trial: Trial) -> str:
+    shown = f"relative RMS {trial.error:.3g}" if math.isfinite(trial.error) else "not a number"
+    return f"{shown}, degenerate" if trial.faulty else shown

@@ -173,7 +173,7 @@ def _assess(
     built: dict[str, Built] = {}
     try:
         built["fp32"] = workshop.float_variant(entry.name)
-        built["int8"] = workshop.int8_variant(target, entry.name, on_target=wanted == isa_class())
+        built["int8"] = workshop.quantized_variant(target, entry.name, "int8", on_target=wanted == isa_class())
     except ConversionError as error:
         precision = "int8" if "fp32" in built else "fp32"
         refused.append(_refuse(workshop, target, entry, precision, error.message))

@@ -36,6 +36,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         size_bytes: budget, None for the target's default.
         accept_proxy_latency: let a latency measured on another ISA class judge the budget.
         strict: a fallback is a failure.
+        effort: how much the search for the best quantized file may try: ``quick``, ``normal`` or ``thorough``.
+        precisions: made and judged besides the ladder int8, fp16, fp32, in this order of preference behind int8.
         task: ``classification``, ``raw`` or ``auto`` (classification where the evaluation data has labels).
         labels: class names in the order of the output.
         output: folder for the results.
@@ -62,6 +64,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     accept_proxy_latency: bool = False
     strict: bool = False
+    effort: str = "normal"
+    precisions: tuple[str, ...] = ()
     task: str = "auto"
     labels: tuple[str, ...] = ()
     name: str = ""

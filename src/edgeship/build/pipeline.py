@@ -27,7 +27,7 @@ from edgeship.build import (
     toolchains,
 )
 from edgeship.build.bench import open_benches
-from edgeship.build.candidates import Workshop
+from edgeship.build.candidates import Goals, Workshop
 from edgeship.build.decide import Assessed, Decision, decide, stopped
 from edgeship.build.microcontroller.export import C_ARRAY, write_variant
 from edgeship.build.options import BuildOptions
@@ -88,7 +88,9 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
             ready(toolchain)
         forms = routes.Forms(read.source, staging.scratch / "forms", ready)
-        workshop = Workshop(read, staging.scratch, forms, options.max_relative_rms, progress)
+        goals = Goals(max_relative_rms=options.max_relative_rms, size_bytes=options.size_bytes or 0,
+                      effort=options.effort)  # fmt: skip
+        workshop = Workshop(read, staging.scratch, forms, goals, progress)
         try:
             decisions = tuple(
                 stopped(workshop, target, hopeless[target.id], progress)

@@ -1,7 +1,13 @@
-"""A throw-away process that loads a file and runs it on zeros: ``python -m edgeship.build.probe RUNTIME MODEL``."""
+"""A process that loads files and runs each on zeros: ``python -m edgeship.build.probe``.
+
+One JSON object a line on stdin, ``{"runtime", "model"}``; one a line on stdout, ``{"refused": reason or ""}``. A file
+that kills the process speaks for itself.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,17 +17,25 @@ from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.runtime import open_engine
 
 
-def main() -> int:
-    """Exit code: 0 it runs, 1 it is refused (the reason is the last line of stderr); a signal speaks for itself."""
-    runtime, model = sys.argv[1:]
+def main() -> None:
+    """Serve until stdin ends; runtimes print to what they take for stdout, so answers go to a copy of it."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            asked = json.loads(line)
+            answers.write(json.dumps({"refused": _refusal(asked["runtime"], Path(asked["model"]))}) + "\n")
+            answers.flush()
+
+
+def _refusal(runtime: str, model: Path) -> str:
     try:
-        engine = open_engine(runtime, Path(model))
+        engine = open_engine(runtime, model)
         engine.run([np.zeros(info.shape, info.dtype) for info in engine.signature.inputs])
+        engine.close()
     except EdgeshipError as error:
-        sys.stderr.write(f"\n{error.message}\n")
-        return 1
-    return 0
+        return error.message or "no reason given"
+    return ""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

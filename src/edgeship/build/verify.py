@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Final
 
 import numpy as np
@@ -13,6 +12,7 @@ from msgspec import Struct
 from edgeship.build import metrics
 from edgeship.build.backends.base import Artifact, Samples
 from edgeship.build.oracle import stacked
+from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress
 from edgeship.build.schema import ClassRecall, MetricFigures
 from edgeship_agent.contract.errors import ConversionError, EngineError
@@ -22,7 +22,6 @@ from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.engine import Array
 
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-_LOAD_TIMEOUT_S: Final = 120
 _EVERY: Final = 50
 
 
@@ -105,13 +104,22 @@ def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[s
     return stacked(answers, label)
 
 
-def open_artifact(artifact: Artifact, *, threads: int = 1) -> BoundModel:
+def open_artifact(artifact: Artifact, prober: Prober | None = None, *, threads: int = 1) -> BoundModel:
     """The artifact as a device runs it, held to fp32 arithmetic around its int8 operators.
+
+    Args:
+        artifact: any file.
+        prober: loads it once beforehand in a process of its own; None for one that is made for this file.
+        threads: of the runtime.
 
     Raises:
         ConversionError: it crashes its runtime, or is refused by it.
     """
-    _survives(artifact)
+    if prober is not None:
+        prober.check(artifact)
+    else:
+        with closing(Prober()) as own:
+            own.check(artifact)
     try:
         engine = open_engine(artifact.runtime, artifact.model, EngineOptions(threads=threads))
         return BoundModel(engine, draft_variant(artifact))
@@ -179,20 +187,3 @@ def _class_recalls(truth: Truth, reference: Array, candidate: Array) -> tuple[Cl
     labels = tuple(truth.labels) if truth.labels is not None else tuple(answer[0] for answer in said)
     right = metrics.Top(labels=labels)
     return metrics.class_recalls(labels, right.right(reference), right.right(candidate), truth.class_names)
-
-
-def _survives(artifact: Artifact) -> None:
-    """Load and run the file once in a throw-away process: a file that kills its runtime must not kill the build."""
-    command = [sys.executable, "-m", "edgeship.build.probe", artifact.runtime, str(artifact.model)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise ConversionError(f"{artifact.runtime} did not load it within {_LOAD_TIMEOUT_S} s",
-                              target=artifact.runtime) from error  # fmt: skip
-    if done.returncode < 0:
-        raise ConversionError(f"the file kills {artifact.runtime} (signal {-done.returncode})", target=artifact.runtime)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise ConversionError(f"{artifact.runtime} refuses it: {lines[-1] if lines else 'no reason given'}",
-                              target=artifact.runtime)  # fmt: skip

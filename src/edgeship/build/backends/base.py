@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -77,7 +78,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
             "symmetric" if self.symmetric else "",
             self.estimator if self.estimator != "minmax" else "",
             self.rounding if self.rounding != "nearest" else "",
-            self.part,
+            f"float-{hashlib.sha256(repr(self.floats).encode()).hexdigest()[:8]}" if self.floats else "",
         ]
         return "-".join(word for word in words if word)
 

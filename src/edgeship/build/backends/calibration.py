@@ -11,6 +11,7 @@ from edgeship.build.backends.base import Samples, Scheme
 from edgeship.build.search import rounding
 from edgeship.build.search.graph import Operator, sized
 from edgeship.build.search.ranges import Range, Statistics
+from edgeship.build.quiet import quiet
 from edgeship_agent.runtime.engine import Array
 
 #: Samples from which the second moments of the layers' inputs are gathered: with some hundred patches of each, they
@@ -37,7 +38,8 @@ class Calibration:
     Args:
         graph: of the float file.
         samples: that set ranges.
-        write: (weights, biases, name of a variant) → the float file rewritten.
+        place: name of a variant → where its file goes.
+        original: the float file.
     """
 
     def __init__(self, graph: FloatGraph, samples: Samples, place: Callable[[str], Path], original: Path) -> None:
@@ -51,8 +53,9 @@ class Calibration:
     def statistics(self) -> Statistics:
         """Of every tensor, over all samples."""
         seen = Statistics()
-        for tensors in self._graph.watch(self._samples):
-            seen.add(tensors)
+        with quiet():
+            for tensors in self._graph.watch(self._samples):
+                seen.add(tensors)
         return seen
 
     @cached_property
@@ -76,10 +79,11 @@ class Calibration:
         layers = {each.name: (each.layer, each.inputs[0]) for each in self._graph.operators()
                   if each.layer is not None and each.inputs}  # fmt: skip
         seen = {name: rounding.LayerInputs(layer) for name, (layer, _) in layers.items()}
-        for tensors in self._graph.watch(self._samples[:_MOMENT_SAMPLES]):
-            for name, (_, source) in layers.items():
-                if source in tensors:
-                    seen[name].add(tensors[source])
+        with quiet():
+            for tensors in self._graph.watch(self._samples[:_MOMENT_SAMPLES]):
+                for name, (_, source) in layers.items():
+                    if source in tensors:
+                        seen[name].add(tensors[source])
         return {name: each for name, each in seen.items() if each.rows}
 
     def file(self, scheme: Scheme) -> Path:

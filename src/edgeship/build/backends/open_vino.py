@@ -27,6 +27,7 @@ class OpenVinoBackend:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, int], tuple[Calibration, Samples]] = {}
+        self._quantized: dict[tuple[Path, str], Path] = {}
 
     def convert(self, job: Job, model: Path) -> Artifact:
         """The float file as OpenVINO's IR in full float32, with a batch of 1."""
@@ -84,14 +85,22 @@ class OpenVinoBackend:
         return self._known[key][0]
 
     def _int8(self, calibration: Calibration, float_artifact: Artifact, samples: Samples, scheme: Scheme) -> Any:
-        own_ranges = not scheme.tool
-        read = structs.replace(scheme, estimator="minmax") if own_ranges else scheme
-        # a few samples do where the ranges are replaced afterwards
-        few = samples[:_FEW] if own_ranges else samples
-        network = openvino.Core().read_model(str(calibration.file(scheme)))
-        network = openvino_quantizer.quantize(network, float_artifact.inputs, few, read)
-        if own_ranges:
-            openvino_quantizer.set_ranges(network, calibration.ranges(scheme.estimator))
+        """NNCF's network; where its ranges are replaced by ours, one serves all estimators."""
+        float_file = calibration.file(scheme)
+        if scheme.tool:
+            network = openvino.Core().read_model(str(float_file))
+            return openvino_quantizer.quantize(network, float_artifact.inputs, samples, scheme)
+        plain = structs.replace(scheme, estimator="minmax")
+        key = (float_file, plain.name)
+        if key not in self._quantized:
+            network = openvino.Core().read_model(str(float_file))
+            # a few samples do where the ranges are replaced afterwards
+            network = openvino_quantizer.quantize(network, float_artifact.inputs, samples[:_FEW], plain)
+            file = calibration.original.parent / f"nncf{len(self._quantized)}.xml"
+            openvino.save_model(network, str(file), compress_to_fp16=False)
+            self._quantized[key] = file
+        network = openvino.Core().read_model(str(self._quantized[key]))
+        openvino_quantizer.set_ranges(network, calibration.ranges(scheme.estimator))
         return network
 
 

@@ -107,8 +107,8 @@ def suspects(operators: Sequence[Operator], best: Scheme, effort: Effort) -> tup
 def in_float(scheme: Scheme, part: Part | None) -> Scheme:
     """A scheme with another float part.
 
-    >>> in_float(Scheme(), Part(word="head", names=("pool",))).name
-    's8s8-head'
+    >>> in_float(Scheme(), Part(word="head", names=("pool",))).text
+    's8s8 per channel, min–max, head in float'
     """
     return structs.replace(scheme, floats=part.names if part else (), part=part.word if part else "")
 
