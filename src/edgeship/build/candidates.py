@@ -14,6 +14,7 @@ from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
 from edgeship.build.inputs import Inputs
 from edgeship.build.measure import measure
+from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import schemes
@@ -28,7 +29,7 @@ from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.bound import BoundModel
 
 _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
-#: Every sample costs a slow net time, and few tell candidates apart: multiplications that one candidate's proxy may take.
+#: Every sample costs a slow net time, and few tell candidates apart: multiplications that one proxy may take.
 _PROXY_WORK: Final = 4e9
 _FEWEST_SAMPLES: Final = 8
 
@@ -88,7 +89,7 @@ class Workshop:
         ranges, selection = data.split(len(inputs.calibration))
         self._ranges = ranges
         self._selection = selection or ranges
-        self._prober = verify.Prober()
+        self._prober = Prober()
         self.tried: list[Attempt] = []
         self.searches: dict[str, Outcome] = {}
 
@@ -106,10 +107,8 @@ class Workshop:
         Raises:
             ConversionError: none can be made.
         """
-        if self._inputs.source.quantized:
-            raise ConversionError("the source is quantized already, and is never quantized twice", target=runtime)
         if precision != "int8":
-            return self._run(self._artifact(runtime, Scheme(precision=precision)))
+            return self._run(self._artifact(runtime, self._scheme(f"{target.id}/{runtime}", precision)))
         float_artifact = self._artifact(runtime, None)
         bench = _Trials(self, target, runtime, on_target=on_target)
         calibration = self._backends[runtime].calibration(self._job(runtime), float_artifact)
@@ -123,6 +122,13 @@ class Workshop:
         self.searches[f"{target.id}/{runtime}"] = outcome
         self._record(target, runtime, outcome)
         return self._run(self._artifact(runtime, outcome.chosen))
+
+    def _scheme(self, searched: str, precision: str) -> Scheme:
+        """How another precision is made: static ones in the manner that the search for int8 found."""
+        outcome = self.searches.get(searched)
+        if precision == "int8io" and outcome is not None:
+            return structs.replace(outcome.chosen, precision=precision)
+        return Scheme(precision=precision, rounding="compensated" if precision == "int16x8" else "nearest")
 
     def attempt(self, target: Target, runtime: str, scheme: Scheme, samples: int) -> Comparison | None:
         """Compare a candidate with the source on the selection part of the calibration data.
@@ -211,8 +217,10 @@ class Workshop:
                 gave_up.append(f"{by}: {error.message}")
                 continue
             gave_up += self._forms.fallbacks(route)
-            return structs.replace(artifact, notes=(*artifact.notes, f"converted by {by}", *gave_up),
-                                   fallbacks=(*artifact.fallbacks, *gave_up))  # fmt: skip
+            # what was quantized before is called by what it is, and compared with nothing but itself
+            precision = "int8" if source.quantized else artifact.precision
+            return structs.replace(artifact, precision=precision, fallbacks=(*artifact.fallbacks, *gave_up),
+                                   notes=(*artifact.notes, f"converted by {by}", *gave_up))  # fmt: skip
         raise ConversionError("; ".join(gave_up), target=runtime)
 
     def _artifact(self, runtime: str, scheme: Scheme | None) -> Artifact:
@@ -276,9 +284,7 @@ class Workshop:
                        f"taken: {_said(taken)}")  # fmt: skip
 
     def _note(self, target: Target, runtime: str, outcome: str, reason: str) -> None:
-        self.tried.append(
-            Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason)
-        )
+        self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason))
 
     def _run(self, artifact: Artifact) -> Built:
         if artifact.model not in self._built:

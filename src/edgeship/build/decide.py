@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Struct, structs
 
 from edgeship.build import assemble, gate, select
-from edgeship.build.bench import Bench, Benches
+from edgeship.build.bench import Bench, Benches, Trials
 from edgeship.build.candidates import Built, Workshop
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
@@ -25,6 +26,15 @@ from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import runtime_version
 from edgeship_agent.runtime.isa import isa_class, isa_class_of, isa_features
+
+_HALF: Final = "fp16"
+#: Runtime → precisions besides int8, fp16 and fp32, in order of preference; made on request or with the effort
+#: ``thorough``.
+MORE: Final = {
+    "litert": ("int8io", "int16x8", "dynamic"),
+    "onnxruntime": ("dynamic", "int4"),
+    "openvino": ("int4",),
+}
 
 
 class Assessed(Struct, frozen=True, kw_only=True):
@@ -128,7 +138,8 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
     refused: list[str] = []
     for entry in target.runtimes:
         quantized = sum(each.built.artifact.precision != "fp32" for each in assessed)
-        found, reasons = _assess(workshop, target, entry, options, (benches.of(target), quantized + 1))
+        place = _Place(target=target, entry=entry, bench=benches.of(target), position=quantized + 1)
+        found, reasons = _assess(workshop, place, options)
         assessed += found
         refused += reasons
         _tell(found, reasons, progress)
@@ -154,61 +165,125 @@ def stopped(workshop: Workshop, target: Target, reason: str, progress: Progress)
     return Decision(target=target, choice=choice, assessed=())
 
 
-def _assess(
-    workshop: Workshop, target: Target, entry: RuntimeEntry, options: BuildOptions, where: tuple[Bench, int]
-) -> tuple[list[Assessed], list[str]]:
-    """The int8 and the float candidate of one runtime, judged; and what could not be built, in words.
+class _Place(Struct, frozen=True, kw_only=True):
+    """Where the candidates of one runtime of a target are tried.
 
-    Args:
-        workshop: makes them.
-        target: what for.
-        entry: the runtime.
-        options: the budgets.
-        where: what measures them, and the position of the int8 candidate among those of the target, from 1.
+    Attributes:
+        position: of the next quantized candidate among those of the target, from 1.
     """
-    bench, position = where
-    wanted = isa_class_of(target.arch, target.isa)
-    on_target = wanted == bench.place.isa
-    refused: list[str] = []
-    built: dict[str, Built] = {}
+
+    target: Target
+    entry: RuntimeEntry
+    bench: Bench
+    position: int
+
+    @property
+    def label(self) -> str:
+        """``target/runtime``."""
+        return f"{self.target.id}/{self.entry.name}"
+
+
+def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[list[Assessed], list[str]]:
+    """The candidates of one runtime, judged, in order of preference; and what could not be built, in words.
+
+    Int8 and what was asked for besides come first. Half precision is made where none of them is proven; full precision
+    is what everything is compared with.
+    """
     try:
-        built["fp32"] = workshop.float_variant(entry.name)
-        built["int8"] = workshop.quantized_variant(target, entry.name, "int8", on_target=wanted == isa_class())
+        reference = workshop.float_variant(place.entry.name)
     except ConversionError as error:
-        precision = "int8" if "fp32" in built else "fp32"
-        refused.append(_refuse(workshop, target, entry, precision, error.message))
-    trials = bench.try_all(f"{target.id}/{entry.name}", built, workshop.inputs, target.measure)
-    refused += [_refuse(workshop, target, entry, name, reason) for name, reason in trials.refused.items()]
-    if "fp32" not in trials.tried:  # what every other figure of this runtime is compared with
-        return [], refused
-    built = {name: trial.built for name, trial in trials.tried.items()}
-    times = {name: trial.latency for name, trial in trials.tried.items()}
-    limits = limits_of(options, target)
-    found = []
-    for precision in [name for name in ("int8", "fp32") if name in built]:
-        label = f"{target.id}/{entry.name}/{precision}"
-        candidate = structs.replace(
-            _candidate(label, built, times, on_target=on_target),
-            position=position,
-            field=field_evidence(workshop.field, built[precision], claims=len(target.runtimes)),
-        )
-        gates = (*gate.judge(candidate, limits), *target_gates(target, entry, built[precision].artifact))
-        judged = Judged(label=label, verdict=gate.verdict_of(gates), gates=gates,
-                        fallbacks=built[precision].artifact.fallbacks)  # fmt: skip
-        found.append(
-            Assessed(target=target, entry=entry, built=built[precision], latency=times[precision], fp32=built["fp32"],
-                     fp32_latency=times["fp32"], judged=judged, on_target=on_target, place=bench.place,
-                     notes=trials.tried[precision].notes)
-        )  # fmt: skip
+        return [], [_refuse(workshop, place, "fp32", error.message)]
+    wanted = tuple(dict.fromkeys(("int8", *options.precisions)))
+    if options.effort == "thorough":
+        wanted = tuple(dict.fromkeys((*wanted, *MORE[place.entry.name], _HALF)))
+    if workshop.inputs.source.quantized:
+        _refuse(workshop, place, "int8", "the source is quantized already: it is passed through, never quantized twice")
+        wanted = ()
+    found, refused = _stage(workshop, place, options, reference, wanted)
+    proven = any(each.judged.verdict == "pass" for each in found[:-1])
+    if found and wanted and not proven and _HALF not in wanted:
+        later = structs.replace(place, position=place.position + len(found) - 1)
+        more, reasons = _stage(workshop, later, options, reference, (_HALF,))
+        found = [*found[:-1], *more[:-1], found[-1]]
+        refused += reasons
     return found, refused
 
 
-def _refuse(workshop: Workshop, target: Target, entry: RuntimeEntry, precision: str, reason: str) -> str:
+def _stage(
+    workshop: Workshop, place: _Place, options: BuildOptions, reference: Built, precisions: Sequence[str]
+) -> tuple[list[Assessed], list[str]]:
+    """Candidates of these precisions and the reference, tried in one interleaved run; the reference is the last."""
+    target, entry = place.target, place.entry
+    wanted = isa_class_of(target.arch, target.isa)
+    name = reference.artifact.precision
+    refused: list[str] = []
+    built: dict[str, Built] = {}
+    for precision in precisions:
+        try:
+            built[precision] = workshop.quantized_variant(
+                target, entry.name, precision, on_target=wanted == isa_class()
+            )
+        except ConversionError as error:
+            sentence = _refuse(workshop, place, precision, error.message)
+            refused += [sentence] if precision not in options.precisions else []
+    built[name] = reference
+    trials = place.bench.try_all(place.label, built, workshop.inputs, target.measure)
+    refused += [_refuse(workshop, place, label, reason) for label, reason in trials.refused.items()]
+    if name not in trials.tried:  # what every other figure of this runtime is compared with
+        return [], refused
+    found = [
+        _judged(place, trials, name, (precision, position), (workshop, options))
+        for position, precision in enumerate((each for each in built if each in trials.tried), start=place.position)
+    ]
+    return found, refused
+
+
+def _judged(
+    place: _Place, trials: Trials, reference: str, which: tuple[str, int], context: tuple[Workshop, BuildOptions]
+) -> Assessed:
+    """One candidate against every rule.
+
+    Args:
+        place: where it was tried.
+        trials: of all candidates of the run.
+        reference: precision of the one that the others are compared with.
+        which: its precision, and its position among the target's quantized ones.
+        context: what holds the samples without labels, and the budgets.
+    """
+    (precision, position), (workshop, options), target = which, context, place.target
+    trial, float_trial = trials.tried[precision], trials.tried[reference]
+    on_target = isa_class_of(target.arch, target.isa) == place.bench.place.isa
+    candidate = Candidate(
+        target=target.id,
+        runtime=place.entry.name,
+        precision=precision,
+        size_bytes=trial.built.artifact.size_bytes,
+        comparison=trial.built.comparison,
+        latency=trial.latency,
+        on_target=on_target,
+        classes=trial.built.classes,
+        fp32_size_bytes=float_trial.built.artifact.size_bytes,
+        fp32_latency=float_trial.latency,
+        position=position,
+        field=field_evidence(workshop.field, trial.built, claims=len(target.runtimes)),
+        passed_through=precision == reference,
+    )
+    gates = (*gate.judge(candidate, limits_of(options, target)),
+             *target_gates(target, place.entry, trial.built.artifact))  # fmt: skip
+    judged = Judged(label=f"{place.label}/{precision}", verdict=gate.verdict_of(gates), gates=gates,
+                    fallbacks=trial.built.artifact.fallbacks)  # fmt: skip
+    return Assessed(target=target, entry=place.entry, built=trial.built, latency=trial.latency, fp32=float_trial.built,
+                    fp32_latency=float_trial.latency, judged=judged, on_target=on_target, place=place.bench.place,
+                    notes=trial.notes)  # fmt: skip
+
+
+def _refuse(workshop: Workshop, place: _Place, precision: str, reason: str) -> str:
     """Record a candidate that cannot be had, and say so in one sentence."""
     workshop.tried.append(
-        Attempt(target=target.id, runtime=entry.name, precision=precision, outcome="refused", reason=reason)
-    )
-    return f"{target.id}/{entry.name}/{precision}: {reason}"
+        Attempt(target=place.target.id, runtime=place.entry.name, precision=precision, outcome="refused",
+                reason=reason)
+    )  # fmt: skip
+    return f"{place.label}/{precision}: {reason}"
 
 
 def limits_of(options: BuildOptions, target: Target) -> Limits:
@@ -243,31 +318,13 @@ def rates_of(comparison: Comparison) -> Disagreements | None:
                          only_candidate=cells.only_candidate, neither=rest)  # fmt: skip
 
 
-def _candidate(label: str, built: Mapping[str, Built], times: Mapping[str, Latency], *, on_target: bool) -> Candidate:
-    target, runtime, precision = label.split("/")
-    one = built[precision]
-    return Candidate(
-        target=target,
-        runtime=runtime,
-        precision=precision,
-        size_bytes=one.artifact.size_bytes,
-        comparison=one.comparison,
-        latency=times[precision],
-        on_target=on_target,
-        classes=one.classes,
-        fp32_size_bytes=built["fp32"].artifact.size_bytes,
-        fp32_latency=times["fp32"],
-    )
-
-
 def _tell(found: list[Assessed], refused: list[str], progress: Progress) -> None:
     for each in found:
         report = each.report("", chosen=False)
-        if each.built.artifact.precision == "int8":
-            fp32 = next(other for other in found if other.built.artifact.precision == "fp32").report("", chosen=False)
-            lines = int8_lines(report, fp32, each.judged.gates)
-        else:
+        if each is found[-1]:
             lines = fp32_lines(report, each.judged.gates)
+        else:
+            lines = int8_lines(report, found[-1].report("", chosen=False), each.judged.gates)
         for line in lines:
             progress.step(*line)
     for reason in refused:

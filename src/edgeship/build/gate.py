@@ -53,6 +53,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
         fp32_size_bytes, fp32_latency: of the same target's and runtime's float variant.
         position: among the variants of its target that are judged by the metric, from 1, in the order of preference.
         field: what unlabelled samples say of it, where the build was given some.
+        passed_through: whether it holds the source's own numbers, quantized or not, so that nothing can be lost.
     """
 
     target: str
@@ -67,11 +68,12 @@ class Candidate(Struct, frozen=True, kw_only=True):
     fp32_latency: Latency
     position: int = 1
     field: FieldEvidence | None = None
+    passed_through: bool = False
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
     """Every rule that applies to a candidate."""
-    quantized = candidate.precision != "fp32"
+    quantized = candidate.precision != "fp32" and not candidate.passed_through
     gates = [
         _distinct(candidate),
         _relative_rms(candidate, limits if quantized else structs.replace(limits, max_relative_rms=PARITY_RMS)),

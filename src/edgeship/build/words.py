@@ -13,19 +13,19 @@ Line = tuple[str, str, str]
 
 
 def int8_lines(int8: VariantReport, fp32: VariantReport, gates: Sequence[GateReport]) -> list[Line]:
-    """What an int8 variant is, how it compares with its float sibling, and the rules that it does not hold to."""
-    lines: list[Line] = [("int8", f"{int8.target} · {int8.runtime} · {int8.scheme}", "done")]
+    """What a smaller variant is, how it compares with its float sibling, and the rules that it does not hold to."""
+    lines: list[Line] = [(int8.precision, f"{int8.target} · {int8.runtime} · {int8.scheme}", "done")]
     lines += [("note", note, "note") for note in int8.notes]
     lines += [("measured", _place(int8), "done"), ("", _compared(int8, fp32), "note")]
     return lines + [
-        ("int8", _with_next(gate), "failed" if gate.holds is False else "undecided") for gate in _open(gates)
+        (int8.precision, _with_next(gate), "failed" if gate.holds is False else "undecided") for gate in _open(gates)
     ]
 
 
 def fp32_lines(fp32: VariantReport, gates: Sequence[GateReport]) -> list[Line]:
     """The rules that a float variant does not hold to; silence where it does."""
     return [
-        ("fp32", f"{fp32.target}: {_with_next(gate)}", "failed" if gate.holds is False else "undecided")
+        (fp32.precision, f"{fp32.target}: {_with_next(gate)}", "failed" if gate.holds is False else "undecided")
         for gate in _open(gates)
     ]
 

@@ -63,6 +63,11 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the model.")
 @click.option("--key", type=_FILE, help="Author key; made on first use.  [in the user's data folder]")
 @click.option("-o", "--output", type=_FILE, default=Path("build"), show_default=True, help="Folder for the results.")
+@click.option("--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True,
+              help="How much the search for the best int8 may try.")  # fmt: skip
+@click.option("--precision", "precisions", multiple=True,
+              type=click.Choice(["fp16", "dynamic", "int4", "int16x8", "int8io"]),
+              help="Make and judge this one too; repeat for several.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option

@@ -27,6 +27,13 @@ _ROUNDING_WORDS: Final = {
 }  # fmt: skip
 _TOOL_WORDS: Final = {"": "", "nncf": "by NNCF", "fast": "NNCF's fast bias correction",
                       "full": "NNCF's full bias correction"}  # fmt: skip
+#: Precision → what it is, in words.
+PRECISION_WORDS: Final = {
+    "fp16": "half-precision weights",
+    "dynamic": "int8 weights, activations quantized in every call",
+    "int4": "4-bit weights",
+    "int16x8": "16-bit activations, int8 weights",
+}
 #: Of the inputs, of the outputs.
 Bindings = tuple[tuple[Binding, ...], tuple[Binding, ...]]
 
@@ -85,8 +92,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """In words, for reports."""
-        if self.precision != "int8":
-            return self.precision
+        if self.precision not in {"int8", "int8io"}:
+            return PRECISION_WORDS[self.precision]
         products = ", matrix products per tensor" if self.matmul_per_tensor else ""
         words = [
             f"{self.types} {'per channel' if self.per_channel else 'per tensor'}{products}",

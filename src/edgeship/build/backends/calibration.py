@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from edgeship.build.backends.base import Samples, Scheme
+from edgeship.build.quiet import quiet
 from edgeship.build.search import rounding
 from edgeship.build.search.graph import Operator, sized
 from edgeship.build.search.ranges import Range, Statistics
-from edgeship.build.quiet import quiet
 from edgeship_agent.runtime.engine import Array
 
 #: Samples from which the second moments of the layers' inputs are gathered: with some hundred patches of each, they
@@ -87,8 +87,9 @@ class Calibration:
         return {name: each for name, each in seen.items() if each.rows}
 
     def file(self, scheme: Scheme) -> Path:
-        """The float file as the scheme's quantizer shall read it: its weights are on the quantizer's own grid already,
-        where the scheme rounds them otherwise than to nearest.
+        """The float file as the scheme's quantizer shall read it.
+
+        Where the scheme rounds weights otherwise than to nearest, they lie on the quantizer's own grid already.
         """
         if scheme.rounding == "nearest":
             return self.original
@@ -99,7 +100,7 @@ class Calibration:
             self._rounded[key] = file
         return self._rounded[key]
 
-    def _values(self, how: str, bits: int, per_channel: bool) -> tuple[dict[str, Array], dict[str, Array]]:  # noqa: FBT001
+    def _values(self, how: str, bits: int, per_channel: bool) -> tuple[dict[str, Array], dict[str, Array]]:
         weights: dict[str, Array] = {}
         biases: dict[str, Array] = {}
         for operator in self._graph.operators():

@@ -47,6 +47,8 @@ class LiteRtBackend:
         try:
             with quiet():
                 data = tflite_quantizer.quantize(calibration, scheme)
+        except ConversionError:
+            raise
         except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
         model.write_bytes(data)

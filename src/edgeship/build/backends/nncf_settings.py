@@ -14,7 +14,9 @@ _SILENT: Final = "NNCF_CI"
 _SETS: Final = {"minmax": "MINMAX", "mean": "MEAN_MINMAX", "mse": "HISTOGRAM", "p99.99": "MEAN_QUANTILE"}
 
 
-def quantize(network: Any, dataset: Any, count: int, scheme: Scheme, ignored: Callable[[Any], Any] | None = None) -> Any:
+def quantize(
+    network: Any, dataset: Any, count: int, scheme: Scheme, ignored: Callable[[Any], Any] | None = None
+) -> Any:
     """One network through NNCF's post-training quantization.
 
     Args:

@@ -53,9 +53,7 @@ class OnnxRuntimeBackend:
         return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs, notes=notes)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
-        """Another precision from a private copy of the float file; int8 is static QDQ, its opset raised first where
-        that allows more.
-        """
+        """Another precision from a private copy of the float file; int8 is static QDQ, the opset raised first."""
         folder = job.folder / scheme.name
         folder.mkdir(parents=True)
         model = folder / "model.onnx"

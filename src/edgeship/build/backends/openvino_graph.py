@@ -32,9 +32,7 @@ class OpenVinoGraph:
         self._inputs = inputs
 
     def operators(self) -> tuple[Operator, ...]:
-        """In the order of their execution; a tensor's name is that of its operator, ``.1`` and so on behind it for
-        further outputs.
-        """
+        """In the order of their execution; :func:`tensor_name` names their tensors."""
         network = self._read()
         return tuple(
             Operator(
@@ -86,7 +84,7 @@ class OpenVinoGraph:
 
 
 def tensor_name(port: Any) -> str:
-    """Name of an operator's output."""
+    """Name of an operator's output: the operator's own, ``.1`` and so on behind it for further outputs."""
     index = port.get_index()
     name = str(port.get_node().get_friendly_name())
     return f"{name}.{index}" if index else name

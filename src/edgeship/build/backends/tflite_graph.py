@@ -95,7 +95,7 @@ class TfliteGraph:
 
     def _kind(self, operator: Any) -> str:
         code = self._model.operatorCodes[operator.opcodeIndex]
-        return self._kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+        return str(self._kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM"))
 
     def _constant(self, index: int) -> bool:
         data = self._model.buffers[self._graph.tensors[index].buffer].data

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 
 from edgeship.build.backends.base import Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship_agent.contract.errors import ConversionError
 
 
 def quantize(calibration: Calibration, scheme: Scheme) -> bytes:
@@ -20,22 +22,27 @@ def quantize(calibration: Calibration, scheme: Scheme) -> bytes:
     Args:
         calibration: of the float file.
         scheme: what to do.
+
+    Raises:
+        ConversionError: a precision that TFLite files do not have.
     """
     from ai_edge_quantizer import quantizer
-    from ai_edge_quantizer.utils import tfl_flatbuffer_utils
 
+    if scheme.precision not in _PRECISIONS:
+        raise ConversionError(f"{scheme.precision} is no precision of TFLite files", target="litert")
     path = str(calibration.file(scheme))
-    graph = tfl_flatbuffer_utils.read_model(path).subgraphs[0]
-    manager = _rules(scheme, float_outputs=not _outputs_are_used(graph))
+    recipe = _PRECISIONS[scheme.precision](scheme, path)
+    ranges = _ranges(calibration, scheme) if scheme.precision in _STATIC else None
+    result = quantizer.Quantizer(path, recipe).quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _ranges(calibration: Calibration, scheme: Scheme) -> dict[str, Any]:
     shapes = calibration.statistics.shapes
-    ranges = {
+    return {
         name: {"min": _end(low, shapes[name]), "max": _end(high, shapes[name])}
         for name, (low, high) in calibration.ranges(scheme.estimator).items()
     }
-    result = quantizer.Quantizer(path, manager.get_quantization_recipe()).quantize(
-        ranges, enable_progress_bar=False, enable_progress_report=False
-    )
-    return bytes(result.quantized_model)
 
 
 def _end(value: float, shape: tuple[int, ...]) -> Any:
@@ -43,13 +50,71 @@ def _end(value: float, shape: tuple[int, ...]) -> Any:
     return np.full([1] * len(shape), value, np.float32)
 
 
-def _outputs_are_used(graph: Any) -> bool:
+def _outputs_are_used(path: str) -> bool:
     """Whether an output of the graph is an operator's input too: kept float, it would be read as if it were int8."""
+    from ai_edge_quantizer.utils import tfl_flatbuffer_utils
+
+    graph = tfl_flatbuffer_utils.read_model(path).subgraphs[0]
     return any(index in graph.outputs for operator in graph.operators for index in operator.inputs)
 
 
-def _rules(scheme: Scheme, *, float_outputs: bool) -> Any:
-    """Everything in int8 but the ends: float inputs and outputs are converted faster inside than by the caller."""
+def _int8(scheme: Scheme, path: str) -> Any:
+    return _eight_bits(scheme, float_ends=True, float_outputs=not _outputs_are_used(path))
+
+
+def _int8_ends(scheme: Scheme, _path: str) -> Any:
+    """Int8 inputs and outputs too, for hardware that takes nothing else."""
+    return _eight_bits(scheme, float_ends=False, float_outputs=False)
+
+
+def _int16x8(_scheme: Scheme, _path: str) -> Any:
+    """Activations of 16 bits, weights of 8."""
+    from ai_edge_quantizer import recipe
+
+    return recipe.static_wi8_ai16()
+
+
+def _dynamic(_scheme: Scheme, _path: str) -> Any:
+    """Int8 weights; activations are quantized anew in every call."""
+    from ai_edge_quantizer import recipe
+
+    return recipe.dynamic_wi8_afp32()
+
+
+def _half(_scheme: Scheme, _path: str) -> Any:
+    """Half-precision weights, widened when the file is loaded."""
+    from ai_edge_quantizer import recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import (
+        ComputePrecision,
+        OpQuantizationConfig,
+        TensorDataType,
+        TensorQuantizationConfig,
+        TFLOperationName,
+    )
+
+    manager = recipe_manager.RecipeManager()
+    manager.add_quantization_config(
+        regex=".*",
+        operation_name=TFLOperationName.ALL_SUPPORTED,
+        algorithm_key=AlgorithmName.FLOAT_CASTING,
+        op_config=OpQuantizationConfig(
+            weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT),
+            compute_precision=ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+    )
+    return manager.get_quantization_recipe()
+
+
+def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any:
+    """Everything in int8 but what the scheme leaves in float.
+
+    Args:
+        scheme: the float operators, and whether products have one scale.
+        float_ends: float inputs are converted faster inside than by the caller.
+        float_outputs: likewise outputs, where none of them is read again.
+    """
     from ai_edge_quantizer import recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
@@ -67,6 +132,15 @@ def _rules(scheme: Scheme, *, float_outputs: bool) -> Any:
             regex=f"(^|;){re.escape(name)};", operation_name=TFLOperationName.ALL_SUPPORTED,
             algorithm_key=AlgorithmName.NO_QUANTIZE,
         )  # fmt: skip
-    for end in [TFLOperationName.INPUT, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
+    ends = [TFLOperationName.INPUT] if float_ends else []
+    for end in [*ends, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
         manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-    return manager
+    return manager.get_quantization_recipe()
+
+
+#: Precision → what makes its recipe, from the scheme and the float file.
+_PRECISIONS: Final[dict[str, Callable[[Scheme, str], Any]]] = {
+    "int8": _int8, "int8io": _int8_ends, "int16x8": _int16x8, "dynamic": _dynamic, "fp16": _half,
+}  # fmt: skip
+#: Those that need ranges.
+_STATIC: Final = frozenset({"int8", "int8io", "int16x8"})

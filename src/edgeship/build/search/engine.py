@@ -173,7 +173,7 @@ class Search:
                         for part in parts[:1]]  # fmt: skip
 
     def _settle(self, base: Scheme) -> Scheme:
-        """The survivors on all selection samples, and the best of them; layers in float only where they are worth it."""
+        """The best of the survivors on all selection samples; with layers in float only where they are worth it."""
         for trial in halving.survivors(self._of_type(base), self._terms.effort.survivors):
             self._complete(self._schemes[trial.name])
         settled = [self._full[name] for name in self._proxies if name in self._full]

@@ -58,7 +58,7 @@ class TensorStatistics:
         self._average = ends if not self.samples else _PAST * self._average + (1.0 - _PAST) * ends
         self.samples += 1
         self._mean += (ends - self._mean) / self.samples
-        self.low, self.high = min(self.low, ends[0]), max(self.high, ends[1])
+        self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
         self._widen(max(abs(ends[0]), abs(ends[1])))
         if self._reach:
             step = -(-values.size // MOST_VALUES)
@@ -79,7 +79,9 @@ class TensorStatistics:
             return self._percentile(PERCENTILES[estimator])
         if estimator == "mse":
             return self._least_error()
-        ends = {"minmax": (self.low, self.high), "mean": self._mean, "average": self._average}[estimator]
+        if estimator == "minmax":
+            return self.low, self.high
+        ends = self._mean if estimator == "mean" else self._average
         return float(ends[0]), float(ends[1])
 
     def sqnr_db(self, bounds: Range) -> float | None:

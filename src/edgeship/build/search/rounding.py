@@ -121,7 +121,8 @@ def bias_correction(layer: Layer, inputs: LayerInputs, rounded: Array) -> Array:
         [outputs].
     """
     error = (rounded - layer.weight).reshape(layer.groups, len(layer.weight) // layer.groups, -1)
-    return -np.einsum("goi,gi->go", error, inputs.means).reshape(-1)
+    gains: Array = -np.einsum("goi,gi->go", error, inputs.means).reshape(-1)
+    return gains
 
 
 def _group(weight: Array, moments: Array, steps: Array) -> Array:
@@ -150,4 +151,5 @@ def _upper(moments: Array) -> Array:
     damped = moments + np.eye(size) * (_DAMPING * float(diagonal.mean()) + np.finfo(np.float64).tiny)
     damped[diagonal == 0.0, diagonal == 0.0] = 1.0
     inverse = np.linalg.inv(damped)
-    return np.linalg.cholesky((inverse + inverse.T) / 2.0).T
+    factor: Array = np.linalg.cholesky((inverse + inverse.T) / 2.0).T
+    return factor

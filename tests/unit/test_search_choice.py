@@ -1,0 +1,195 @@
+"""What stays in float, which candidates are tried and which one is taken: on nets and errors that are made up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgeship.build.backends.base import Scheme
+from edgeship.build.schemes import S8S8, U8S7, U8S8
+from edgeship.build.search import floats, halving, space
+from edgeship.build.search.engine import Search, Terms
+from edgeship.build.search.graph import Layer, Operator, sized
+from edgeship.build.search.halving import Trial
+
+_WEIGHT = Layer(weight=np.ones((4, 9)), convolution=False)
+
+
+def _operator(name: str, inputs: Sequence[str], kind: str = "Conv", *, work: int = 0, size: int = 10) -> Operator:
+    return Operator(name=name, kind=kind, inputs=tuple(inputs), outputs=(f"{name}:0",), elements=size,
+                    multiplications=work, layer=_WEIGHT if work else None)  # fmt: skip
+
+
+def _classifier() -> list[Operator]:
+    return [
+        _operator("first", ["x"], work=1_000, size=4_000),
+        _operator("second", ["first:0"], work=90_000, size=4_000),
+        _operator("third", ["second:0"], work=190_000, size=4_000),
+        _operator("pool", ["third:0"], "GlobalAveragePool", size=64),
+        _operator("dense", ["pool:0"], "Gemm", work=640, size=10),
+        _operator("softmax", ["dense:0"], "Softmax", size=10),
+    ]
+
+
+def _detector() -> list[Operator]:
+    return [
+        _operator("body", ["x"], work=90_000, size=4_000),
+        _operator("boxes", ["body:0"], work=9_000, size=900),
+        _operator("scores", ["body:0"], work=9_000, size=900),
+        _operator("sigmoid", ["scores:0"], "Sigmoid", size=900),
+        _operator("join", ["boxes:0", "sigmoid:0"], "Concat", size=1800),
+    ]
+
+
+def test_the_head_is_what_lies_behind_the_last_costly_layer() -> None:
+    assert floats.head(_classifier()) == ("pool", "dense", "softmax")
+
+
+def test_a_net_that_is_all_head_keeps_none() -> None:
+    assert floats.head([_operator("reshape", ["x"], "Reshape")]) == ()
+
+
+def test_what_joins_outputs_is_found_with_everything_before_it_up_to_the_layers() -> None:
+    assert floats.joined_ends(_detector()) == ("sigmoid", "join")
+    assert floats.joined_ends(_classifier()) == ()
+    assert [part.word for part in space.parts(_classifier())] == ["head"]
+    assert "ends" in [part.word for part in space.parts(_detector())]
+
+
+def test_sizes_come_from_the_shapes_of_a_run() -> None:
+    plain = [Operator(name="a", kind="Conv", inputs=("x",), outputs=("y",), layer=_WEIGHT)]
+    (found,) = sized(plain, {"y": (1, 4, 8, 8)})
+    assert (found.elements, found.multiplications) == (256, 256 * 9)
+
+
+def test_a_faulty_candidate_is_never_taken_while_another_is_there() -> None:
+    dead = Trial(name="dead", speed_class="a", error=0.001, faulty=True)
+    sound = Trial(name="sound", speed_class="a", error=0.2)
+    assert halving.best([dead, sound]) is sound
+    assert halving.survivors([dead, sound], 1) == [sound]
+    assert halving.choose([dead, sound], {}) is sound
+
+
+def test_noise_of_a_few_percent_turns_no_choice() -> None:
+    first = Trial(name="u8s8", speed_class="u8s8", error=0.05)
+    second = Trial(name="s8s8", speed_class="s8s8", error=0.045)
+    for ratio in (0.8, 1.0, 1.2):
+        assert halving.choose([first, second], {"u8s8": 1.0, "s8s8": ratio}) is first
+
+
+def test_what_exceeds_the_size_budget_is_taken_only_where_everything_does() -> None:
+    small = Trial(name="small", speed_class="a", error=0.09, size_bytes=10)
+    large = Trial(name="large", speed_class="b", error=0.01, size_bytes=99)
+    assert halving.choose([large, small], {}, size_bytes=50) is small
+    assert halving.choose([large, small], {}, size_bytes=5) is large
+
+
+class Table:
+    """A bench whose errors follow a rule."""
+
+    def __init__(self, error: Callable[[Scheme], float | None], times_ms: dict[str, float] | None = None) -> None:
+        self.error = error
+        self.asked: list[tuple[str, int]] = []
+        self._times_ms = times_ms or {}
+
+    def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
+        self.asked.append((scheme.name, samples))
+        error = self.error(scheme)
+        if error is None:
+            return None
+        return Trial(name=scheme.name, speed_class=scheme.types, error=error, faulty=math.isinf(error))
+
+    def times_ms(self, schemes: Sequence[Scheme]) -> dict[str, float]:
+        return {each.name: self._times_ms[each.types] for each in schemes if each.types in self._times_ms}
+
+
+def _terms(effort: str = "normal", limit: float = 0.1) -> Terms:
+    return Terms(effort=space.EFFORT[effort], limit=limit)
+
+
+def _rule(scheme: Scheme) -> float:
+    ranges = {"minmax": 0.10, "p99.999": 0.08, "p99.99": 0.09, "mse": 0.07}.get(scheme.estimator, 0.3)
+    return ranges * (0.7 if scheme.rounding == "compensated" else 1.0) * (0.6 if scheme.part else 1.0)
+
+
+def test_the_waves_find_the_best_of_every_kind_together() -> None:
+    bench = Table(_rule)
+    found = Search([S8S8], _classifier(), bench, _terms()).run()
+    assert found is not None
+    assert (found.chosen.estimator, found.chosen.rounding, found.chosen.part) == ("mse", "compensated", "head")
+    assert found.chosen.floats == ("pool", "dense", "softmax")
+    assert len([name for name, _ in bench.asked]) < 30
+    # the chosen one was judged on all samples
+    assert (found.chosen.name, 0) in bench.asked
+
+
+def test_the_same_errors_give_the_same_choice() -> None:
+    found = [Search([U8S8, S8S8, U8S7], _classifier(), Table(_rule), _terms()).run() for _ in range(3)]
+    assert len({each.chosen.name for each in found if each is not None}) == 1
+
+
+def test_speed_decides_between_types_where_it_was_measured() -> None:
+    slow = Search([S8S8, U8S8], _classifier(), Table(_rule), _terms()).run()
+    fast = Search([S8S8, U8S8], _classifier(), Table(_rule, {"s8s8": 2.0, "u8s8": 1.0}), _terms()).run()
+    assert slow is not None
+    assert fast is not None
+    assert (slow.chosen.types, fast.chosen.types) == ("s8s8", "u8s8")
+
+
+def test_a_type_that_saturates_gives_way_from_the_start() -> None:
+    found = Search(
+        [U8S8, U8S7], _classifier(), Table(lambda s: 9.0 if s.weight_bits == 8 else _rule(s)), _terms()
+    ).run()
+    assert found is not None
+    assert found.chosen.types == "u8s7"
+
+
+def test_where_nothing_can_be_made_nothing_is_found() -> None:
+    assert Search([S8S8], _classifier(), Table(lambda _scheme: None), _terms()).run() is None
+
+
+def test_a_layer_that_ruins_the_net_stays_in_float_although_it_is_dear() -> None:
+    def rule(scheme: Scheme) -> float:
+        return 0.02 if "second" in scheme.floats else 0.9
+
+    found = Search([S8S8], _classifier(), Table(rule), _terms()).run()
+    assert found is not None
+    assert "second" in found.chosen.floats
+    assert "second" in found.chosen.text
+    assert found.layers["second"] > 0.9
+
+
+def test_a_layer_that_gains_little_is_not_left_in_float() -> None:
+    def rule(scheme: Scheme) -> float:
+        return 0.0485 if "first" in scheme.floats else 0.05
+
+    found = Search([S8S8], _classifier(), Table(rule), _terms()).run()
+    assert found is not None
+    assert "first" not in found.chosen.floats
+
+
+def test_a_net_that_is_close_already_is_left_alone() -> None:
+    bench = Table(lambda _scheme: 0.0001)
+    found = Search([S8S8], _classifier(), bench, _terms()).run()
+    assert found is not None
+    assert (found.chosen.estimator, found.chosen.rounding, found.chosen.floats) == ("minmax", "nearest", ())
+    assert len(bench.asked) <= 9
+
+
+def test_more_effort_tries_more() -> None:
+    counts = {}
+    for effort in space.EFFORTS:
+        bench = Table(_rule)
+        Search([S8S8], _classifier(), bench, _terms(effort)).run()
+        counts[effort] = len(bench.asked)
+    assert counts["quick"] < counts["normal"] < counts["thorough"]
+
+
+def test_names_of_schemes_are_folders_and_tell_them_apart() -> None:
+    schemes = [S8S8, U8S8, U8S7, space.with_layers(S8S8, ["a/b:0"]), space.with_layers(S8S8, ["c"]),
+               *space.ranges_wave(S8S8, space.EFFORT["thorough"])]  # fmt: skip
+    names = {scheme.name for scheme in schemes}
+    assert len(names) == len(schemes) - 1  # minmax is the plain one
+    assert not any("/" in name or ":" in name for name in names)
