@@ -215,8 +215,43 @@ def test_a_quantized_source_is_never_quantized_again(work: Workspace) -> None:
     first = _build(work.options("ort"))
     int8 = next(Path(each.file) for each in first.document.variants if each.precision == "int8")
     result = _build(work.options("ort", source=int8, output=work.folder / "twice"))
-    assert [each.precision for each in result.document.variants] == ["fp32"]
+    (variant,) = result.document.variants
+    assert (variant.precision, variant.chosen, variant.metric.drop) == ("int8", True, 0.0)
     assert "quantized already" in result.document.tried[0].reason
+    assert {gate.id for gate in result.document.gates} == {"distinct", "relative_rms"}, "it is judged against itself"
+
+
+def test_half_precision_is_the_next_step_where_int8_is_not_proven(work: Workspace) -> None:
+    refused = work.options("lite", max_relative_rms=0.002)
+    result = _build(refused)
+    found = {each.precision: each for each in result.document.variants}
+    assert list(found) == ["int8", "fp16", "fp32"]
+    assert found["int8"].verdict == "fail"
+    assert found["fp16"].chosen
+    assert found["fp16"].size_bytes < 0.6 * found["fp32"].size_bytes
+    assert found["fp16"].scheme == "half-precision weights"
+    assert verify(Bundle.open(result.folder / "bundle")).passed
+
+
+def test_precisions_are_made_on_request_and_judged_like_the_others(work: Workspace) -> None:
+    result = _build(work.options("lite", precisions=("dynamic", "int16x8", "int8io", "int4"), effort="quick"))
+    found = {each.precision: each for each in result.document.variants}
+    assert list(found) == ["int8", "dynamic", "int16x8", "int8io", "fp32"]
+    assert found["int8"].chosen
+    assert {gate.precision for gate in result.document.gates if gate.id == "slowdown"} == set(found) - {"fp32"}
+    assert any(each.precision == "int4" and "no precision of TFLite" in each.reason for each in result.document.tried)
+    inputs = {each: Path(found[each].file).read_bytes() for each in ("int8", "int8io")}
+    assert inputs["int8"] != inputs["int8io"]
+
+
+def test_every_candidate_that_was_tried_is_recorded_with_its_error(work: Workspace) -> None:
+    result = _build(work.options("ov"))
+    tried = [each for each in result.document.tried if each.outcome == "not chosen"]
+    assert len(tried) > 5
+    assert all("relative RMS" in each.reason for each in tried)
+    assert any("percentile" in each.reason for each in tried)
+    chosen = next(each for each in result.document.variants if each.precision == "int8")
+    assert all(chosen.scheme != each.reason.split(":")[0] for each in tried)
 
 
 def test_no_way_to_a_target_is_an_error_with_its_reason(work: Workspace) -> None:

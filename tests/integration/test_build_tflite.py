@@ -66,8 +66,8 @@ def test_a_quantized_file_is_passed_through_and_to_litert_alone(built: BuildResu
     source = _file(built, "int8")
     result = _build(folder, source, "x86-64-litert", output="through")
     (variant,) = result.document.variants
-    assert variant.relative_rms == 0.0
-    assert variant.metric.drop == 0.0
+    assert (variant.precision, variant.relative_rms, variant.metric.drop) == ("int8", 0.0, 0.0)
+    assert variant.chosen
     assert any("quantized already" in each.reason for each in result.document.tried)
     with pytest.raises(ConversionError, match="there is no way from this model to intel-nuc"):
         _build(folder, source, "intel-nuc", output="elsewhere")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from edgeship.build import words
-from edgeship.build.schemes import S8S8, U8S7, U8S8, schemes
+from edgeship.build.schemes import S8S8, U8S7, U8S8, guarded, schemes
 from edgeship.build.select import Choice
 from edgeship.targets import RuntimeEntry, Target
 from tests import builds
@@ -61,7 +61,11 @@ def test_schemes_follow_target_runtime_and_where_they_can_be_seen() -> None:
     vnni = _target("x86_64", ("vnni",), "onnxruntime", "u8s8")
     assert schemes(vnni, "onnxruntime", on_target=False) == (U8S8, S8S8, U8S7)
     plain = _target("x86_64", (), "openvino", "u8s8")
-    assert schemes(plain, "openvino", on_target=False) == (U8S7,), "saturation cannot be seen here"
+    assert schemes(plain, "openvino", on_target=False) == (U8S8, U8S7)
+    assert guarded(U8S8, plain, on_target=False), "saturation cannot be seen here"
+    assert not guarded(U8S7, plain, on_target=False)
+    assert not guarded(U8S8, plain, on_target=True)
+    assert not guarded(U8S8, vnni, on_target=False)
     assert schemes(plain, "openvino", on_target=True) == (U8S8, U8S7)
     arm = _target("aarch64", ("dotprod",), "onnxruntime", "s8s8")
     assert schemes(arm, "onnxruntime", on_target=False) == (S8S8, U8S8)

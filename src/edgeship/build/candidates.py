@@ -17,7 +17,7 @@ from edgeship.build.measure import measure
 from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt
-from edgeship.build.schemes import schemes
+from edgeship.build.schemes import guarded, schemes
 from edgeship.build.search.engine import Outcome, Search, Terms, speed_class
 from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
@@ -85,6 +85,7 @@ class Workshop:
         self._jobs: dict[str, Job] = {}
         self._artifacts: dict[tuple[str, str], Artifact | ConversionError] = {}
         self._trials: dict[tuple[Path, int], Comparison | ConversionError] = {}
+        self._saturating: dict[tuple[str, str], tuple[str, ...]] = {}
         self._built: dict[Path, Built] = {}
         ranges, selection = data.split(len(inputs.calibration))
         self._ranges = ranges
@@ -130,7 +131,9 @@ class Workshop:
             return structs.replace(outcome.chosen, precision=precision)
         return Scheme(precision=precision, rounding="compensated" if precision == "int16x8" else "nearest")
 
-    def attempt(self, target: Target, runtime: str, scheme: Scheme, samples: int) -> Comparison | None:
+    def attempt(
+        self, target: Target, runtime: str, scheme: Scheme, samples: int, *, on_target: bool
+    ) -> Comparison | None:
         """Compare a candidate with the source on the selection part of the calibration data.
 
         The evaluation set is for claims alone.
@@ -140,9 +143,12 @@ class Workshop:
             runtime: where it runs.
             scheme: how it is made.
             samples: how many of the selection samples; 0 for all of them.
+            on_target: whether this machine shows what saturates on the target.
         """
         self._progress.count(f"{runtime} {len(self._trials) + 1} candidates", 0, 1)
         try:
+            if guarded(scheme, target, on_target=on_target):
+                self._refuse_saturation(runtime, scheme)
             artifact = self._artifact(runtime, scheme)
             return self._screened(artifact, samples)
         except ConversionError as error:
@@ -244,6 +250,16 @@ class Workshop:
             return self._converted(backend, job, runtime)
         return backend.quantize(job, self._artifact(runtime, None), scheme)
 
+    def _refuse_saturation(self, runtime: str, scheme: Scheme) -> None:
+        """Raise ConversionError where products could saturate without VNNI."""
+        key = (runtime, scheme.name)
+        if key not in self._saturating:
+            calibration = self._backends[runtime].calibration(self._job(runtime), self._artifact(runtime, None))
+            self._saturating[key] = calibration.saturating(scheme)
+        if found := self._saturating[key]:
+            raise ConversionError(f"8-bit products could saturate without VNNI in {len(found)} layers, such as "
+                                  f"{found[0]}", target=runtime)  # fmt: skip
+
     def _screened(self, artifact: Artifact, samples: int) -> Comparison:
         key = (artifact.model, samples)
         if key not in self._trials:
@@ -322,7 +338,7 @@ class _Trials:
 
     def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
         """One candidate on some of the selection samples."""
-        comparison = self._workshop.attempt(self._target, self._runtime, scheme, samples)
+        comparison = self._workshop.attempt(self._target, self._runtime, scheme, samples, on_target=self._on_target)
         if comparison is None:
             return None
         return Trial(

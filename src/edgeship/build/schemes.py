@@ -20,8 +20,9 @@ def schemes(target: Target, runtime: str, *, on_target: bool) -> tuple[Scheme, .
     """Schemes in the order in which they are tried, the target's own first.
 
     x86 without VNNI multiplies pairs of bytes into 16 bits, which saturate; six to seven points of ImageNet accuracy
-    are lost (build.md, trap 6). That shows only on such a machine: elsewhere, a target without VNNI gets weights of 7
-    bits unseen. Source: ONNX Runtime, quantization guide, "U8S8 and reduce_range".
+    are lost (build.md, trap 6). That shows only on such a machine: elsewhere, a target without VNNI gets weights of 8
+    bits only where :func:`guarded` says that an emulation must show that nothing saturates, and does. Source: ONNX
+    Runtime, quantization guide, "U8S8 and reduce_range".
 
     Args:
         target: the hardware.
@@ -32,7 +33,7 @@ def schemes(target: Target, runtime: str, *, on_target: bool) -> tuple[Scheme, .
     >>> old = Target(id="old", title="x86 without VNNI", arch="x86_64", runtimes=(RuntimeEntry(name="onnxruntime"),),
     ...              memory_bytes=1, storage_bytes=1)
     >>> [scheme.name for scheme in schemes(old, "onnxruntime", on_target=False)]
-    ['u8s7']
+    ['u8s8', 'u8s7']
     >>> [scheme.name for scheme in schemes(old, "onnxruntime", on_target=True)]
     ['s8s8', 'u8s8', 'u8s7']
     """
@@ -43,10 +44,22 @@ def schemes(target: Target, runtime: str, *, on_target: bool) -> tuple[Scheme, .
     if target.arch != "x86_64":
         return (own,) if runtime == "openvino" else (own, *_others(own))
     if "vnni" not in target.isa and not on_target:
-        return (U8S7,)
+        return (U8S8, U8S7)
     if runtime == "openvino":
         return (U8S8, U8S7)  # NNCF decides the type of each activation
     return (own, *_others(own), U8S7)
+
+
+def guarded(scheme: Scheme, target: Target, *, on_target: bool) -> bool:
+    """Whether a scheme may be taken for a target only where an emulation shows that no product saturates.
+
+    Args:
+        scheme: any.
+        target: the hardware.
+        on_target: whether this machine shows by itself what saturates there.
+    """
+    unseen = target.arch == "x86_64" and "vnni" not in target.isa and not on_target
+    return unseen and scheme.activation == "uint8" and scheme.weight_bits == 8
 
 
 def _others(own: Scheme) -> tuple[Scheme, ...]:

@@ -7,16 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+
 from edgeship.build.backends.base import Samples, Scheme
 from edgeship.build.quiet import quiet
-from edgeship.build.search import rounding
-from edgeship.build.search.graph import Operator, sized
+from edgeship.build.search import rounding, saturation
+from edgeship.build.search.graph import Layer, Operator, patches, sized
 from edgeship.build.search.ranges import Range, Statistics
 from edgeship_agent.runtime.engine import Array
 
 #: Samples from which the second moments of the layers' inputs are gathered: with some hundred patches of each, they
 #: are many more than a layer has inputs.
 _MOMENT_SAMPLES: Final = 48
+#: Samples on which saturation is looked for.
+_SATURATION_SAMPLES: Final = 8
 
 
 class FloatGraph(Protocol):
@@ -99,6 +103,30 @@ class Calibration:
             self._graph.write(*self._values(*key), file)
             self._rounded[key] = file
         return self._rounded[key]
+
+    def saturating(self, scheme: Scheme) -> tuple[str, ...]:
+        """Layers of which two 8-bit products could exceed 16 bits, as x86 without VNNI adds them, on a few samples."""
+        ranges = self.ranges(scheme.estimator)
+        found: dict[str, None] = {}
+        layers = [each for each in self._graph.operators()
+                  if each.layer is not None and each.name not in scheme.floats and each.inputs]  # fmt: skip
+        grids = {each.name: self._integers(each.layer, scheme) for each in layers if each.layer is not None}
+        with quiet():
+            for tensors in self._graph.watch(self._samples[:_SATURATION_SAMPLES]):
+                for each in layers:
+                    if each.layer is None or each.name in found or each.inputs[0] not in tensors:
+                        continue
+                    rows = saturation.unsigned(patches(each.layer, tensors[each.inputs[0]]), ranges[each.inputs[0]])
+                    groups = zip(grids[each.name], rows, strict=True)
+                    if any(saturation.could_saturate(weights, group) for weights, group in groups):
+                        found[each.name] = None
+        return tuple(found)
+
+    def _integers(self, layer: Layer, scheme: Scheme) -> Array:
+        """Weights as integers of their grid: [groups, outputs of a group, inputs of one output]."""
+        steps = rounding.steps_of(layer.weight, bits=scheme.weight_bits, per_channel=scheme.per_channel)
+        flat = np.rint(layer.weight.reshape(len(layer.weight), -1) / steps[:, None]).astype(np.int32)
+        return flat.reshape(layer.groups, len(layer.weight) // layer.groups, -1)
 
     def _values(self, how: str, bits: int, per_channel: bool) -> tuple[dict[str, Array], dict[str, Array]]:
         weights: dict[str, Array] = {}

@@ -140,6 +140,7 @@ def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
         {"ActivationSymmetric": scheme.symmetric, "WeightSymmetric": True},
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()
     model.write_bytes(quantizer.model.model.SerializeToString(deterministic=True))
 
 
