@@ -116,7 +116,8 @@ class Workshop:
         terms = Terms(effort=self._effort(calibration.operators), limit=self._goals.max_relative_rms,
                       size_bytes=self._goals.size_bytes)  # fmt: skip
         bases = schemes(target, runtime, on_target=on_target)
-        outcome = Search(bases, calibration.operators, bench, terms).run()
+        floats = not target.dtypes.activations or "float32" in target.dtypes.activations
+        outcome = Search(bases, calibration.operators if floats else (), bench, terms).run()
         if outcome is None:
             reasons = [each.reason for each in self.tried if each.target == target.id and each.runtime == runtime]
             raise ConversionError(reasons[-1] if reasons else "no scheme applies", target=runtime)
@@ -127,8 +128,9 @@ class Workshop:
     def _scheme(self, searched: str, precision: str) -> Scheme:
         """How another precision is made: static ones in the manner that the search for int8 found."""
         outcome = self.searches.get(searched)
-        if precision == "int8io" and outcome is not None:
-            return structs.replace(outcome.chosen, precision=precision)
+        if precision == "int8io":
+            found = outcome.chosen if outcome is not None else Scheme(rounding="compensated")
+            return structs.replace(found, precision=precision, integer_ends=True)
         return Scheme(precision=precision, rounding="compensated" if precision == "int16x8" else "nearest")
 
     def attempt(

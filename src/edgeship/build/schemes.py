@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import structs
+
 from edgeship.build.backends.base import Scheme
 from edgeship.targets import Target
 
@@ -40,7 +42,9 @@ def schemes(target: Target, runtime: str, *, on_target: bool) -> tuple[Scheme, .
     entry = target.runtime(runtime)
     own = _BY_NAME[entry.int8 if entry else S8S8.name]
     if runtime == "litert":
-        return (S8S8, S8S8_MATMUL)  # its kernels take signed activations only, and sum in 32 bits
+        # its kernels take signed activations only, and sum in 32 bits
+        ends = bool(target.dtypes.io) and "float32" not in target.dtypes.io
+        return tuple(structs.replace(scheme, integer_ends=ends) for scheme in (S8S8, S8S8_MATMUL))
     if target.arch != "x86_64":
         return (own,) if runtime == "openvino" else (own, *_others(own))
     if "vnni" not in target.isa and not on_target:

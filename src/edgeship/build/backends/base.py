@@ -42,7 +42,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     """How numbers are rounded.
 
     Attributes:
-        precision: of the result: ``int8``, ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
+        precision: of the result: ``int8``, ``int8io`` (inputs and outputs too), ``fp16``, ``dynamic``, ``int4``,
+            ``int16x8``.
         activation: ``uint8`` or ``int8``.
         weight_bits: 7 leaves one bit unused, so that a pair of products cannot saturate in 16 bits; without VNNI, x86
             multiplies pairs of bytes into 16 bits. Source: ONNX Runtime, quantization guide, "reduce_range".
@@ -54,6 +55,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
         tool: a quantizer other than the runtime's first: ``nncf`` for ONNX files; ``fast`` and ``full`` name NNCF's own
             bias corrections.
         symmetric: whether activations of both signs have no zero point.
+        integer_ends: whether inputs and outputs are int8 too, for hardware that takes nothing else.
         floats: names of operators that stay in float; ``part`` says in a word which those are.
     """
 
@@ -66,6 +68,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
     rounding: str = "nearest"
     tool: str = ""
     symmetric: bool = False
+    integer_ends: bool = False
     floats: tuple[str, ...] = ()
     part: str = ""
 
@@ -83,6 +86,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
             "tensor" if not self.per_channel else "",
             "matmul" if self.matmul_per_tensor else "",
             "symmetric" if self.symmetric else "",
+            "ends" if self.integer_ends else "",
             self.estimator if self.estimator != "minmax" else "",
             self.rounding if self.rounding != "nearest" else "",
             f"float-{hashlib.sha256(repr(self.floats).encode()).hexdigest()[:8]}" if self.floats else "",
@@ -102,6 +106,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
             _ROUNDING_WORDS[self.rounding],
             "activations without zero point" if self.symmetric else "",
             _TOOL_WORDS[self.tool],
+            "int8 inputs and outputs" if self.integer_ends else "",
             f"{self.part} in float" if self.part else "",
         ]
         return ", ".join(word for word in words if word)

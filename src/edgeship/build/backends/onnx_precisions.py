@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.runtime.engine import Array
 
 _RUNTIME: Final = "onnxruntime"
 #: Weights that share one scale in 4 bits. Source: ONNX Runtime, ``MatMulNBits``: a power of two, at least 16.
 _BLOCK: Final = 32
+_LARGEST_FOUR_BITS: Final = 7
+#: DequantizeLinear takes blocks and 4-bit integers from here on. Source: ONNX operator changelog.
+_BLOCKS_OPSET: Final = 21
+_PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 #: Dynamic int8 of convolutions lies further off than anything else (build.md, trap 3): products only.
 _DYNAMIC: Final = ("MatMul", "Gemm", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
 
@@ -59,16 +66,56 @@ def _dynamic(model: Path, file: Path) -> None:
 
 
 def _four_bits(model: Path, file: Path) -> None:
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    """Weights of matrix products in 4 bits, one scale for a block of inputs, widened inside the product."""
+    _needs(model, _PRODUCTS, "no matrix products with weights, and ONNX Runtime has no 4-bit convolutions")
+    document = onnx.load(str(model))
+    opset = next(entry for entry in document.opset_import if entry.domain in {"", "ai.onnx"})
+    if opset.version < _BLOCKS_OPSET:
+        document = version_converter.convert_version(document, _BLOCKS_OPSET)
+    constants = {tensor.name: tensor for tensor in document.graph.initializer}
+    done: dict[str, str] = {}
+    for node in [each for each in document.graph.node if each.op_type in _PRODUCTS]:
+        name = node.input[1] if len(node.input) > 1 else ""
+        weight = numpy_helper.to_array(constants[name]) if name in constants else np.empty(0)
+        if weight.ndim == 2 and weight.dtype == np.float32:
+            if name not in done:
+                turned = node.op_type == "Gemm" and any(each.name == "transB" and each.i for each in node.attribute)
+                done[name] = _narrow(document.graph, name, weight, axis=1 if turned else 0)
+            node.input[1] = done[name]
+    used = {name for node in document.graph.node for name in node.input}
+    for tensor in [each for each in document.graph.initializer if each.name not in used]:
+        document.graph.initializer.remove(tensor)
+    _save(document, file)
 
-    _needs(model, {"MatMul"}, "no MatMul with weights, and ONNX Runtime has no 4-bit convolutions")
-    settings = DefaultWeightOnlyQuantConfig(block_size=_BLOCK, is_symmetric=True)
-    quantizer = MatMulNBitsQuantizer(onnx.load(str(model)), algo_config=settings)
-    quantizer.process()
-    _save(quantizer.model.model, file)
+
+def _narrow(graph: Any, name: str, weight: Array, *, axis: int) -> str:
+    """Put a weight's 4-bit form into the graph and return the name of what widens it again.
+
+    Args:
+        graph: changed in place.
+        name: of the weight.
+        weight: [inputs, outputs], or turned.
+        axis: of the inputs.
+    """
+    columns = np.moveaxis(weight, axis, 0)
+    blocks = -(-len(columns) // _BLOCK)
+    padded = np.pad(columns, ((0, blocks * _BLOCK - len(columns)), (0, 0))).reshape(blocks, _BLOCK, -1)
+    scales = np.abs(padded).max(axis=1) / _LARGEST_FOUR_BITS
+    scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
+    steps = np.rint(padded / scales[:, None]).reshape(blocks * _BLOCK, -1)[: len(columns)]
+    narrow = np.moveaxis(steps, 0, axis).astype(np.int8)
+    graph.initializer.append(
+        helper.make_tensor(f"{name}_int4", TensorProto.INT4, narrow.shape, narrow.reshape(-1).tolist())
+    )
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(np.moveaxis(scales, 0, axis)),
+                                                     f"{name}_scale"))  # fmt: skip
+    widened = helper.make_node("DequantizeLinear", [f"{name}_int4", f"{name}_scale"], [f"{name}_widened"],
+                               name=f"{name}_widen", axis=axis, block_size=_BLOCK)  # fmt: skip
+    graph.node.insert(0, widened)
+    return f"{name}_widened"
 
 
-def _needs(model: Path, kinds: set[str], otherwise: str) -> None:
+def _needs(model: Path, kinds: Collection[str], otherwise: str) -> None:
     graph = onnx.load(str(model)).graph
     constants = {tensor.name for tensor in graph.initializer}
     if not any(node.op_type in kinds and constants.intersection(node.input) for node in graph.node):

@@ -59,12 +59,9 @@ def _outputs_are_used(path: str) -> bool:
 
 
 def _int8(scheme: Scheme, path: str) -> Any:
-    return _eight_bits(scheme, float_ends=True, float_outputs=not _outputs_are_used(path))
-
-
-def _int8_ends(scheme: Scheme, _path: str) -> Any:
-    """Int8 inputs and outputs too, for hardware that takes nothing else."""
-    return _eight_bits(scheme, float_ends=False, float_outputs=False)
+    """Float ends are converted faster inside than by the caller."""
+    floats = not scheme.integer_ends
+    return _eight_bits(scheme, float_ends=floats, float_outputs=floats and not _outputs_are_used(path))
 
 
 def _int16x8(_scheme: Scheme, _path: str) -> Any:
@@ -140,7 +137,7 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
 
 #: Precision → what makes its recipe, from the scheme and the float file.
 _PRECISIONS: Final[dict[str, Callable[[Scheme, str], Any]]] = {
-    "int8": _int8, "int8io": _int8_ends, "int16x8": _int16x8, "dynamic": _dynamic, "fp16": _half,
+    "int8": _int8, "int8io": _int8, "int16x8": _int16x8, "dynamic": _dynamic, "fp16": _half,
 }  # fmt: skip
 #: Those that need ranges.
 _STATIC: Final = frozenset({"int8", "int8io", "int16x8"})

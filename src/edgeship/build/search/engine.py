@@ -70,7 +70,7 @@ class Search:
 
     Args:
         bases: plain schemes by type, the preferred one first.
-        operators: of the float file, sized; what stays in float is chosen among them.
+        operators: of the float file, sized; what stays in float is chosen among them; none where nothing may.
         bench: tries candidates.
         terms: what to keep to.
     """
