@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from edgeship.cli import console
+from edgeship.cli import console, interrupts
 
 if TYPE_CHECKING:
     from edgeship.build.options import BuildOptions
@@ -83,11 +84,12 @@ def build(as_json: bool, yes: bool, **given: object) -> None:
 
     options = _options(given, yes=yes)
     options = _ask_for_toolchains(options)
-    live = _Live()
-    try:
-        result = pipeline.build(options, live)
-    finally:
-        live.clear()
+    with interrupts.remembered() as check:
+        live = _Live(check)
+        try:
+            result = pipeline.build(options, live)
+        finally:
+            live.clear()
     folder = str(given["output"])
     _print_end(result.document, folder)
     if as_json:
@@ -132,20 +134,27 @@ def _ask_for_toolchains(options: BuildOptions) -> BuildOptions:
 
 
 class _Live:
-    """Progress on stderr: finished steps as lines, the current count redrawn in place on a terminal."""
+    """Progress on stderr: finished steps as lines, the current count redrawn in place on a terminal.
 
-    def __init__(self) -> None:
+    Args:
+        check: raises KeyboardInterrupt where the user interrupted and the work went on.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
         self._drawn = 0.0
         self._width = 0
         self._terminal = sys.stderr.isatty()
 
     def step(self, label: str, text: str, glyph: str = "done") -> None:
         """A line that stays."""
+        self._check()
         self.clear()
         console.step(label, text, glyph)
 
     def count(self, label: str, done: int, total: int) -> None:
         """The running count."""
+        self._check()
         now = time.monotonic()
         if not self._terminal or now - self._drawn < _REDRAW_S:
             return
