@@ -103,7 +103,13 @@ def test_three_runtimes_one_bundle(work: Workspace) -> None:
     assert [each.target for each in document.variants if each.chosen] == ["ort", "ov", "lite"]
     assert hashlib.sha256(work.model.read_bytes()).hexdigest() == before
     out = work.folder / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["build.json", "bundle", "report.html", "variants"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "build.json",
+        "bundle",
+        "report.html",
+        "report.md",
+        "variants",
+    ]
     assert (out / "build.json").read_bytes() == pipeline.encode(document)
     for variant in document.variants:
         assert Path(variant.file).is_file()

@@ -111,7 +111,12 @@ def test_labels_of_disagreements_decide_without_a_rebuild(site: Site) -> None:
     bundle = Bundle.open(site.folder / "out" / "bundle")
     assert [each.precision for each in bundle.manifest.variants] == ["int8"]
     assert any("disagreements labelled" in note for note in bundle.manifest.lineage.notes.values())
-    assert verify(bundle).passed
+    verified = verify(bundle)
+    assert verified.passed
+    assert not verified.without_certificate
+    certificate = json.loads(bundle.documents(bundle.manifest.variants[0].label)["certificate.json"])
+    rule = next(each for each in certificate["rules"] if each["id"] == "top1")
+    assert (rule["holds"], rule["evidence"]["unlabelled"]) == (True, 2800)
     explained = site.run("explain", "build/top1@out", "--json")
     assert json.loads(explained.stdout)["replay"] == "identical"
 

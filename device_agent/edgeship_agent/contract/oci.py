@@ -21,6 +21,8 @@ MODEL_CONFIG_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
 WEIGHT_TYPE: Final = "application/vnd.cncf.model.weight.v1.raw"
 WEIGHT_CONFIG_TYPE: Final = "application/vnd.cncf.model.weight.config.v1.raw"
 DATASET_TYPE: Final = "application/vnd.cncf.model.dataset.v1.raw"
+#: Certificate, model card, bill of materials, lineage: for people and registries; a device never loads them.
+DOC_TYPE: Final = "application/vnd.cncf.model.doc.v1.raw"
 
 ANNOTATION_FILE: Final = "org.cncf.model.filepath"
 ANNOTATION_TARGET: Final = "dev.edgeship.target"

@@ -12,7 +12,7 @@ from msgspec import Struct
 from edgeship.build.candidates import Built
 from edgeship.build.inputs import Inputs
 from edgeship.build.proof import Proof
-from edgeship.build.schema import MetricFigures
+from edgeship.build.schema import GateReport, MeasuredOn, MetricFigures
 from edgeship.bundle import BundleDraft, DraftFile, VariantDraft
 from edgeship.targets import RuntimeEntry, Target
 from edgeship.targets.knowledge import RUNTIME_MEMORY_BYTES
@@ -31,12 +31,14 @@ _MEGABYTE: Final = 1_000_000
 
 
 class Shipped(Struct, frozen=True, kw_only=True):
-    """One chosen variant and what goes with it."""
+    """One chosen variant, what goes with it, where it was judged, and by which rules."""
 
     target: Target
     entry: RuntimeEntry
     built: Built
     proof: Proof
+    place: MeasuredOn | None = None
+    gates: tuple[GateReport, ...] = ()
 
 
 def draft(name: str, version: str, inputs: Inputs, shipped: Sequence[Shipped]) -> BundleDraft:

@@ -92,7 +92,8 @@ class There:
     def place(self) -> MeasuredOn:
         """The device."""
         facts = self._device.facts
-        return MeasuredOn(arch=facts.arch, isa=facts.isa, cpu=facts.cpu, device=self._device.name)
+        versions = {name: version for name, version in facts.runtimes.items() if version}
+        return MeasuredOn(arch=facts.arch, isa=facts.isa, cpu=facts.cpu, device=self._device.name, runtimes=versions)
 
     def try_all(self, label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure) -> Trials:
         """Outputs of each in a process of its own, then the latency of those that run."""

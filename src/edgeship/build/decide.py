@@ -86,7 +86,7 @@ class Assessed(Struct, frozen=True, kw_only=True):
             distinct_predictions=comparison.distinct_predictions,
             distinct_reference=comparison.distinct_reference,
             scheme=artifact.scheme,
-            runtime_version=runtime_version(self.entry.name) or "",
+            runtime_version=self.place.runtimes.get(self.entry.name) or runtime_version(self.entry.name) or "",
             speedup=self.fp32_latency.p50_ms / self.latency.p50_ms,
             latency_queries=len(self.latency.times_ms),
             memory_bytes=assemble.memory_bytes(self.entry.name, self.built),

@@ -44,6 +44,10 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         key: author key file, or None for the one in the user's data folder.
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
         ssh_config: another configuration of ssh than the user's.
+        license: SPDX expression of the model's licence.
+        lineage: ``KEY=VALUE`` facts about where the model comes from; they are part of the bundle.
+        card: Markdown that goes into the model card.
+        base: a former build (its folder or build.json) that ``report.md`` compares with, or None.
         install_toolchains: create a missing converter environment without asking.
     """
 
@@ -74,6 +78,10 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     key: Path | None = None
     measure: str = ""
     ssh_config: Path | None = None
+    license: str = ""
+    lineage: tuple[str, ...] = ()
+    card: Path | None = None
+    base: Path | None = None
     install_toolchains: bool = False
     input_shapes: tuple[InputShape, ...] = ()
     weights: Path | None = None

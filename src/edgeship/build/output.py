@@ -20,6 +20,7 @@ ENTRIES: Final = frozenset(
         "bundle",
         "variants",
         "report.html",
+        "report.md",
         "build.json",
         "few_labels.json",
         "pending.msgpack",

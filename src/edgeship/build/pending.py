@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import assemble, few_labels, labelling, output
+from edgeship.build import assemble, documents, few_labels, labelling, output
 from edgeship.build.decide import Assessed, Decision, rates_of
 from edgeship.build.inputs import Inputs
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
+from edgeship.build.schema import GateReport
 from edgeship.build.unlabelled import Field
-from edgeship.bundle import BundleDraft, VariantDraft
+from edgeship.bundle import BundleDraft, LineageDocument, VariantDraft
 from edgeship_agent.contract.errors import VerificationError
 
 STATE_FILE: Final = "few_labels.json"
@@ -32,11 +33,14 @@ class PendingBundle(Struct, frozen=True, kw_only=True):
         draft: with every variant that may ship; the data of its model files is empty.
         digests: label → file name → sha256 of each model file.
         latencies_ms: label → measured times, for the report.
+        lineage, addition: for the documents that its variants will share.
     """
 
     draft: BundleDraft
     digests: dict[str, dict[str, str]]
     latencies_ms: dict[str, tuple[float, ...]]
+    lineage: LineageDocument
+    addition: documents.CardAddition
 
 
 def undecided_of(decisions: Sequence[Decision], metric: str) -> list[Assessed]:
@@ -51,15 +55,20 @@ def undecided_of(decisions: Sequence[Decision], metric: str) -> list[Assessed]:
 
 
 def leave(
-    read: Inputs, decisions: Sequence[Decision], options: BuildOptions, name: str, draft: Path, progress: Progress
+    read: Inputs,
+    decisions: Sequence[Decision],
+    options: BuildOptions,
+    statement: documents.Statement,
+    draft: Path,
+    progress: Progress,
 ) -> bool:
     """Write the table to label, its pictures, the state and the pending bundle; nothing where all is decided.
 
     Args:
         read: what the build works from.
         decisions: what was decided without labels.
-        options: of the build.
-        name: of the model.
+        options: of the build, with the model's name.
+        statement: what the user states.
         draft: the output folder in the making.
         progress: told what is to be labelled.
 
@@ -75,7 +84,7 @@ def leave(
     output.write_synced(draft / STATE_FILE, encode_state(state))
     ships = [each for decision in decisions for each in decision.assessed
              if each in open_ or each is decision.shipped]  # fmt: skip
-    output.write_synced(draft / DRAFT_FILE, msgspec.msgpack.encode(_pending(read, ships, options, name, progress)))
+    output.write_synced(draft / DRAFT_FILE, msgspec.msgpack.encode(_pending(read, ships, options, statement, progress)))
     progress.step("label", f"{len(state.rows)} disagreements are in {labelling.LABELS_FILE}: label from the top, "
                            "as many as you like", "undecided")  # fmt: skip
     return True
@@ -86,14 +95,21 @@ def encode_state(state: few_labels.LabellingState) -> bytes:
     return msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n"
 
 
-def bundle_of(pending: PendingBundle, folder: Path, chosen: Sequence[str], notes: Mapping[str, str]) -> BundleDraft:
-    """The bundle of what was chosen at last.
+def bundle_of(
+    pending: PendingBundle,
+    folder: Path,
+    chosen: Sequence[str],
+    notes: Mapping[str, str],
+    gates: Sequence[GateReport],
+) -> BundleDraft:
+    """The bundle of what was chosen at last, with its documents.
 
     Args:
         pending: from the build.
         folder: the build's, with the model files.
         chosen: labels, one a target.
         notes: lineage to add: what the labels said.
+        gates: every rule, as it was decided at last.
 
     Raises:
         VerificationError: a model file is not the one that was judged.
@@ -103,7 +119,8 @@ def bundle_of(pending: PendingBundle, folder: Path, chosen: Sequence[str], notes
     kept = {key: value for key, value in pending.draft.lineage.notes.items() if "/" not in key or key in quantized}
     lineage = structs.replace(pending.draft.lineage, notes={**kept, **notes})
     variants = tuple(_with_models(by_label[label], folder, pending.digests[label]) for label in chosen)
-    return structs.replace(pending.draft, variants=variants, lineage=lineage)
+    draft = documents.judged_again(structs.replace(pending.draft, variants=variants, lineage=lineage), gates)
+    return documents.share(draft, pending.lineage, pending.addition)
 
 
 def _with_models(variant: VariantDraft, folder: Path, digests: Mapping[str, str]) -> VariantDraft:
@@ -146,14 +163,19 @@ def _state(
 
 
 def _pending(
-    read: Inputs, ships: Sequence[Assessed], options: BuildOptions, name: str, progress: Progress
+    read: Inputs,
+    ships: Sequence[Assessed],
+    options: BuildOptions,
+    statement: documents.Statement,
+    progress: Progress,
 ) -> PendingBundle:
     shipped = [
         assemble.Shipped(target=each.target, entry=each.entry, built=each.built,
-                         proof=make_proof(read, each.built, each.judged.label, progress))
+                         proof=make_proof(read, each.built, each.judged.label, progress),
+                         place=each.place, gates=each.judged.gates)
         for each in ships
     ]  # fmt: skip
-    draft = assemble.draft(name, options.version, read, shipped)
+    draft = documents.certify_all(assemble.draft(options.name, options.version, read, shipped), read, shipped)
     digests: dict[str, dict[str, str]] = {}
     variants = []
     for each in draft.variants:
@@ -163,5 +185,9 @@ def _pending(
         variants.append(structs.replace(each, files=files))
     latencies = {each.judged.label: tuple(each.latency.times_ms) for each in ships}
     return PendingBundle(
-        draft=structs.replace(draft, variants=tuple(variants)), digests=digests, latencies_ms=latencies
+        draft=structs.replace(draft, variants=tuple(variants)),
+        digests=digests,
+        latencies_ms=latencies,
+        lineage=documents.lineage_of(draft, read, statement),
+        addition=statement.addition,
     )

@@ -16,6 +16,8 @@ from edgeship.build import (
     activations,
     assemble,
     checks,
+    ci,
+    documents,
     inputs,
     labelling,
     output,
@@ -36,7 +38,7 @@ from edgeship.build.proof import make_proof
 from edgeship.build.report import write_report
 from edgeship.build.schema import BuildDocument, VariantReport
 from edgeship.build.sufficiency import Sufficiency
-from edgeship.bundle import AuthorKey, WrittenBundle, write_bundle
+from edgeship.bundle import AuthorKey, BundleDraft, WrittenBundle, write_bundle
 from edgeship.targets import Target
 from edgeship_agent.contract.errors import ConfigError, ConversionError
 from edgeship_agent.runtime import runtime_version
@@ -75,7 +77,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         VerificationError: the source file changed during the build.
     """
     targets = _targets(options)
-    name = _name(options)
+    options = structs.replace(options, name=_name(options))
+    statement, base = documents.read_statement(options), ci.read_base(options.base)
     output.check(options.output.absolute())
     started = time.monotonic()
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
@@ -101,8 +104,11 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             _check_any_way(decisions, options)
             verdict = select.overall([each.choice.verdict for each in decisions])
             timings["build"] = time.monotonic() - started - timings["read"]
-            bundle = _bundle(read, decisions, options, name, staging, progress) if verdict == "pass" else None
-            waits = pending.leave(read, decisions, options, name, staging.draft, progress)
+            bundle = None
+            if verdict == "pass":
+                draft = _draft(read, decisions, options, statement, progress)
+                bundle = write_bundle(staging.draft / "bundle", draft, AuthorKey.load_or_create(options.key))
+            waits = pending.leave(read, decisions, options, statement, staging.draft, progress)
         finally:
             workshop.close()
         read.source.check_unchanged()
@@ -110,7 +116,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         document = _document(options, read, decisions, staging, bundle)
         document = structs.replace(
             document,
-            name=name,
+            name=options.name,
+            lineage=documents.lineage_report(read.source.facts, statement),
             tried=tuple(workshop.tried),
             timings_s={key: round(value, 3) for key, value in timings.items()},
             calibration=enough.report(),
@@ -118,6 +125,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
         latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
+        output.write_synced(staging.draft / "report.md", ci.comment(document, base).encode())
         write_report(document, staging.draft / "report.html", latencies_ms=latencies)
         output.write_synced(staging.draft / "build.json", encode(document))
     return BuildResult(verdict=verdict, document=document, folder=options.output.absolute())
@@ -238,22 +246,22 @@ def _all(decisions: Sequence[Decision]) -> list[Assessed]:
     return [each for decision in decisions for each in decision.assessed]
 
 
-def _bundle(
+def _draft(
     read: inputs.Inputs,
     decisions: Sequence[Decision],
     options: BuildOptions,
-    name: str,
-    staging: output.Staging,
+    statement: documents.Statement,
     progress: Progress,
-) -> WrittenBundle:
-    """Prove and write what was chosen: one variant a target, so that a device's choice is never ambiguous."""
+) -> BundleDraft:
+    """Prove and document what was chosen: one variant a target, so that a device's choice is never ambiguous."""
     shipped = []
     for each in [decision.shipped for decision in decisions]:
         assert each is not None, "a pass names what ships"
         proof = make_proof(read, each.built, each.judged.label, progress)
-        shipped.append(assemble.Shipped(target=each.target, entry=each.entry, built=each.built, proof=proof))
-    key = AuthorKey.load_or_create(options.key)
-    return write_bundle(staging.draft / "bundle", assemble.draft(name, options.version, read, shipped), key)
+        shipped.append(assemble.Shipped(target=each.target, entry=each.entry, built=each.built, proof=proof,
+                                        place=each.place, gates=each.judged.gates))  # fmt: skip
+    draft = assemble.draft(options.name, options.version, read, shipped)
+    return documents.attach(draft, read, shipped, statement)
 
 
 def _variant_report(

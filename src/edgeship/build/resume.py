@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import few_labels, labelling, output, pending, pipeline, select
+from edgeship.build import ci, few_labels, labelling, output, pending, pipeline, select
 from edgeship.build.few_labels import LabellingState, PendingVariant
 from edgeship.build.gate import verdict_of
 from edgeship.build.metric_gate import Answer, FieldEvidence, judge_field
@@ -124,10 +124,13 @@ def _write(
     if document.verdict == "pass":
         notes = {f"{state.metric} of {label}": answer.sentence for label, answer in answers.items() if label in chosen}
         key = AuthorKey.load_or_create(Path(state.key) if state.key else None)
-        written = write_bundle(folder / "bundle", pending.bundle_of(waiting, folder, chosen, notes), key)
+        written = write_bundle(
+            folder / "bundle", pending.bundle_of(waiting, folder, chosen, notes, document.gates), key
+        )
         document = structs.replace(document, bundle=str((folder / "bundle").absolute()), bundle_digest=written.digest)
     else:
         document = structs.replace(document, bundle=None, bundle_digest="")
+    output.replace_synced(folder / "report.md", ci.comment(document, None).encode())
     write_report(document, folder / "report.html", latencies_ms=waiting.latencies_ms)
     output.replace_synced(folder / "build.json", pipeline.encode(document))
     if document.bundle is None:

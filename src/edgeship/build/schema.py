@@ -22,12 +22,14 @@ class MeasuredOn(Struct, frozen=True, kw_only=True):
     Attributes:
         isa: ISA class, such as ``x86_64+vnni``.
         device: ``user@host`` of a device that was reached over SSH; empty for the machine of the build.
+        runtimes: runtime → version, where that is not this machine's.
     """
 
     arch: str
     isa: str
     cpu: str
     device: str = ""
+    runtimes: dict[str, str] = field(default_factory=dict)
 
 
 class MetricFigures(Struct, frozen=True, kw_only=True):
@@ -256,6 +258,31 @@ class CalibrationReport(Struct, frozen=True, kw_only=True):
     worst_moved: float
 
 
+class CodeReport(Struct, frozen=True, kw_only=True):
+    """The git checkout that a build ran in.
+
+    Attributes:
+        dirty: whether tracked files differ from the commit; None where git did not say.
+    """
+
+    commit: str
+    dirty: bool | None
+
+
+class LineageReport(Struct, frozen=True, kw_only=True):
+    """Where a build comes from, besides its model file and its data.
+
+    Attributes:
+        code: None where the working folder is no git checkout.
+        given: what ``--lineage KEY=VALUE`` and a tracker said.
+        license: SPDX expression, empty where none was given.
+    """
+
+    code: CodeReport | None = None
+    given: dict[str, str] = field(default_factory=dict)
+    license: str = ""
+
+
 class BuildDocument(Struct, frozen=True, kw_only=True):
     """The whole of ``build.json``.
 
@@ -285,3 +312,4 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     to_label: str = ""
     calibration: CalibrationReport | None = None
+    lineage: LineageReport | None = None

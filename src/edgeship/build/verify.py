@@ -70,6 +70,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
         differing: on how many of them the variant gives another answer than the source, where the metric judges answers
             and labels of such samples alone could decide about it.
         class_recalls: of every class that has samples, where the first output is read as classes.
+        cosine: of the first output; None where it is zero or not finite.
+        agreement: samples whose highest class is the source's; None where the output is not read as classes.
     """
 
     relative_rms: float | None
@@ -83,6 +85,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     samples: int
     differing: int | None = None
     class_recalls: tuple[ClassRecall, ...] = ()
+    cosine: float | None = None
+    agreement: int | None = None
 
     @property
     def metric(self) -> MetricFigures:
@@ -171,6 +175,8 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         samples=len(reference),
         differing=_differing(truth.judge, reference, candidate),
         class_recalls=_class_recalls(truth, reference, candidate) if truth.classes else (),
+        cosine=metrics.cosine(candidate, reference),
+        agreement=sum(a == b for a, b in zip(said, meant, strict=True)) if truth.classes else None,
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from edgeship.bundle.certificate import CERTIFICATE_FILE
 from edgeship.bundle.read import Bundle
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError
@@ -13,12 +14,13 @@ from edgeship_agent.contract.manifest import Variant
 
 
 def export(bundle: Bundle, target: str, directory: Path) -> tuple[Path, ...]:
-    """Write ``edgeship.json`` and the files of a target's variants; the signature is checked first.
+    """Write ``edgeship.json``, the files of a target's variants and their documents; the signature is checked first.
 
     Args:
         bundle: where the files come from.
         target: id of a target that the bundle has variants for.
-        directory: must not exist yet, or be empty; gets ``<runtime>/<precision>/<file>``.
+        directory: must not exist yet, or be empty; gets ``<runtime>/<precision>/<file>``, and at the
+            top what the variants share.
 
     Returns:
         The files that were written.
@@ -43,6 +45,7 @@ def export(bundle: Bundle, target: str, directory: Path) -> tuple[Path, ...]:
         try:
             temporary.chmod(0o755)
             names = [name for variant in variants for name in _copy(bundle, variant, temporary)]
+            names += _copy_documents(bundle, variants, temporary)
             (temporary / oci.MANIFEST_FILE).write_bytes(bundle.blob(bundle.manifest_digest))
             if directory.exists():
                 directory.rmdir()
@@ -62,3 +65,17 @@ def _copy(bundle: Bundle, variant: Variant, directory: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bundle.blob(file.digest))
     return names
+
+
+def _copy_documents(bundle: Bundle, variants: list[Variant], directory: Path) -> list[str]:
+    """A document of one variant goes beside it, one that all of them share to the top."""
+    found = {variant.label: bundle.documents(variant.label) for variant in bundle.manifest.variants}
+    names = []
+    for variant in variants:
+        for name, data in found[variant.label].items():
+            shared = all(documents.get(name) == data for documents in found.values()) and name != CERTIFICATE_FILE
+            place = name if shared else f"{variant.runtime}/{variant.precision}/{name}"
+            (directory / place).parent.mkdir(parents=True, exist_ok=True)
+            (directory / place).write_bytes(data)
+            names.append(place)
+    return list(dict.fromkeys(names))

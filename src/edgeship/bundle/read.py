@@ -149,6 +149,20 @@ class Bundle:
         self.variant(label)
         return next(each for each in self.index.manifests if _label(each) == label)
 
+    def documents(self, label: str) -> dict[str, bytes]:
+        """Name → content of the documents that go with a variant: its own and those that all variants share.
+
+        Raises:
+            VerificationError: one is missing or altered.
+            ContractError: one is too long to be read.
+        """
+        layers = self.variant_manifest(label).layers
+        return {
+            layer.annotations[oci.ANNOTATION_FILE]: self._document(layer)
+            for layer in layers
+            if layer.media_type == oci.DOC_TYPE
+        }
+
     def _checked(self, digest: str, size: int) -> bytes:
         path = blob_path(self.directory, digest)
         try:
@@ -216,7 +230,7 @@ class Bundle:
             layers = {
                 (layer.annotations[oci.ANNOTATION_FILE], layer.digest, layer.size)
                 for layer in entries[label].layers
-                if layer.annotations[oci.ANNOTATION_FILE] != oci.MANIFEST_FILE
+                if layer.annotations[oci.ANNOTATION_FILE] != oci.MANIFEST_FILE and layer.media_type != oci.DOC_TYPE
             }
             if files != layers:
                 self._contradiction(label, sorted(files), sorted(layers))

@@ -1,4 +1,4 @@
-"""Verifying a bundle: signature, digests, and golden outputs on every runtime that is installed here."""
+"""Verifying a bundle: signature, digests, claims of its certificates, golden outputs on every installed runtime."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from edgeship.bundle.claims import ClaimCheck, check_claims
 from edgeship.bundle.read import Bundle
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.manifest import Variant
@@ -51,7 +52,12 @@ class NotRun(Struct, frozen=True, kw_only=True):
 
 
 class VerifyReport(Struct, frozen=True, kw_only=True):
-    """What was verified. Signature and digests hold where there is a report at all."""
+    """What was verified. Signature and digests hold where there is a report at all.
+
+    Attributes:
+        claims: what the certificates claim, recomputed without data.
+        without_certificate: labels of variants that carry none: bundles of older versions.
+    """
 
     schema_version: int = REPORT_VERSION
     name: str
@@ -62,11 +68,13 @@ class VerifyReport(Struct, frozen=True, kw_only=True):
     size_bytes: int
     golden: tuple[GoldenCheck, ...]
     not_run: tuple[NotRun, ...]
+    claims: tuple[ClaimCheck, ...] = ()
+    without_certificate: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every golden check that could be run passed."""
-        return all(each.passed for each in self.golden)
+        """Whether every golden check that could be run passed, and every claim holds."""
+        return all(each.passed for each in self.golden) and all(each.holds for each in self.claims)
 
 
 class _GoldenAnswer(Struct, frozen=True, kw_only=True):
@@ -93,6 +101,7 @@ def verify(bundle: Bundle, *, launcher: Sequence[str] = (), timeout_s: float = _
     """
     author_key = bundle.verify_signature()
     blobs = bundle.verify_digests()
+    claims, without_certificate = check_claims(bundle)
     golden: list[GoldenCheck] = []
     not_run: list[NotRun] = []
     for variant in bundle.manifest.variants:
@@ -110,6 +119,8 @@ def verify(bundle: Bundle, *, launcher: Sequence[str] = (), timeout_s: float = _
         size_bytes=bundle.size_bytes,
         golden=tuple(golden),
         not_run=tuple(not_run),
+        claims=claims,
+        without_certificate=without_certificate,
     )
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from edgeship.bundle.disk import replacing, write_file
 from edgeship.bundle.keys import AuthorKey
 from edgeship.bundle.layout import (
     INDEX_FILE,
@@ -51,14 +49,19 @@ class DraftFile(Struct, frozen=True, kw_only=True):
 
 
 class VariantDraft(Struct, frozen=True, kw_only=True):
-    """A variant whose ``files`` are still empty, and its files."""
+    """A variant whose ``files`` are still empty, its files, and documents of its own (``role`` is not read)."""
 
     variant: Variant
     files: tuple[DraftFile, ...]
+    documents: tuple[DraftFile, ...] = ()
 
 
 class BundleDraft(Struct, frozen=True, kw_only=True):
-    """Everything that a bundle holds; fields as in :class:`BundleManifest`."""
+    """Everything that a bundle holds; fields as in :class:`BundleManifest`.
+
+    Attributes:
+        documents: layers of every variant that no device loads (``role`` is not read).
+    """
 
     name: str
     version: str
@@ -69,6 +72,7 @@ class BundleDraft(Struct, frozen=True, kw_only=True):
     output: OutputContract
     lineage: Lineage
     variants: tuple[VariantDraft, ...]
+    documents: tuple[DraftFile, ...] = ()
 
 
 class WrittenBundle(Struct, frozen=True, kw_only=True):
@@ -119,6 +123,21 @@ def write_bundle(directory: Path, draft: BundleDraft, key: AuthorKey) -> Written
     return WrittenBundle(directory=directory, digest=digest, size_bytes=sum(map(len, blobs.values())))
 
 
+def manifest_of(draft: BundleDraft) -> BundleManifest:
+    """``edgeship.json`` of a draft: its files with their digests."""
+    return BundleManifest(
+        name=draft.name,
+        version=draft.version,
+        inputs=draft.inputs,
+        outputs=draft.outputs,
+        input_contracts=draft.input_contracts,
+        input_schema=draft.input_schema,
+        output=draft.output,
+        variants=tuple(_with_files(each) for each in draft.variants),
+        lineage=draft.lineage,
+    )
+
+
 def _check(draft: BundleDraft) -> None:
     if not draft.variants:
         raise ContractError("a bundle needs a variant", key="variants", expected="at least 1", got=0)
@@ -128,12 +147,10 @@ def _check(draft: BundleDraft) -> None:
     for each in draft.variants:
         label = each.variant.label
         for file in each.files:
-            check_file_path(file.path)
             if file.role not in LAYER_TYPES:
                 raise ContractError("unknown role", key=f"{label}/{file.path}", expected=", ".join(LAYER_TYPES),
                                     got=file.role)  # fmt: skip
-        if len({file.path for file in each.files}) != len(each.files):
-            raise ContractError("two files of one name", key=label, got=", ".join(file.path for file in each.files))
+        _check_names(label, [file.path for file in (*each.files, *each.documents, *draft.documents)])
         if [file.role for file in each.files].count("model") != 1:
             raise ContractError("a variant has exactly one model file", key=label)
         if not all(_PLAIN.fullmatch(part) for part in (draft.name, draft.version, *label.split("/"))):
@@ -144,6 +161,13 @@ def _check(draft: BundleDraft) -> None:
                                 got=each.variant.arch)  # fmt: skip
 
 
+def _check_names(label: str, names: list[str]) -> None:
+    for name in names:
+        check_file_path(name)
+    if len(set(names)) != len(names):
+        raise ContractError("two files of one name", key=label, got=", ".join(names))
+
+
 def _add(blobs: dict[str, bytes], data: bytes) -> str:
     digest = oci.digest_of(data)
     blobs[digest] = data
@@ -152,25 +176,15 @@ def _add(blobs: dict[str, bytes], data: bytes) -> str:
 
 def _nested_index(draft: BundleDraft, blobs: dict[str, bytes]) -> bytes:
     """Add the blobs of every variant; returns the index that names their manifests, the safest first."""
-    variants = tuple(_with_files(each) for each in draft.variants)
-    manifest = oci.canonical_json(
-        BundleManifest(
-            name=draft.name,
-            version=draft.version,
-            inputs=draft.inputs,
-            outputs=draft.outputs,
-            input_contracts=draft.input_contracts,
-            input_schema=draft.input_schema,
-            output=draft.output,
-            variants=variants,
-            lineage=draft.lineage,
-        )
-    )
+    bundle_manifest = manifest_of(draft)
+    manifest = oci.canonical_json(bundle_manifest)
     entries = []
-    for variant, each in zip(variants, draft.variants, strict=True):
+    for variant, each in zip(bundle_manifest.variants, draft.variants, strict=True):
         for file in each.files:
             _add(blobs, file.data)
-        entries.append((_rank(variant.precision), _variant_entry(draft, variant, manifest, blobs)))
+        documents = tuple(_document_layer(file, blobs) for file in (*each.documents, *draft.documents))
+        layers = (*_layers(variant, manifest, blobs), *documents)
+        entries.append((_rank(variant.precision), _variant_entry(draft, variant, layers, blobs)))
     entries.sort(key=lambda entry: entry[0])
     return _index_bytes(
         [entry for _, entry in entries],
@@ -218,9 +232,18 @@ def _with_files(draft: VariantDraft) -> Variant:
     return msgspec.structs.replace(draft.variant, files=files)
 
 
-def _variant_entry(draft: BundleDraft, variant: Variant, manifest: bytes, blobs: dict[str, bytes]) -> oci.Descriptor:
-    """Add one variant's configuration and OCI manifest; returns the entry for the index."""
-    layers = (
+def _document_layer(file: DraftFile, blobs: dict[str, bytes]) -> oci.Descriptor:
+    return oci.Descriptor(
+        media_type=oci.DOC_TYPE,
+        digest=_add(blobs, file.data),
+        size=len(file.data),
+        annotations={oci.ANNOTATION_FILE: file.path},
+    )
+
+
+def _layers(variant: Variant, manifest: bytes, blobs: dict[str, bytes]) -> tuple[oci.Descriptor, ...]:
+    """What a device loads: ``edgeship.json``, then the variant's files."""
+    return (
         oci.Descriptor(
             media_type=oci.WEIGHT_CONFIG_TYPE,
             digest=_add(blobs, manifest),
@@ -237,6 +260,12 @@ def _variant_entry(draft: BundleDraft, variant: Variant, manifest: bytes, blobs:
             for file in variant.files
         ),
     )
+
+
+def _variant_entry(
+    draft: BundleDraft, variant: Variant, layers: tuple[oci.Descriptor, ...], blobs: dict[str, bytes]
+) -> oci.Descriptor:
+    """Add one variant's configuration and OCI manifest; returns the entry for the index."""
     config = oci.canonical_json(_model_config(draft, variant, layers))
     annotations = {
         oci.ANNOTATION_TARGET: variant.target,
@@ -276,51 +305,9 @@ def _write(directory: Path, blobs: dict[str, bytes], index: bytes) -> None:
     if directory.exists() and any(directory.iterdir()) and not (directory / LAYOUT_FILE).is_file():
         raise ConfigError("the folder holds something else", file=directory, expected="nothing, or a bundle",
                           next_step="name another folder with -o DIR")  # fmt: skip
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-        try:
-            temporary.chmod(0o755)
-            (temporary / "blobs" / "sha256").mkdir(parents=True)
-            _write_file(temporary / LAYOUT_FILE, LAYOUT_BYTES)
-            for digest, data in blobs.items():
-                _write_file(blob_path(temporary, digest), data)
-            _write_file(temporary / INDEX_FILE, index)
-            for folder in (temporary / "blobs" / "sha256", temporary / "blobs", temporary):
-                _sync_folder(folder)
-            _swap(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        _sync_folder(directory.parent)
-    except OSError as error:
-        raise ConfigError(f"the bundle cannot be written: {error.strerror}", file=directory,
-                          next_step="name another folder with -o DIR") from error  # fmt: skip
-
-
-def _swap(new: Path, wanted: Path) -> None:
-    """Put ``new`` in the place of ``wanted``; what stood there is kept until the new one is in place."""
-    old = Path(f"{new}.old")
-    if wanted.exists():
-        wanted.rename(old)
-    try:
-        new.rename(wanted)
-    except OSError:
-        if old.exists():
-            old.rename(wanted)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(directory) as temporary:
+        (temporary / "blobs" / "sha256").mkdir(parents=True)
+        write_file(temporary / LAYOUT_FILE, LAYOUT_BYTES)
+        for digest, data in blobs.items():
+            write_file(blob_path(temporary, digest), data)
+        write_file(temporary / INDEX_FILE, index)

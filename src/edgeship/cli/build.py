@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from edgeship.cli import console, interrupts
+from edgeship_agent.contract.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgeship.build.options import BuildOptions
@@ -20,6 +21,12 @@ EXIT_CODES: Final = {"pass": 0, "fail": 3, "inconclusive": 4}
 #: The running count is redrawn at most this often, in seconds.
 _REDRAW_S: Final = 0.1
 _FILE: Final = click.Path(path_type=Path)
+
+
+#: Results for a CI: the same options for every command that ends in a verdict.
+FORM_OPTION: Final = click.option("--format", "form", type=click.Choice(["junit", "github", "sarif"]),
+                                  help="Results for a CI, on stdout.")  # fmt: skip
+FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where --format writes instead of stdout.")
 
 
 @click.command(short_help="Build a model for hardware targets, with proof.")
@@ -62,6 +69,12 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--labels", metavar="A,B,C", default="", help="Class names in the order of the output.")
 @click.option("--name", default="", help="Name of the model.  [the file's name]")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the model.")
+@click.option("--license", metavar="SPDX", default="", help="Licence of the model, such as Apache-2.0.")
+@click.option("--lineage", metavar="KEY=VALUE", multiple=True, help="A fact about the model's origin; repeatable.")
+@click.option("--card", type=_FILE, help="Markdown for the model card: intended use, training data, limits.")
+@click.option("--base", type=_FILE, help="A former build (folder or build.json) that report.md compares with.")
+@FORM_OPTION
+@FORM_FILE_OPTION
 @click.option("--key", type=_FILE, help="Author key; made on first use.  [in the user's data folder]")
 @click.option("-o", "--output", type=_FILE, default=Path("build"), show_default=True, help="Folder for the results.")
 @click.option("--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True,
@@ -72,7 +85,7 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option
-def build(as_json: bool, yes: bool, **given: object) -> None:
+def build(as_json: bool, yes: bool, form: str | None, format_file: Path | None, **given: object) -> None:
     """Build SOURCE for hardware targets: convert, quantize, verify on each runtime, measure, choose, sign.
 
     Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
@@ -80,6 +93,7 @@ def build(as_json: bool, yes: bool, **given: object) -> None:
     targets = given["targets"]
     assert isinstance(targets, tuple)
     console.step("build", f"{given['source']} for {', '.join(targets)}", "note")  # before anything heavy is imported
+    check_form(form, format_file, as_json=as_json)
     from edgeship.build import pipeline
 
     options = _options(given, yes=yes)
@@ -92,13 +106,62 @@ def build(as_json: bool, yes: bool, **given: object) -> None:
             live.clear()
     folder = str(given["output"])
     _print_end(result.document, folder)
+    if form:
+        write_form(result.document, form, format_file)
     if as_json:
         sys.stdout.buffer.write(pipeline.encode(result.document))
         sys.stdout.buffer.flush()
-    else:
+    elif not form or format_file:
         _print_result(result.document)
     _print_next(result.document, folder)
     sys.exit(EXIT_CODES[result.verdict])
+
+
+def check_form(form: str | None, file: Path | None, *, as_json: bool = False) -> None:
+    """Refuse two results on one stdout, and a file without a form, before any work is done.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if file is not None and not form:
+        raise ConfigError("in which form?", key="--format-file", got=file, expected="--format junit, github or sarif",
+                          next_step=f"add --format junit --format-file {file}")  # fmt: skip
+    if form and as_json and file is None:
+        raise ConfigError("two results on one stdout", key="--format", expected="--json or --format",
+                          next_step=f"add --format-file FILE to --format {form}")  # fmt: skip
+
+
+def write_form(document: BuildDocument, form: str, file: Path | None) -> None:
+    """Results in a CI's form, to a file or stdout.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from edgeship.build import ci
+
+    write_text(ci.render(document, form), form, file)
+
+
+def write_text(text: str, form: str, file: Path | None) -> None:
+    """Text to a file or stdout, byte for byte.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    data = text.encode()
+    if file is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.new")
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", file=file,
+                          next_step="name another file with --format-file") from error  # fmt: skip
+    console.step(form, str(file), "note")
 
 
 def _options(given: dict[str, object], *, yes: bool) -> BuildOptions:

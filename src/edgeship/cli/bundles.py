@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeship.cli import console
-from edgeship_agent.contract.errors import VerificationError
+from edgeship_agent.contract.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
     from edgeship.build.inspection import Inspection
-    from edgeship.bundle import VerifyReport
+    from edgeship.bundle import Bundle, VerifyReport
 
 _SHOWN_OPERATORS = 12
 _SHOWN_CLASSES = 20
+_SHOWN_CLAIMS = 5
 
 
 @click.command()
@@ -77,37 +78,72 @@ def _after_inspect(found: Inspection) -> str:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--evaluation", type=click.Path(path_type=Path), help="The evaluation data: recompute the metric too.")
+@click.option("--source", type=click.Path(path_type=Path), help="The trained model: recompute closeness and drop too.")
 @console.json_option
-def verify(bundle: Path, as_json: bool) -> None:
-    """Verify a bundle: signature, digests, golden outputs on each runtime that is installed.
+def verify(bundle: Path, evaluation: Path | None, source: Path | None, as_json: bool) -> None:
+    """Verify a bundle: signature, digests, certificates, golden outputs on each runtime that is installed.
 
-    Exit code 1 where anything does not fit.
+    Every figure of a certificate that follows from its counts is recomputed; with --evaluation the counts themselves,
+    with --source also how close each variant is to the source. Exit code 1 where anything does not fit.
     """
     from edgeship.bundle import Bundle
     from edgeship.bundle import verify as verify_bundle
     from edgeship.bundle.layout import LAYOUT_FILE
 
+    if source is not None and evaluation is None:
+        raise ConfigError("the source is compared on the evaluation data", key="--source", expected="--evaluation F",
+                          next_step=f"edgeship verify {bundle} --source {source} --evaluation F")  # fmt: skip
     inner = bundle / "bundle"
     opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
     report = verify_bundle(opened)
+    if evaluation is not None:
+        report = _with_data(opened, report, evaluation, source)
     if as_json:
         console.result_json(report)
     _show_report(report)
-    failed = [each for each in report.golden if not each.passed]
-    if failed:
-        raise VerificationError(
-            f"golden outputs of {len(failed)} of {len(report.golden)} variants were not reached", file=opened.directory,
-            got="; ".join(f"{each.variant}: {each.detail}" for each in failed),
-            next_step="do not ship this bundle; build it again",
-        )  # fmt: skip
+    _refuse(report, opened.directory)
     if not as_json:
         console.result(f"{report.name} {report.version} verified: {report.digest}")
     console.next_steps(f"edgeship releases add {opened.directory}")
 
 
+def _with_data(opened: Bundle, report: VerifyReport, evaluation: Path, source: Path | None) -> VerifyReport:
+    """The report with the figures that take the data."""
+    import msgspec
+
+    from edgeship.build.documents.recompute import recompute
+    from edgeship.build.progress import Silence
+    from edgeship.bundle import NotRun
+
+    sound = {each.variant for each in report.golden if each.passed}
+    found = recompute(opened, sound, evaluation, source, Silence())
+    not_run = tuple(NotRun(variant=each.variant, reason=each.reason) for each in found.skipped)
+    return msgspec.structs.replace(report, claims=(*report.claims, *found.checks), not_run=(*report.not_run, *not_run))
+
+
+def _refuse(report: VerifyReport, directory: Path) -> None:
+    """Raise what does not fit."""
+    wrong = [each for each in report.claims if not each.holds]
+    if wrong:
+        raise VerificationError(
+            f"{len(wrong)} of {len(report.claims)} claims of the certificates do not hold", file=directory,
+            got="; ".join(f"{each.variant}: {each.claim}: {each.detail}" for each in wrong[:_SHOWN_CLAIMS]),
+            next_step="do not ship this bundle; build it again",
+        )  # fmt: skip
+    failed = [each for each in report.golden if not each.passed]
+    if failed:
+        raise VerificationError(
+            f"golden outputs of {len(failed)} of {len(report.golden)} variants were not reached", file=directory,
+            got="; ".join(f"{each.variant}: {each.detail}" for each in failed),
+            next_step="do not ship this bundle; build it again",
+        )  # fmt: skip
+
+
 def _show_report(report: VerifyReport) -> None:
     console.step("signature", f"by author key {report.author_key}")
     console.step("digests", f"{report.blobs} blobs, {report.size_bytes:,} bytes")
+    _show_claims(report)
     for each in report.golden:
         if each.passed:
             place = "" if each.same_isa else " (golden outputs from another ISA class: wider limit)"
@@ -118,6 +154,22 @@ def _show_report(report: VerifyReport) -> None:
             console.step("golden", f"{each.variant}: {each.detail}", "failed")
     for missing in report.not_run:
         console.step("not run", f"{missing.variant}: {missing.reason}", "undecided")
+
+
+def _show_claims(report: VerifyReport) -> None:
+    """One line a variant for what was recomputed, and one for each claim that took data or does not hold."""
+    for variant in dict.fromkeys(each.variant for each in report.claims):
+        claims = [each for each in report.claims if each.variant == variant]
+        kept = sum(each.holds for each in claims)
+        glyph = "done" if kept == len(claims) else "failed"
+        console.step("claims", f"{variant}: {kept} of {len(claims)} hold, recomputed", glyph)
+        for each in claims:
+            if not each.holds:
+                console.step("", f"{each.claim}: {each.detail}", "failed")
+            elif "from the data" in each.claim:
+                console.step("", each.claim, "note")
+    for variant in report.without_certificate:
+        console.step("claims", f"{variant}: it carries no certificate", "undecided")
 
 
 @click.command()

@@ -121,7 +121,9 @@ def _explain_build(subject: str) -> dict[str, Any]:
 def _build_explanation(
     subject: str, document: BuildDocument, gates: list[GateReport], written_s: float
 ) -> dict[str, Any]:
-    same = all(_replay_gate(each) for each in gates)
+    from edgeship.bundle.rules import follows
+
+    same = all(follows(each) for each in gates)
     hints = list(dict.fromkeys(each.next for each in gates if each.next))
     samples = ", ".join(f"{each.role} {each.samples} samples" for each in document.data) or "no data sets"
     reasons = "; ".join(dict.fromkeys(each.reason for each in document.targets))
@@ -152,53 +154,6 @@ def _build_explanation(
         "history": [f"{each.outcome}: {each.reason}" for each in document.tried],
         "next_steps": [f"edgeship inspect {document.bundle or Path(document.report).parent}"],
     }
-
-
-def _replay_gate(gate: GateReport) -> bool:
-    """Whether the stored evidence still gives the stored figures and answer."""
-    if gate.value is None or gate.limit is None:
-        return gate.holds is not True
-    if gate.id == "class_recall":
-        return _replay_class(gate)
-    if "confidence" in gate.evidence or "both" in gate.evidence:
-        return _replay_metric(gate)
-    if gate.holds is None:
-        return True  # undecided by rule (measured elsewhere), not by its value
-    kept = gate.value >= gate.limit if "≥" in gate.rule else gate.value <= gate.limit
-    others = [value for name, value in gate.evidence.items() if gate.id == "relative_rms" and name]
-    return (kept and all(0.0 <= value <= gate.limit for value in others)) is gate.holds
-
-
-def _replay_metric(gate: GateReport) -> bool:
-    """From counts, where there are some; a resampled interval is taken as it was found."""
-    from edgeship.statistics import Disagreements, disagreement_drop, newcombe_paired
-
-    stored, confidence = gate.evidence, gate.evidence.get("confidence", 0.95)
-    low, high = gate.low, gate.high
-    if low is None or high is None or gate.limit is None:
-        return False
-    if "both" in stored:
-        both, lost, won, neither = (stored[name] for name in ("both", "only_source", "only_variant", "neither"))
-        if "unlabelled" in stored:
-            counts = Disagreements(samples=stored["unlabelled"], found=stored["disagreements"], both=both,
-                                   only_reference=lost, only_candidate=won, neither=neither)  # fmt: skip
-            found = disagreement_drop(counts, confidence)
-        else:
-            found = newcombe_paired(both, lost, won, neither, confidence)
-        if (found.drop, found.low, found.high) != (gate.value, low, high):
-            return False
-    return (True if high <= gate.limit else False if low > gate.limit else None) is gate.holds
-
-
-def _replay_class(gate: GateReport) -> bool:
-    """Of the class that is lost most, or least kept."""
-    from edgeship.statistics import newcombe_paired
-
-    if "both" not in gate.evidence:
-        return gate.holds is True
-    both, lost, won, neither = (gate.evidence[name] for name in ("both", "only_source", "only_variant", "neither"))
-    found = newcombe_paired(both, lost, won, neither, 1.0 - 0.05 / gate.evidence["found_classes"])
-    return found.drop == gate.value and (found.low <= (gate.limit or 0.0)) is gate.holds
 
 
 def _label(gate: GateReport) -> str:

@@ -29,6 +29,19 @@ def sqnr_db(rms: float | None) -> float | None:
     return None if rms is None or rms == 0.0 else -20.0 * math.log10(rms)
 
 
+def cosine(candidate: Array, reference: Array) -> float | None:
+    """``⟨q, f⟩ ÷ (‖q‖₂·‖f‖₂)`` over everything; None where one of the two is zero or not finite.
+
+    >>> cosine(np.array([2.0, 0.0]), np.array([1.0, 0.0])), cosine(np.array([0.0]), np.array([1.0]))
+    (1.0, None)
+    """
+    q, f = candidate.astype(np.float64).reshape(-1), reference.astype(np.float64).reshape(-1)
+    size = float(np.linalg.norm(q) * np.linalg.norm(f))
+    if size == 0.0 or not math.isfinite(size):
+        return None
+    return max(-1.0, min(1.0, float(np.dot(q, f)) / size))
+
+
 def worst_group(candidate: Array, reference: Array) -> float | None:
     """Largest relative RMS of one channel group, the entries of the last axis over all samples.
 
