@@ -24,7 +24,8 @@ from edgeship_agent.runtime.engine import Array
 LAYOUT_SAMPLES: Final = 4
 #: Formats whose name is not what people call them.
 FORMAT_WORDS: Final = {"onnx": "ONNX", "tflite": "TFLite", "torch": "PyTorch", "keras": "Keras",
-                       "saved_model": "SavedModel", "frozen_graph": "TensorFlow graph"}  # fmt: skip
+                       "saved_model": "SavedModel", "frozen_graph": "TensorFlow graph",
+                       "sklearn": "scikit-learn", "xgboost": "XGBoost", "lightgbm": "LightGBM"}  # fmt: skip
 #: Metrics of outputs that are no classes.
 _OF_NUMBERS: Final = frozenset({"map", "map50", "rmse", "mae", "snr"})
 #: Metrics whose drop is measured in something of their own.

@@ -72,6 +72,8 @@ STEPS: Final[dict[str, Step]] = {
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
         Step(name="tf2onnx", toolchain="tensorflow", run=convert_by("tensorflow", "onnx")),
         Step(name="TFLiteConverter", toolchain="tensorflow", run=convert_by("tensorflow", "tflite")),
+        Step(name="skl2onnx", toolchain="classical", run=convert_by("classical", "onnx")),
+        Step(name="onnxmltools", toolchain="classical", run=convert_by("classical", "onnx")),
     )
 }
 #: TensorFlow's formats all go the same ways.
@@ -91,6 +93,15 @@ ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("torch", "onnxruntime"): (("torch.onnx",),),
     ("torch", "openvino"): (("torch.onnx",),),
     ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf")),
+    ("sklearn", "onnxruntime"): (("skl2onnx",),),
+    ("sklearn", "openvino"): (("skl2onnx",),),
+    ("sklearn", "litert"): (("skl2onnx", "onnx2tf"),),
+    ("xgboost", "onnxruntime"): (("onnxmltools",),),
+    ("xgboost", "openvino"): (("onnxmltools",),),
+    ("xgboost", "litert"): (("onnxmltools", "onnx2tf"),),
+    ("lightgbm", "onnxruntime"): (("onnxmltools",),),
+    ("lightgbm", "openvino"): (("onnxmltools",),),
+    ("lightgbm", "litert"): (("onnxmltools", "onnx2tf"),),
     **{(name, runtime): ways for name in ("keras", "saved_model", "frozen_graph")
        for runtime, ways in _FROM_TENSORFLOW.items()},
 }  # fmt: skip

@@ -20,6 +20,7 @@ from edgeship.build.backends import onnx_nncf, onnx_precisions
 from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.onnx_graph import OnnxGraph
+from edgeship.build.backends.products import refuse_without_products
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -54,6 +55,7 @@ class OnnxRuntimeBackend:
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Another precision from a private copy of the float file; int8 is static QDQ, the opset raised first."""
+        refuse_without_products(float_artifact.model, RUNTIME)
         folder = job.folder / scheme.name
         folder.mkdir(parents=True)
         model = folder / "model.onnx"

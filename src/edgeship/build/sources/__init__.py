@@ -16,13 +16,14 @@ __all__ = ["InputShape", "SourceModel", "SourceRequest", "load"]
 BY_SUFFIX: Final[dict[str, str]] = {
     ".onnx": "onnx", ".tflite": "tflite", ".pt2": "torch", ".pt": "torch", ".jit": "torch", ".pth": "torch",
     ".th": "torch", ".keras": "tensorflow", ".h5": "tensorflow", ".hdf5": "tensorflow", ".pb": "tensorflow",
+    **dict.fromkeys((".joblib", ".pkl", ".pickle", ".skops", ".json", ".ubj", ".txt"), "classical"),
 }  # fmt: skip
 #: File in a folder → the module that reads the folder.
 BY_MARKER: Final[dict[str, str]] = {"saved_model.pb": "tensorflow"}
 #: What stands before the first colon of an address → the module that resolves it; ``""`` for everything else with one.
 BY_SCHEME: Final[dict[str, str]] = {"": "torch"}
 #: Reader → the toolchain that it needs to look into a source.
-TOOLCHAINS: Final[dict[str, str]] = {"tensorflow": "tensorflow", "torch": "torch"}
+TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
 
 
 def load(asked: SourceRequest | Path) -> SourceModel:

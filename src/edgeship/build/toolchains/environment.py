@@ -97,6 +97,10 @@ TOOLCHAINS: Final[dict[str, Toolchain]] = {
         name="torch", purpose="PyTorch models → ONNX", size_bytes=870_000_000, module="torch",
         own=(("torch", (2, 9)), ("onnxscript", (0, 5)), ("onnx", (1, 18)), ("numpy", (2,))),
     ),
+    "classical": Toolchain(
+        name="classical", purpose="scikit-learn, XGBoost and LightGBM → ONNX", size_bytes=330_000_000,
+        module="skl2onnx",
+    ),
 }  # fmt: skip
 
 

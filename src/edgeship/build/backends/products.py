@@ -1,0 +1,29 @@
+"""Whether int8 applies to a graph at all: it makes products of weights cheaper, and some models have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from edgeship_agent.contract.errors import ConversionError
+
+#: Operators that multiply by weights. Source: ONNX Runtime, quantization guide, list of quantized operators.
+_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU", "RNN", "Einsum"})
+_CLASSICAL: Final = "ai.onnx.ml"
+
+
+def refuse_without_products(model: Path, runtime: str) -> None:
+    """Refuse to quantize trees, support vectors and the like, which compare or look up.
+
+    Raises:
+        ConversionError: the file has operators of classical machine learning and no product of weights.
+    """
+    nodes = onnx.load(str(model), load_external_data=False).graph.node
+    classical = sorted({node.op_type for node in nodes if node.domain == _CLASSICAL})
+    if classical and not any(node.op_type in _PRODUCTS for node in nodes):
+        raise ConversionError(
+            f"int8 does not apply to it: {', '.join(classical)} compares and looks up, and nothing is multiplied by "
+            "weights", target=runtime,
+        )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Run by the toolchain ``classical``: trains small models on the arrays of an .npz file and saves them in a folder.
+
+``python classical_training.py DATA.npz FOLDER``: DATA holds ``x`` [N, features], ``y`` class indices, ``r`` values.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import joblib
+import lightgbm
+import numpy as np
+import skops.io
+import xgboost
+from sklearn.cluster import KMeans
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+)
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
+
+
+def estimators(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> dict[str, object]:
+    """Name → fitted estimator."""
+    boosted = {"n_estimators": 12, "max_depth": 3}
+    pairs = {
+        "forest": (RandomForestClassifier(15, random_state=0), y),
+        "text-classes": (RandomForestClassifier(5, random_state=0), np.array(["low", "mid", "top"])[y]),
+        "histogram": (HistGradientBoostingClassifier(max_iter=8, random_state=0), y),
+        "boosted-values": (GradientBoostingRegressor(n_estimators=12, random_state=0), r),
+        "logistic": (make_pipeline(StandardScaler(), LogisticRegression()), y),
+        "network": (make_pipeline(StandardScaler(), MLPClassifier((16,), max_iter=300, random_state=0)), y),
+        "vectors": (SVC(), y),
+        "linear-vectors": (LinearSVC(), y),
+        "two-classes": (LinearSVC(), np.minimum(y, 1)),
+        "neighbours": (KNeighborsClassifier(3), y),
+        "two-values": (make_pipeline(StandardScaler(), Ridge()), np.stack([r, -r], axis=1)),
+        "clusters": (KMeans(3, n_init=2, random_state=0), None),
+        "outliers": (IsolationForest(n_estimators=10, random_state=0), None),
+        "xgboost-in-a-pipeline": (make_pipeline(StandardScaler(), xgboost.XGBClassifier(**boosted)), y),
+        "lightgbm-in-a-pipeline": (make_pipeline(StandardScaler(), lightgbm.LGBMRegressor(**boosted, verbose=-1)), r),
+    }
+    return {name: estimator.fit(x, wanted) for name, (estimator, wanted) in pairs.items()}
+
+
+def boosters(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> dict[str, object]:
+    """File name → booster."""
+    some = {"n_estimators": 12, "max_depth": 3}
+    return {
+        "xgboost-classes.json": xgboost.XGBClassifier(**some).fit(x, y).get_booster(),
+        "xgboost-two.ubj": xgboost.XGBClassifier(**some).fit(x, np.minimum(y, 1)).get_booster(),
+        "xgboost-values.ubj": xgboost.XGBRegressor(**some).fit(x, r).get_booster(),
+        "xgboost-label.json": xgboost.train({"objective": "multi:softmax", "num_class": 3}, xgboost.DMatrix(x, y), 5),
+        "lightgbm-classes.txt": lightgbm.LGBMClassifier(**some, verbose=-1).fit(x, y).booster_,
+        "lightgbm-two.txt": lightgbm.LGBMClassifier(**some, verbose=-1).fit(x, np.minimum(y, 1)).booster_,
+        "lightgbm-values.txt": lightgbm.LGBMRegressor(**some, verbose=-1).fit(x, r).booster_,
+    }
+
+
+def main() -> None:
+    """Train and save everything."""
+    warnings.simplefilter("ignore")
+    folder = Path(sys.argv[2])
+    with np.load(sys.argv[1]) as archive:
+        x, y, r = (archive[name] for name in "xyr")
+    trained = estimators(x, y, r)
+    for name, estimator in trained.items():
+        skops.io.dump(estimator, folder / f"{name}.skops")
+    joblib.dump(trained["forest"], folder / "forest.joblib")
+    joblib.dump({"not": "an estimator"}, folder / "dictionary.joblib")
+    for name, booster in boosters(x, y, r).items():
+        booster.save_model(folder / name)
+
+
+if __name__ == "__main__":
+    main()
