@@ -29,19 +29,18 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
 from msgspec import Struct, field
 
+from edgeship.build.strict import convert, read_table
 from edgeship_agent.contract import manifest
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.manifest import Feature, InputContract, Step, TensorSpec
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 FILE_VERSION: Final = 1
 _READ: Final = "compare with the example in docs/guide/build.md"
 _STEPS: Final[dict[str, Any]] = {
@@ -96,7 +95,7 @@ def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContr
     Raises:
         ConfigError: unreadable, an unknown key or step, or an input that is missing or not the model's.
     """
-    document = _convert(_table(path), _PreprocessFile, path)
+    document = _convert(_table(path, "preprocessing"), _PreprocessFile, path)
     contracts: dict[str, InputContract] = {}
     for entry in document.input:
         tensor = _tensor_of(entry.tensor, inputs, path)
@@ -118,7 +117,7 @@ def read_features(path: Path, contracts: Sequence[InputContract]) -> dict[str, t
     Raises:
         ConfigError: unreadable, an unknown key, or a number of features that fits no tensor.
     """
-    document = _convert(_table(path), _SchemaFile, path)
+    document = _convert(_table(path, "input_schema"), _SchemaFile, path)
     features: dict[str, list[Feature]] = {}
     specs = [TensorSpec(name=contract.tensor, dtype=contract.dtype, shape=contract.shape) for contract in contracts]
     for entry in document.feature:
@@ -136,22 +135,19 @@ def read_features(path: Path, contracts: Sequence[InputContract]) -> dict[str, t
     return {name: tuple(entries) for name, entries in features.items()}
 
 
-def _table(path: Path) -> Mapping[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", file=path, next_step=_READ) from error
+def _table(path: Path, section: str) -> Mapping[str, Any]:
+    """The file, or the section of that name where it is a project file."""
+    table = read_table(path, _READ)
     if table.get("schema_version", FILE_VERSION) != FILE_VERSION:
         raise ConfigError("unknown version", file=path, key="schema_version", expected=FILE_VERSION,
                           got=table["schema_version"], next_step="write schema_version = 1")  # fmt: skip
-    return table
+    if "model" not in table:
+        return table
+    return {key: value for key, value in table.get(section, {}).items() if key != "file"}
 
 
 def _convert(table: Mapping[str, Any], kind: type[T], path: Path) -> T:
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error), file=path, next_step=_READ) from error
+    return convert(table, kind, path, _READ)
 
 
 def _step(table: dict[str, Any], path: Path) -> Step:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from edgeship.cli import console, interrupts
+from edgeship.cli.build_options import first_words, options_of
 from edgeship_agent.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,13 +31,12 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 
 
 @click.command(short_help="Build a model for hardware targets, with proof.")
-@click.argument("source", type=_FILE)
-@click.option("-t", "--target", "targets", multiple=True, required=True, metavar="TARGET",
+@click.argument("source", type=_FILE, required=False)
+@click.option("--project", type=_FILE, help="Project file.  [edgeship.toml where no SOURCE is named]")
+@click.option("-t", "--target", "targets", multiple=True, metavar="TARGET",
               help="Id or TOML file of a hardware target; repeat for several. See: edgeship targets list.")  # fmt: skip
-@click.option(
-    "--calibration", type=_FILE, required=True, help="Data for ranges and the drift baseline: .npz or folder."
-)
-@click.option("--evaluation", type=_FILE, required=True, help="Held-out data for every claim, with labels y.")
+@click.option("--calibration", type=_FILE, help="Data for ranges and the drift baseline: .npz or folder.")
+@click.option("--evaluation", type=_FILE, help="Held-out data for every claim, with labels y.")
 @click.option("--preprocess", type=_FILE, help="TOML: from a raw sample to the model's input.")
 @click.option("--input-schema", type=_FILE, help="TOML: name, unit, meaning and valid range of the features.")
 @click.option("--metric", metavar="NAME", default="auto", show_default=True,
@@ -85,26 +85,28 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option
-def build(as_json: bool, yes: bool, form: str | None, format_file: Path | None, **given: object) -> None:
+@click.pass_context
+def build(
+    context: click.Context, /, as_json: bool, yes: bool, form: str | None, format_file: Path | None, **given: object
+) -> None:
     """Build SOURCE for hardware targets: convert, quantize, verify on each runtime, measure, choose, sign.
+
+    Without SOURCE, edgeship.toml in this folder says what to build; options win over it. See: edgeship init.
 
     Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
     """
-    targets = given["targets"]
-    assert isinstance(targets, tuple)
-    console.step("build", f"{given['source']} for {', '.join(targets)}", "note")  # before anything heavy is imported
+    console.step("build", first_words(given), "note")  # before anything heavy is imported
     check_form(form, format_file, as_json=as_json)
+    options = _ask_for_toolchains(options_of(context, given, yes=yes))
     from edgeship.build import pipeline
 
-    options = _options(given, yes=yes)
-    options = _ask_for_toolchains(options)
     with interrupts.remembered() as check:
         live = _Live(check)
         try:
             result = pipeline.build(options, live)
         finally:
             live.clear()
-    folder = str(given["output"])
+    folder = str(options.output)
     _print_end(result.document, folder)
     if form:
         write_form(result.document, form, format_file)
@@ -162,22 +164,6 @@ def write_text(text: str, form: str, file: Path | None) -> None:
         raise ConfigError(f"cannot be written: {error.strerror}", file=file,
                           next_step="name another file with --format-file") from error  # fmt: skip
     console.step(form, str(file), "note")
-
-
-def _options(given: dict[str, object], *, yes: bool) -> BuildOptions:
-    import msgspec
-
-    from edgeship.build.options import BuildOptions
-    from edgeship.build.sources import InputShape
-
-    shapes = given.pop("input_shapes")
-    assert isinstance(shapes, tuple)
-    labels = tuple(label.strip() for label in str(given.pop("labels")).split(",") if label.strip())
-    fields = {key: value for key, value in given.items() if value is not None}
-    return msgspec.structs.replace(
-        BuildOptions(source=Path(), targets=(), calibration=Path(), evaluation=Path()),
-        **fields, labels=labels, install_toolchains=yes, input_shapes=tuple(InputShape.parse(text) for text in shapes),
-    )  # fmt: skip
 
 
 def _ask_for_toolchains(options: BuildOptions) -> BuildOptions:

@@ -15,6 +15,7 @@ from edgeship_agent.contract.errors import EdgeshipError
 
 #: command → (module, function, one-line help). Help stands here so that listing the commands imports none of them.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "init": ("edgeship.cli.init", "init", "Write a project file by looking at a model."),
     "build": ("edgeship.cli.build", "build", "Build a model for hardware targets, with proof."),
     "gate": ("edgeship.cli.gate", "gate", "Decide builds that wait for labels."),
     "targets": ("edgeship.cli.targets", "targets", "List, show and check hardware targets."),

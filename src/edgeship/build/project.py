@@ -1,0 +1,251 @@
+"""``edgeship.toml``: everything that a build is told, in one file beside the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from edgeship.build.inputs import TASKS
+from edgeship.build.options import MAX_RELATIVE_RMS, BuildOptions
+from edgeship.build.sources import InputShape
+from edgeship.build.strict import convert, read_table
+from edgeship_agent.contract.errors import ConfigError
+
+FILE_NAME: Final = "edgeship.toml"
+SCHEMA_VERSION: Final = 1
+_READ: Final = "read docs/reference/project-file.md, or let edgeship init write one"
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """The trained model.
+
+    Attributes:
+        source: its file or folder, ``package.module:factory`` or a tracker's address.
+        name: of the model in the bundle; empty for the file's name.
+        version: of the model in the bundle.
+        task: ``classification``, ``raw``, or ``auto``: classification where the evaluation data has labels.
+        labels: class names in the order of the output; empty for those that the data tells.
+        input_shapes: shapes that the source leaves open, as ``[NAME=]1,3,224,224[:DTYPE]``.
+        weights: state dict for a ``package.module:factory`` source; empty for none.
+        allow_pickle: read files that can run code when they are read.
+        input_tensors, output_tensors: where to cut the graph; empty for its own ends.
+    """
+
+    source: str
+    name: str = ""
+    version: str = "1.0.0"
+    task: str = "auto"
+    labels: tuple[str, ...] = ()
+    input_shapes: tuple[str, ...] = ()
+    weights: str = ""
+    allow_pickle: bool = False
+    input_tensors: tuple[str, ...] = ()
+    output_tensors: tuple[str, ...] = ()
+
+
+class Data(Struct, frozen=True, kw_only=True):
+    """The two data sets; they must not share a sample.
+
+    Attributes:
+        calibration: for ranges, selection and the drift baseline: an .npz file, or a folder of images.
+        evaluation: held out, for every claim; with labels where there are any.
+        unlabelled: samples without labels, on whose disagreements the claim is made; empty for none.
+    """
+
+    calibration: str
+    evaluation: str
+    unlabelled: str = ""
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True):
+    """From a raw sample to the model's inputs; without it an array is fed as it is.
+
+    Attributes:
+        file: a TOML file with the contract, as for ``--preprocess``; empty where it stands here.
+        input: or the contract itself, one table for each model input, as in that file.
+    """
+
+    file: str = ""
+    input: tuple[dict[str, Any], ...] = ()
+
+
+class InputSchema(Struct, frozen=True, kw_only=True):
+    """Name, unit, meaning and range of the features.
+
+    Attributes:
+        file: a TOML file with the features, as for ``--input-schema``; empty where they stand here.
+        feature: or the features themselves, one table for each, as in that file.
+    """
+
+    file: str = ""
+    feature: tuple[dict[str, Any], ...] = ()
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """What a variant must keep.
+
+    Attributes:
+        name: as for ``--metric``; ``auto`` takes what the evaluation data allows.
+        max_drop: largest drop that must be proven, as a fraction (for ``snr`` in dB); none for the target's own.
+        cost_matrix: TOML or CSV file: what each confusion costs, for ``cost``; empty for none.
+        postprocess: TOML file: from raw outputs to boxes, for ``map``; empty for none.
+        ground_truth: boxes, as COCO JSON or a folder of YOLO text files, for ``map``; empty for none.
+    """
+
+    name: str = "auto"
+    max_drop: float | None = None
+    cost_matrix: str = ""
+    postprocess: str = ""
+    ground_truth: str = ""
+
+
+class Budgets(Struct, frozen=True, kw_only=True):
+    """Hard limits of a variant.
+
+    Attributes:
+        latency_p99_ms: 99th percentile of one call in ms; none for the target's own.
+        size_bytes: of everything that the runtime loads; none for the target's own.
+        max_relative_rms: largest relative RMS of a quantized variant against the source.
+        accept_proxy_latency: let a latency of another ISA class judge the budget.
+    """
+
+    latency_p99_ms: float | None = None
+    size_bytes: int | None = None
+    max_relative_rms: float = MAX_RELATIVE_RMS
+    accept_proxy_latency: bool = False
+
+
+class Project(Struct, frozen=True, kw_only=True):
+    """A file named ``edgeship.toml``. Paths in it are relative to its own folder.
+
+    Attributes:
+        schema_version: of this format: 1.
+        targets: ids or TOML files of hardware targets, in order.
+        output: folder for the results.
+        strict: a fallback is a failure.
+        measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
+    """
+
+    model: Model
+    data: Data
+    schema_version: int = SCHEMA_VERSION
+    targets: tuple[str, ...] = ()
+    output: str = "build"
+    strict: bool = False
+    measure: str = ""
+    preprocessing: Preprocessing = Preprocessing()
+    input_schema: InputSchema = InputSchema()
+    metric: Metric = Metric()
+    budgets: Budgets = Budgets()
+
+
+def read(path: Path) -> Project:
+    """Read a project file.
+
+    Raises:
+        ConfigError: not there, an unknown or a missing key, or a value that cannot be.
+    """
+    table = read_table(path, _READ)
+    version = table.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise ConfigError("unknown version", file=path, key="schema_version", expected=SCHEMA_VERSION, got=version,
+                          next_step=f"write schema_version = {SCHEMA_VERSION}")  # fmt: skip
+    project = convert(table, Project, path, _READ)
+    _check_choices(project, path)
+    _check_ranges(project, path)
+    _check_once(project, path)
+    return project
+
+
+def options_of(project: Project, path: Path) -> BuildOptions:
+    """What the file tells a build.
+
+    Raises:
+        ConfigError: an input shape that cannot be read.
+    """
+    folder = path.parent
+    model, budgets = project.model, project.budgets
+    return BuildOptions(
+        source=_source(model.source, folder),
+        targets=tuple(_target(name, folder) for name in project.targets),
+        calibration=folder / project.data.calibration,
+        evaluation=folder / project.data.evaluation,
+        preprocess=_file_or_here(project.preprocessing.file, project.preprocessing.input, path),
+        input_schema=_file_or_here(project.input_schema.file, project.input_schema.feature, path),
+        unlabelled=_path(project.data.unlabelled, folder),
+        metric=project.metric.name,
+        max_drop=project.metric.max_drop,
+        cost_matrix=_path(project.metric.cost_matrix, folder),
+        postprocess=_path(project.metric.postprocess, folder),
+        ground_truth=_path(project.metric.ground_truth, folder),
+        max_relative_rms=budgets.max_relative_rms,
+        latency_p99_ms=budgets.latency_p99_ms,
+        size_bytes=budgets.size_bytes,
+        accept_proxy_latency=budgets.accept_proxy_latency,
+        strict=project.strict,
+        task=model.task,
+        labels=model.labels,
+        name=model.name,
+        version=model.version,
+        output=folder / project.output,
+        measure=project.measure,
+        input_shapes=tuple(InputShape.parse(text) for text in model.input_shapes),
+        weights=_path(model.weights, folder),
+        allow_pickle=model.allow_pickle,
+        input_tensors=model.input_tensors,
+        output_tensors=model.output_tensors,
+    )
+
+
+def _source(text: str, folder: Path) -> Path:
+    """A path beside the project file; an address or a factory stays what it is."""
+    return Path(text) if ":" in text and not (folder / text).exists() else folder / text
+
+
+def _path(text: str, folder: Path) -> Path | None:
+    return folder / text if text else None
+
+
+def _target(name: str, folder: Path) -> str:
+    """A target's file beside the project file, or an id."""
+    return str(folder / name) if name.endswith(".toml") else name
+
+
+def _file_or_here(file: str, tables: tuple[dict[str, Any], ...], path: Path) -> Path | None:
+    """The named file; the project file itself where the tables stand in it."""
+    return path.parent / file if file else path if tables else None
+
+
+def _check_choices(project: Project, path: Path) -> None:
+    if project.model.task not in TASKS:
+        raise ConfigError("unknown value", file=path, key="model.task", expected=" | ".join(TASKS),
+                          got=project.model.task, next_step=_READ)  # fmt: skip
+    for key, value in {"model.source": project.model.source, "data.calibration": project.data.calibration,
+                       "data.evaluation": project.data.evaluation, "output": project.output}.items():  # fmt: skip
+        if not value:
+            raise ConfigError("is empty", file=path, key=key, expected="a path", got="nothing", next_step=_READ)
+
+
+def _check_ranges(project: Project, path: Path) -> None:
+    drop, budgets = project.metric.max_drop, project.budgets
+    if drop is not None and not drop >= 0:
+        raise ConfigError("out of range", file=path, key="metric.max_drop", expected="0 or more", got=drop,
+                          next_step=_READ)  # fmt: skip
+    positive = {"latency_p99_ms": budgets.latency_p99_ms, "size_bytes": budgets.size_bytes,
+                "max_relative_rms": budgets.max_relative_rms}  # fmt: skip
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError("out of range", file=path, key=f"budgets.{key}", expected="more than 0", got=value,
+                              next_step=_READ)  # fmt: skip
+
+
+def _check_once(project: Project, path: Path) -> None:
+    """One place for each contract."""
+    both = {"preprocessing": (project.preprocessing.file, project.preprocessing.input, "input"),
+            "input_schema": (project.input_schema.file, project.input_schema.feature, "feature")}  # fmt: skip
+    for key, (file, tables, name) in both.items():
+        if file and tables:
+            raise ConfigError("stands in two places", file=path, key=key, expected=f"file or [[{key}.{name}]]",
+                              got="both", next_step="take one of them out")  # fmt: skip
