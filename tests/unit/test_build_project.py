@@ -49,6 +49,11 @@ def test_an_address_stays_what_it_is(tmp_path: Path, address: str) -> None:
     assert str(_options(tmp_path, LEAST.replace("net.onnx", address)).source) == str(Path(address))
 
 
+def test_a_factorys_file_lies_beside_the_project_file(tmp_path: Path) -> None:
+    said = _options(tmp_path, LEAST.replace("net.onnx", "nets/small.py:make"))
+    assert str(said.source) == str(tmp_path / "nets/small.py:make")
+
+
 def test_what_is_left_out_has_the_command_lines_default(tmp_path: Path) -> None:
     said = _options(tmp_path, LEAST)
     bare = BuildOptions(source=said.source, targets=(), calibration=said.calibration, evaluation=said.evaluation,
@@ -60,7 +65,7 @@ def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
     everything = (
         'targets = ["t"]\noutput = "o"\nstrict = true\nmeasure = "ssh://h"\n'
         '[model]\nsource = "s"\nname = "n"\nversion = "2"\ntask = "raw"\nlabels = ["a"]\ninput_shapes = ["1,2"]\n'
-        'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\n'
+        'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\nsignature = "g"\n'
         '[data]\ncalibration = "c"\nevaluation = "e"\nunlabelled = "u"\n'
         '[preprocessing]\nfile = "p"\n[input_schema]\nfile = "f"\n'
         '[metric]\nname = "map"\nmax_drop = 0.5\ncost_matrix = "m"\npostprocess = "q"\nground_truth = "g"\n'

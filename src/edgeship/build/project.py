@@ -31,6 +31,7 @@ class Model(Struct, frozen=True, kw_only=True):
         weights: state dict for a ``package.module:factory`` source; empty for none.
         allow_pickle: read files that can run code when they are read.
         input_tensors, output_tensors: where to cut the graph; empty for its own ends.
+        signature: of a SavedModel that has several; empty for its default one.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Model(Struct, frozen=True, kw_only=True):
     allow_pickle: bool = False
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
+    signature: str = ""
 
 
 class Data(Struct, frozen=True, kw_only=True):
@@ -196,12 +198,15 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         allow_pickle=model.allow_pickle,
         input_tensors=model.input_tensors,
         output_tensors=model.output_tensors,
+        signature=model.signature,
     )
 
 
 def _source(text: str, folder: Path) -> Path:
-    """A path beside the project file; an address or a factory stays what it is."""
-    return Path(text) if ":" in text and not (folder / text).exists() else folder / text
+    """A path beside the project file, a factory's file included; an address or a module stays what it is."""
+    before, colon, _ = text.partition(":")
+    address = colon and not before.endswith(".py") and not (folder / text).exists()
+    return Path(text) if address else folder / text
 
 
 def _path(text: str, folder: Path) -> Path | None:

@@ -130,7 +130,7 @@ def _have_toolchain(request: Any, *, yes: bool) -> None:
     """
     from edgeship.build import sources, toolchains
 
-    name = sources.TOOLCHAINS.get(sources.reader_of(request), "")
+    name = sources.toolchain_of(request)
     if not name or toolchains.status(name).installed:
         return
     size = f"{toolchains.TOOLCHAINS[name].size_bytes // 10**6} MB"

@@ -38,10 +38,7 @@ def load(request: SourceRequest) -> SourceModel:
         ConversionError: the toolchain is not installed, or its process died.
     """
     path = request.path
-    if request.input_shapes:
-        raise ConfigError("the model says itself how many features it takes", file=path, key="--input-shape",
-                          next_step="leave the option out")  # fmt: skip
-    kind = _kind(path, allow_pickle=request.allow_pickle)
+    kind = check(request)
     options = {"allow_pickle": request.allow_pickle, "outputs": list(request.output_tensors)}
     answer = _describe(path, kind, options)
     return SourceModel(
@@ -59,6 +56,22 @@ def load(request: SourceRequest) -> SourceModel:
         options=options,
         notes=tuple(answer["notes"]),
     )
+
+
+def check(request: SourceRequest) -> str:
+    """What can be told without the toolchain.
+
+    Returns:
+        The format.
+
+    Raises:
+        InputError: the contents are not what the suffix says, or may not be read.
+        ConfigError: an option that does not fit.
+    """
+    if request.input_shapes:
+        raise ConfigError("the model says itself how many features it takes", file=request.path, key="--input-shape",
+                          next_step="leave the option out")  # fmt: skip
+    return _kind(request.path, allow_pickle=request.allow_pickle)
 
 
 def _kind(path: Path, *, allow_pickle: bool) -> str:
