@@ -237,4 +237,4 @@ def test_a_forest_on_machine_failures_is_built_and_ships_in_float(tmp_path: Path
     assert shipped.relative_rms is not None
     assert shipped.relative_rms < CLOSE
     reasons = [each.reason for each in result.document.tried]
-    assert any("int8 does not apply to it: TreeEnsembleClassifier" in reason for reason in reasons)
+    assert any("no lower precision applies to it: TreeEnsembleClassifier" in reason for reason in reasons)

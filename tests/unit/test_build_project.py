@@ -20,8 +20,8 @@ from edgeship_agent.contract.manifest import TensorSpec
 from tests import models
 
 LEAST = '[model]\nsource = "net.onnx"\n[data]\ncalibration = "c.npz"\nevaluation = "e.npz"\n'
-#: What a project file does not say: it holds for a person or a machine, not for a model.
-ELSEWHERE = {"key", "ssh_config", "install_toolchains"}
+#: What a project file does not say: it holds for a person, a machine or one run.
+ELSEWHERE = {"key", "ssh_config", "base", "install_toolchains"}
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -63,9 +63,10 @@ def test_what_is_left_out_has_the_command_lines_default(tmp_path: Path) -> None:
 
 def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
     everything = (
-        'targets = ["t"]\noutput = "o"\nstrict = true\nmeasure = "ssh://h"\n'
+        'targets = ["t"]\noutput = "o"\nstrict = true\neffort = "quick"\nprecisions = ["fp16"]\nmeasure = "ssh://h"\n'
         '[model]\nsource = "s"\nname = "n"\nversion = "2"\ntask = "raw"\nlabels = ["a"]\ninput_shapes = ["1,2"]\n'
         'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\nsignature = "g"\n'
+        'license = "l"\nlineage = ["k=v"]\ncard = "d"\n'
         '[data]\ncalibration = "c"\nevaluation = "e"\nunlabelled = "u"\n'
         '[preprocessing]\nfile = "p"\n[input_schema]\nfile = "f"\n'
         '[metric]\nname = "map"\nmax_drop = 0.5\ncost_matrix = "m"\npostprocess = "q"\nground_truth = "g"\n'
@@ -87,6 +88,7 @@ def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
         ("[budgets]\nlatency_p99_ms = nan\n", "budgets.latency_p99_ms", "more than 0", "nan"),
         ("[metric]\nmax_drop = -0.1\n", "metric.max_drop", "0 or more", "-0.1"),
         ("[preprocessing]\nfile = 'a'\n[[preprocessing.input]]\n", "preprocessing", "file or", "both"),
+        ("[model.x]\ny = 1\n", "model.x", "source | name", "x"),
         ("[[metric]]\nname = 'top1'\n", "metric", "a table", "a list"),
     ],
 )  # fmt: skip

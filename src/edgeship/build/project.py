@@ -9,12 +9,14 @@ from msgspec import Struct
 
 from edgeship.build.inputs import TASKS
 from edgeship.build.options import MAX_RELATIVE_RMS, BuildOptions
+from edgeship.build.search.space import EFFORTS
 from edgeship.build.sources import InputShape
 from edgeship.build.strict import convert, read_table
 from edgeship_agent.contract.errors import ConfigError
 
 FILE_NAME: Final = "edgeship.toml"
 SCHEMA_VERSION: Final = 1
+PRECISIONS: Final = ("fp16", "dynamic", "int4", "int16x8", "int8io")
 _READ: Final = "read docs/reference/project-file.md, or let edgeship init write one"
 
 
@@ -32,6 +34,9 @@ class Model(Struct, frozen=True, kw_only=True):
         allow_pickle: read files that can run code when they are read.
         input_tensors, output_tensors: where to cut the graph; empty for its own ends.
         signature: of a SavedModel that has several; empty for its default one.
+        license: SPDX expression of its licence, such as ``Apache-2.0``.
+        lineage: facts about its origin, as ``KEY=VALUE``; they are part of the bundle.
+        card: Markdown file for the model card: intended use, training data, limits; empty for none.
     """
 
     source: str
@@ -45,6 +50,9 @@ class Model(Struct, frozen=True, kw_only=True):
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
     signature: str = ""
+    license: str = ""
+    lineage: tuple[str, ...] = ()
+    card: str = ""
 
 
 class Data(Struct, frozen=True, kw_only=True):
@@ -127,6 +135,8 @@ class Project(Struct, frozen=True, kw_only=True):
         targets: ids or TOML files of hardware targets, in order.
         output: folder for the results.
         strict: a fallback is a failure.
+        effort: how much the search for the best int8 may try: ``quick``, ``normal`` or ``thorough``.
+        precisions: made and judged too: ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
     """
 
@@ -136,6 +146,8 @@ class Project(Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     output: str = "build"
     strict: bool = False
+    effort: str = "normal"
+    precisions: tuple[str, ...] = ()
     measure: str = ""
     preprocessing: Preprocessing = Preprocessing()
     input_schema: InputSchema = InputSchema()
@@ -187,6 +199,8 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         size_bytes=budgets.size_bytes,
         accept_proxy_latency=budgets.accept_proxy_latency,
         strict=project.strict,
+        effort=project.effort,
+        precisions=project.precisions,
         task=model.task,
         labels=model.labels,
         name=model.name,
@@ -199,6 +213,9 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         input_tensors=model.input_tensors,
         output_tensors=model.output_tensors,
         signature=model.signature,
+        license=model.license,
+        lineage=model.lineage,
+        card=_path(model.card, folder),
     )
 
 
@@ -224,9 +241,12 @@ def _file_or_here(file: str, tables: tuple[dict[str, Any], ...], path: Path) -> 
 
 
 def _check_choices(project: Project, path: Path) -> None:
-    if project.model.task not in TASKS:
-        raise ConfigError("unknown value", file=path, key="model.task", expected=" | ".join(TASKS),
-                          got=project.model.task, next_step=_READ)  # fmt: skip
+    chosen = [("model.task", project.model.task, TASKS), ("effort", project.effort, EFFORTS),
+              *(("precisions", name, PRECISIONS) for name in project.precisions)]  # fmt: skip
+    for key, value, known in chosen:
+        if value not in known:
+            raise ConfigError("unknown value", file=path, key=key, expected=" | ".join(known), got=value,
+                              next_step=_READ)  # fmt: skip
     for key, value in {"model.source": project.model.source, "data.calibration": project.data.calibration,
                        "data.evaluation": project.data.evaluation, "output": project.output}.items():  # fmt: skip
         if not value:

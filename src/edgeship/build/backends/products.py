@@ -1,4 +1,4 @@
-"""Whether int8 applies to a graph at all: it makes products of weights cheaper, and some models have none."""
+"""Whether a lower precision applies to a graph at all: it makes products of weights cheaper; some models have none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def refuse_without_products(model: Path, runtime: str) -> None:
     nodes = onnx.load(str(model), load_external_data=False).graph.node
     classical = sorted({node.op_type for node in nodes if node.domain == _CLASSICAL})
     if classical and not any(node.op_type in _PRODUCTS for node in nodes):
-        raise ConversionError(
-            f"int8 does not apply to it: {', '.join(classical)} compares and looks up, and nothing is multiplied by "
-            "weights", target=runtime,
-        )  # fmt: skip
+        found = ", ".join(classical)
+        raise ConversionError(f"no lower precision applies to it: {found} compares and looks up, and nothing is "
+                              "multiplied by weights", target=runtime)  # fmt: skip
