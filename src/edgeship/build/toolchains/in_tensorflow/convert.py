@@ -20,6 +20,8 @@ from .models import Model
 
 _FILE_IDENTIFIER: Final = b"TFL3"
 _MOST_NAMED: Final = 6
+#: Operators on variables of the interpreter.
+_STATE: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
 
 
 def to_tflite(model: Model, file: Path) -> dict[str, Any]:
@@ -75,12 +77,43 @@ def tflite_to_onnx(source: Path, file: Path) -> dict[str, Any]:
     data = source.read_bytes()
     if data[4:8] != _FILE_IDENTIFIER:
         raise Refused("not a .tflite file", "copy or export it again")
-    graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0)).subgraphs[0]
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    _check_convertible(model)
+    graph = model.subgraphs[0]
     document = _tf2onnx(None, tflite_path=str(source))
     for places, values in ((graph.inputs, document.graph.input), (graph.outputs, document.graph.output)):
         names = [graph.tensors[index].name.decode() for index in places]
         _name_ends(document, names, names, values)
     return _write(document, file, ())
+
+
+def _check_convertible(model: Any) -> None:
+    """Name what ONNX cannot hold, before tf2onnx stumbles over it.
+
+    Raises:
+        Refused: custom operators, operators without a counterpart, or state between calls.
+    """
+    custom = [code.customCode.decode() for code in model.operatorCodes if code.customCode]
+    if custom:
+        raise Refused(f"ONNX has no operator for the custom {', '.join(custom[:_MOST_NAMED])}", kind="conversion")
+    builtin = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    names = [builtin.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?") for code in model.operatorCodes]
+    hidden = [name for name in names if name in _STATE]
+    if not hidden and any(tensor.isVariable for graph in model.subgraphs for tensor in graph.tensors):
+        hidden = [name for name in names if "LSTM" in name or "RNN" in name or name == "SVDF"] or ["variable tensors"]
+    if hidden:
+        raise Refused(f"the file hides state from one call to the next ({', '.join(hidden[:_MOST_NAMED])}), which ONNX "
+                      "does not have", kind="conversion")  # fmt: skip
+    unknown = [name for name in names if f"TFL_{name}" not in _converted_by_tf2onnx()]
+    if unknown:
+        raise Refused(f"tf2onnx has no way for {', '.join(unknown[:_MOST_NAMED])}", kind="conversion")
+
+
+def _converted_by_tf2onnx() -> set[str]:
+    from tf2onnx import handler, tfonnx
+
+    assert tfonnx, "its import registers what tf2onnx can convert"
+    return {*handler.tf_op.create_mapping(OPSET, None), *handler.tfl_op.create_tfl_to_tf_mapping()}
 
 
 def _tf2onnx(graph: Any, **ends: Any) -> Any:

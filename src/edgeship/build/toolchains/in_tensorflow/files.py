@@ -40,9 +40,9 @@ class Refused(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first thing that an error says, on one line."""
+    """The first sentence that an error says, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0].split(". ", maxsplit=1)[0][:300] if lines else type(error).__name__
 
 
 def check_keras(path: Path, *, allow_code: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def check_keras(path: Path, *, allow_code: bool) -> dict[str, Any]:
             check_config(config, allow_code=allow_code)
             with archive.open("model.weights.h5") as weights:
                 _check_weights(weights, archive.getinfo("model.weights.h5").file_size)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted, or a way unknown
         raise Refused(f"the .keras file is damaged or truncated ({first_line(error)})", _AGAIN) from error
     return dict(metadata) if isinstance(metadata, dict) else {}
 

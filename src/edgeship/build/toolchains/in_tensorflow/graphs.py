@@ -113,14 +113,28 @@ def _between(graph: Any, starts: Sequence[str], ends: Sequence[str]) -> Any:
         if name not in cut:
             waiting.extend(node_name(each) for each in nodes[name].input)
     part = tf.compat.v1.GraphDef()
-    part.library.CopyFrom(graph.library)
     part.versions.CopyFrom(graph.versions)
     for node in graph.node:
         if node.name in keep and node.name not in cut:
             part.node.add().CopyFrom(node)
     for name in starts:
         _stand_in(part, nodes[node_name(name)], name)
+    _add_functions(part, graph)
     return part
+
+
+def _add_functions(part: Any, graph: Any) -> None:
+    """The functions that the part calls, directly or through others; a SavedModel's graph has those for saving too."""
+    known = {function.signature.name: function for function in graph.library.function}
+    waiting: list[Any] = list(part.node)
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        called = {one.name for value in node.attr.values() for one in (value.func, *value.list.func) if one.name}
+        for name in sorted((called | {node.op}) & known.keys() - found):
+            found.add(name)
+            waiting.extend(known[name].node_def)
+    part.library.function.extend(known[name] for name in sorted(found))
 
 
 def _stand_in(part: Any, node: Any, tensor: str) -> None:

@@ -172,11 +172,7 @@ def _unreadable(error: Exception) -> Refused:
 
 
 def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
-    try:
-        structure, results = model.input, model.output
-    except (AttributeError, ValueError) as error:
-        raise Refused("the Keras model was saved before it saw its inputs, so that their shapes are unknown",
-                      "call it once, or give it an Input layer, and save it again") from error  # fmt: skip
+    structure, results = _ends(model)
     stateful = [layer.name for layer in model.layers if getattr(layer, "stateful", False) and _is_recurrent(layer)]
     if stateful:
         raise Refused(f"layer {stateful[0]} is stateful: its state stays hidden from one call to the next",
@@ -192,6 +188,24 @@ def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
         return list(tf.nest.flatten(model(given, training=False)))
 
     return Model(inputs=inputs, outputs=_output_names(model, results), call=call, notes=notes)
+
+
+def _ends(model: Any) -> tuple[Any, Any]:
+    """Symbolic inputs and outputs in the structure in which the model takes and gives them.
+
+    Raises:
+        Refused: the model does not know them.
+    """
+    try:
+        return model.input, model.output
+    except (AttributeError, ValueError):
+        pass  # a Sequential of Keras 3 has the plural alone, of one tensor each
+    try:
+        (given,), (result,) = model.inputs, model.outputs
+    except (AttributeError, ValueError, TypeError) as error:
+        raise Refused("the Keras model was saved before it saw its inputs, so that their shapes are unknown",
+                      "call it once, or give it an Input layer, and save it again") from error  # fmt: skip
+    return given, result
 
 
 def _is_recurrent(layer: Any) -> bool:
