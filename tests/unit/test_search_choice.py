@@ -74,9 +74,18 @@ def test_a_faulty_candidate_is_never_taken_while_another_is_there() -> None:
 
 def test_noise_of_a_few_percent_turns_no_choice() -> None:
     first = Trial(name="u8s8", speed_class="u8s8", error=0.05)
-    second = Trial(name="s8s8", speed_class="s8s8", error=0.045)
-    for ratio in (0.8, 1.0, 1.2):
+    second = Trial(name="s8s8", speed_class="s8s8", error=0.0485)
+    for ratio in (0.8, 0.95, 1.0, 1.05, 1.2):
         assert halving.choose([first, second], {"u8s8": 1.0, "s8s8": ratio}) is first
+
+
+def test_of_two_that_are_as_fast_the_closer_one_is_taken() -> None:
+    first = Trial(name="u8s8", speed_class="u8s8", error=0.05)
+    second = Trial(name="u8s8-nncf", speed_class="u8s8-nncf", error=0.04)
+    for ratio in (0.95, 1.0, 1.05):
+        assert halving.choose([first, second], {"u8s8": 1.0, "u8s8-nncf": ratio}) is second
+    assert halving.choose([first, second], {"u8s8": 1.0, "u8s8-nncf": 5.0}) is first
+    assert halving.choose([first, second], {}) is first, "nothing is known of its speed"
 
 
 def test_what_exceeds_the_size_budget_is_taken_only_where_everything_does() -> None:

@@ -32,6 +32,8 @@ _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
 #: Every sample costs a slow net time, and few tell candidates apart: multiplications that one proxy may take.
 _PROXY_WORK: Final = 4e9
 _FEWEST_SAMPLES: Final = 8
+#: Quantizers besides a runtime's first: NNCF for ONNX files, NNCF's own bias corrections for OpenVINO.
+_TOOLS: Final = {"onnxruntime": ("nncf",), "openvino": ("fast", "full"), "litert": ()}
 
 
 class Built(Struct, frozen=True, kw_only=True):
@@ -113,7 +115,7 @@ class Workshop:
         float_artifact = self._artifact(runtime, None)
         bench = _Trials(self, target, runtime, on_target=on_target)
         calibration = self._backends[runtime].calibration(self._job(runtime), float_artifact)
-        terms = Terms(effort=self._effort(calibration.operators), limit=self._goals.max_relative_rms,
+        terms = Terms(effort=self._effort(runtime, calibration.operators), limit=self._goals.max_relative_rms,
                       size_bytes=self._goals.size_bytes)  # fmt: skip
         bases = schemes(target, runtime, on_target=on_target)
         floats = not target.dtypes.activations or "float32" in target.dtypes.activations
@@ -198,9 +200,10 @@ class Workshop:
             )  # fmt: skip
         return self._jobs[runtime]
 
-    def _effort(self, operators: Sequence[Operator]) -> Effort:
-        """The effort that was asked for, with fewer samples a candidate where each is dear."""
+    def _effort(self, runtime: str, operators: Sequence[Operator]) -> Effort:
+        """The effort that was asked for, the runtime's own tools, and fewer samples a candidate where each is dear."""
         effort = EFFORT[self._goals.effort]
+        effort = structs.replace(effort, tools=tuple(tool for tool in effort.tools if tool in _TOOLS[runtime]))
         work = sum(each.multiplications for each in operators)
         affordable = int(_PROXY_WORK / work) if work else effort.proxy_samples
         return structs.replace(effort, proxy_samples=min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES)))

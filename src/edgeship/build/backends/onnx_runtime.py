@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,7 +144,32 @@ def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
-    model.write_bytes(quantizer.model.model.SerializeToString(deterministic=True))
+    document = quantizer.model.model
+    _open_ends(document)
+    model.write_bytes(document.SerializeToString(deterministic=True))
+
+
+def _open_ends(document: Any) -> None:
+    """Products whose result is an output give it in float, as they sum it: nothing reads it in 8 bits."""
+    graph = document.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        widen = _made_by("DequantizeLinear", output.name, makers)
+        narrow = _made_by("QuantizeLinear", widen.input[0], makers) if widen is not None else None
+        product = makers.get(narrow.input[0]) if narrow is not None else None
+        if widen is None or narrow is None or product is None or product.op_type not in {"Gemm", "MatMul"}:
+            continue
+        between = {product.output[0], narrow.output[0]}
+        if sum(bool(between.intersection(node.input)) for node in graph.node) == 2:  # these two and nobody else
+            product.output[0] = output.name
+            graph.node.remove(narrow)
+            graph.node.remove(widen)
+
+
+def _made_by(kind: str, name: str, makers: Mapping[str, Any]) -> Any:
+    """The operator of that kind that makes a tensor, or None."""
+    maker = makers.get(name)
+    return maker if maker is not None and maker.op_type == kind else None
 
 
 def _artifact(float_artifact: Artifact, model: Path, scheme: Scheme) -> Artifact:

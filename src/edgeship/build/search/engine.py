@@ -100,7 +100,6 @@ class Search:
             self._wave(space.rounding_wave(first, effort, parts))
             self._wave(space.around_wave(self._best(first), effort, parts))
             self._layer_wave(first)
-        if effort.tools:
             self._wave(self._tool_schemes(first, parts))
         winner = self._settle(first)
         finalists = [winner, *self._other_types(first, winner)]
@@ -167,10 +166,11 @@ class Search:
                 self._try(space.with_layers(best, together))
 
     def _tool_schemes(self, base: Scheme, parts: Sequence[Part]) -> list[Scheme]:
-        """Other quantizers for the same runtime; the bench refuses those that do not apply."""
-        whole = [structs.replace(base, tool=tool) for tool in ("nncf", "fast", "full")]
-        return whole + [space.in_float(structs.replace(base, tool="nncf", rounding="compensated"), part)
-                        for part in parts[:1]]  # fmt: skip
+        """Other quantizers for the same runtime, plain and with what is best for the runtime's own."""
+        whole = [structs.replace(base, tool=tool) for tool in self._terms.effort.tools]
+        return [*whole, *(structs.replace(each, rounding="compensated") for each in whole)] + [
+            space.in_float(structs.replace(each, rounding="compensated"), part) for each in whole for part in parts[:1]
+        ]
 
     def _settle(self, base: Scheme) -> Scheme:
         """The best of the survivors on all selection samples; with layers in float only where they are worth it."""
@@ -199,7 +199,7 @@ class Search:
         return self._full[scheme.name]
 
     def _other_types(self, base: Scheme, winner: Scheme) -> list[Scheme]:
-        """The winner's manner with each other type, where that can be made."""
+        """The winner's manner with each other type, and the best of every other tool, where that can be made."""
         found = []
         for other in self._bases:
             if speed_class(other) != speed_class(base):
@@ -207,6 +207,10 @@ class Search:
                                          matmul_per_tensor=other.matmul_per_tensor)  # fmt: skip
                 if self._complete(scheme) is not None:
                     found.append(scheme)
+        for tool in self._terms.effort.tools:
+            made = [trial for trial in self._proxies.values() if self._schemes[trial.name].tool == tool]
+            if made and self._complete(best := self._schemes[halving.best(made).name]) is not None:
+                found.append(best)
         return found
 
 
@@ -216,4 +220,4 @@ def speed_class(scheme: Scheme) -> str:
     >>> speed_class(Scheme(activation="uint8", weight_bits=7))
     'u8s7'
     """
-    return f"{scheme.types}{'-matmul' if scheme.matmul_per_tensor else ''}"
+    return "-".join(word for word in (scheme.types, scheme.tool, "matmul" * scheme.matmul_per_tensor) if word)

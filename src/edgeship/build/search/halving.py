@@ -12,8 +12,10 @@ CLEARLY_CLOSER: Final = 1.5
 #: Or this much faster where speed was measured on the target: classes that differ, differ by a factor of 1.25 to 2
 #: (build.md, b), and a choice that noise could turn would change the bundle.
 CLEARLY_FASTER: Final = 0.75
-#: A candidate that is this much slower than the class's plain one pays for its fidelity with what int8 is for.
-CLEARLY_SLOWER: Final = 1.3
+#: Times that differ by less are the same: two runs of one file differ by some percent, classes by 25 and more.
+SAME_TIME: Final = 1.15
+#: Where times are the same, a class must be this much closer to be taken instead.
+CLOSER: Final = 0.95
 #: Errors closer than this are the same, and the plainer candidate, which stands first, is kept.
 SAME_ERROR: Final = 0.98
 
@@ -77,4 +79,8 @@ def choose(finalists: Sequence[Trial], times_ms: Mapping[str, float], *, size_by
         return chosen
     timed = [each for each in allowed if each.name in times_ms]
     fastest = min(timed, key=lambda each: times_ms[each.name])
-    return fastest if times_ms[fastest.name] < CLEARLY_FASTER * times_ms[chosen.name] else chosen
+    if times_ms[fastest.name] < CLEARLY_FASTER * times_ms[chosen.name]:
+        chosen = fastest
+    as_fast = [each for each in timed if times_ms[each.name] <= SAME_TIME * times_ms[chosen.name]]
+    closest = min(as_fast, key=lambda each: each.error)
+    return closest if closest.error <= CLOSER * chosen.error else chosen

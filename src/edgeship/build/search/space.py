@@ -24,7 +24,7 @@ class Effort(Struct, frozen=True, kw_only=True):
         float_share: share of a net's multiplications that such layers may take.
         proxy_samples: samples on which every candidate is judged; survivors see the whole selection part.
         survivors: candidates that see it.
-        tools: other quantizers and NNCF's own bias corrections.
+        tools: other quantizers for the same runtime: NNCF for ONNX files, and its own bias corrections.
     """
 
     estimators: tuple[str, ...]
@@ -33,17 +33,18 @@ class Effort(Struct, frozen=True, kw_only=True):
     float_share: float
     proxy_samples: int
     survivors: int
-    tools: bool = False
+    tools: tuple[str, ...] = ()
 
 
 EFFORT: Final = {
     "quick": Effort(estimators=("minmax", "p99.999"), roundings=("compensated",), suspects=0, float_share=0.0,
                     proxy_samples=16, survivors=2),
     "normal": Effort(estimators=("minmax", "p99.999", "p99.99", "mse"), roundings=("compensated",), suspects=3,
-                     float_share=0.04, proxy_samples=32, survivors=4),
+                     float_share=0.04, proxy_samples=32, survivors=4, tools=("nncf",)),
     "thorough": Effort(
         estimators=("minmax", "p99.999", "p99.99", "p99.9", "mse", "mean", "average"),
-        roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=64, survivors=8, tools=True,
+        roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=64, survivors=8,
+        tools=("nncf", "fast", "full"),
     ),
 }  # fmt: skip
 
@@ -84,7 +85,7 @@ def around_wave(best: Scheme, effort: Effort, found: Sequence[Part]) -> list[Sch
     bare = in_float(best, None)
     near = [bare, structs.replace(best, rounding="nearest"), structs.replace(best, symmetric=not best.symmetric)]
     near += [in_float(best, part) for part in found]
-    if effort.tools:
+    if len(effort.roundings) > 1:
         near += [structs.replace(best, rounding="corrected"), structs.replace(best, per_channel=False)]
     return near
 

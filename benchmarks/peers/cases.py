@@ -1,0 +1,129 @@
+"""Models and data of the quality benchmark: committed ones, and others' where they are at hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship.build.options import BuildOptions
+from edgeship.build.sources import InputShape
+from edgeship.build.toolchains import status
+from edgeship.demo.building import write_data
+
+TEST_DATA: Final = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DEMO_MODELS: Final = Path(__file__).parents[2] / "src" / "edgeship" / "demo" / "models"
+FACTORY: Final = Path(__file__).parents[2] / "tests" / "factories" / "cifar_resnet.py"
+RUNTIMES: Final = ("onnxruntime", "openvino", "litert")
+#: Calibration samples, as in the comparison that the design was made from.
+CALIBRATION: Final = 300
+
+
+class Case(Struct, frozen=True, kw_only=True):
+    """One model with its data.
+
+    Attributes:
+        runtimes: to be tried.
+    """
+
+    name: str
+    options: BuildOptions
+    runtimes: tuple[str, ...] = RUNTIMES
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """Every case whose model, data and converters are here; the others are named on stderr."""
+    yield from digits(folder / "digits")
+    for name, make in _OTHERS.items():
+        try:
+            yield make(folder / name)
+        except (FileNotFoundError, LookupError) as reason:
+            print(f"{name}: not tried: {reason}", file=sys.stderr)
+
+
+def digits(folder: Path) -> Iterator[Case]:
+    """The demo's committed models."""
+    write_data(folder)
+    for version in ("v1", "v2"):
+        options = BuildOptions(
+            source=DEMO_MODELS / f"digits-{version}.onnx", targets=(), calibration=folder / "calibration.npz",
+            evaluation=folder / "evaluation.npz", preprocess=folder / "preprocess.toml",
+        )  # fmt: skip
+        yield Case(name=f"digits-{version}", options=options)
+
+
+def _mnist(folder: Path) -> Case:
+    model, data = _found("onnx/mnist_cntk.onnx"), _found("data/mnist_t10k_first2000.npz")
+    with np.load(data) as archive:
+        x, y = archive["x"][:, None].astype(np.float32), archive["y"].astype(np.int64)
+    # by index, before any result was seen: 30 % calibration, 20 % selection, 50 % claim
+    return Case(name="mnist-cntk", options=_written(folder, model, (x[:1000], y[:1000]), (x[1000:], y[1000:])))
+
+
+def _resnet8(folder: Path) -> Case:
+    model = _found("mlperf_tiny/ic_resnet8/pretrainedResnet.tflite")
+    runtimes = RUNTIMES if status("tensorflow").installed else ("openvino", "litert")
+    (x, y), (test_x, test_y) = _cifar(), _cifar("test_1000")
+    options = _written(folder, model, (x[:CALIBRATION], y[:CALIBRATION]), (test_x, test_y))
+    return Case(name="resnet-8", options=options, runtimes=runtimes)
+
+
+def _resnet(depth: int, file: str) -> Callable[[Path], Case]:
+    def make(folder: Path) -> Case:
+        weights = _found(f"pytorch_cifar10/{file}")
+        if not status("torch").installed:
+            raise LookupError("edgeship toolchains install torch")
+        sets = [(_normalised(x), y) for x, y in (_cifar(), _cifar("test_1000"))]
+        calibration = (sets[0][0][:CALIBRATION], sets[0][1][:CALIBRATION])
+        options = _written(folder, Path(f"{FACTORY}:resnet{depth}"), calibration, sets[1])
+        return Case(name=f"resnet-{depth}", options=_with_weights(options, weights))
+
+    return make
+
+
+def _with_weights(options: BuildOptions, weights: Path) -> BuildOptions:
+    from msgspec import structs
+
+    return structs.replace(options, weights=weights, input_shapes=(InputShape(shape=(1, 3, 32, 32)),))
+
+
+def _cifar(part: str = "train_2000") -> tuple[np.ndarray, np.ndarray]:
+    with np.load(_found(f"data/cifar10jpeg_{part}.npz")) as archive:
+        return archive["x"].astype(np.float32), archive["y"].astype(np.int64)
+
+
+def _normalised(x: np.ndarray) -> np.ndarray:
+    """As the authors trained: channels first, mean and deviation of ImageNet."""
+    mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    return np.ascontiguousarray(((x / 255.0 - mean) / deviation).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+_Set = tuple[np.ndarray, np.ndarray]
+
+
+def _written(folder: Path, source: Path, calibration: _Set, evaluation: _Set) -> BuildOptions:
+    folder.mkdir(parents=True)
+    for name, (x, y) in (("calibration", calibration), ("evaluation", evaluation)):
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+    return BuildOptions(source=source, targets=(), calibration=folder / "calibration.npz",
+                        evaluation=folder / "evaluation.npz")  # fmt: skip
+
+
+def _found(path: str) -> Path:
+    if not (TEST_DATA / path).is_file():
+        raise FileNotFoundError(f"{TEST_DATA / path} is not here")
+    return TEST_DATA / path
+
+
+#: Name → what makes the case.
+_OTHERS: Final[dict[str, Callable[[Path], Case]]] = {
+    "mnist-cntk": _mnist,
+    "resnet-8": _resnet8,
+    "resnet-20": _resnet(20, "resnet20-12fca82f.th"),
+    "resnet-32": _resnet(32, "resnet32-d509ac18.th"),
+}

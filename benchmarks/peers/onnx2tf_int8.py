@@ -1,0 +1,40 @@
+"""onnx2tf's own full-integer quantization, in its toolchain's environment."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from benchmarks.peers.quantizers import Peer, Sample
+
+from edgeship.build.toolchains import TOOLCHAINS, status
+
+_TIMEOUT_S = 300
+
+
+def onnx2tf_int8(source: Path, input_name: str, granularity: str) -> Peer | None:
+    """A peer that starts from the ONNX source; None where the toolchain is not installed.
+
+    Args:
+        source: the ONNX file; a copy is handed over.
+        input_name: of its one input.
+        granularity: ``per-channel`` or ``per-tensor``.
+    """
+    if not status("onnx2tf").installed:
+        return None
+
+    def quantize(_model: Path, samples: Sequence[Sample], folder: Path) -> Path:
+        copy = folder / "source.onnx"
+        copy.write_bytes(source.read_bytes())
+        data = folder / "calibration.npy"
+        (array,) = [np.concatenate([next(iter(sample.values())) for sample in samples])]
+        np.save(data, array)
+        command = [str(TOOLCHAINS["onnx2tf"].python), "-m", "onnx2tf", "-i", str(copy), "-o", str(folder / "out"),
+                   "-tb", "flatbuffer_direct", "-oiqt", "-qt", granularity, "-cind", input_name, str(data), "[0.0]",
+                   "[1.0]"]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S, cwd=folder)
+        return folder / "out" / "source_integer_quant.tflite"
+
+    return quantize
