@@ -8,7 +8,7 @@ from typing import Final
 from edgeship.build.search.graph import Operator
 
 #: An end that takes no more than this share of a net's multiplications and of its values is left in float at no price
-#: that could be measured. Source: ADR 0009.
+#: that could be measured. Source: ADR 0010.
 _CHEAP: Final = 0.03
 _SMALL: Final = 0.02
 #: Kinds that put tensors side by side, in the three formats' words.
