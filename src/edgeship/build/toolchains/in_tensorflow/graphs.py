@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from .files import RESTORING, Refused, check_operators, first_line, graph_def
 
@@ -90,6 +91,10 @@ def caller(graph: Any, starts: Sequence[str], ends: Sequence[str]) -> Callable[[
     Everything in between is made anew for the shapes it is given, so that a fixed batch reaches every operator.
     """
     needed = _between(graph, starts, ends)
+    for function in needed.library.function:
+        # importing a graph makes its functions known to the graph alone, not to what runs it
+        if not context.context().has_function(function.signature.name):
+            context.context().add_function_def(function)
 
     def call(values: Sequence[Any]) -> Sequence[Any]:
         found = tf.graph_util.import_graph_def(
