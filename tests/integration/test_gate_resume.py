@@ -127,7 +127,7 @@ def test_labels_of_disagreements_decide_without_a_rebuild(site: Site) -> None:
 
 def test_labels_that_say_the_variant_lost_refuse_it(site: Site) -> None:
     """The labeller says '?' throughout: nobody was right, so nothing is lost; then that the source always was."""
-    assert site.build("--max-drop", "0.001").returncode == 0
+    assert site.build("--max-drop", "0.0004").returncode == 0
     state = json.loads((site.folder / "out" / "few_labels.json").read_text())
     path = site.folder / "out" / "to_label.csv"
     with path.open(newline="") as stream:
@@ -140,7 +140,9 @@ def test_labels_that_say_the_variant_lost_refuse_it(site: Site) -> None:
     document = site.document()
     assert _int8(document)["verdict"] == "fail", resumed.stderr
     assert next(each for each in document["variants"] if each["chosen"])["precision"] == "fp32"
-    assert document["to_label"] == ""
+    # half precision never disagrees here, and so many samples prove no drop as small as that
+    half = next(each for each in document["variants"] if each["precision"] == "fp16")
+    assert (half["verdict"], half["field"]["disagreements"]) == ("inconclusive", 0)
 
 
 def test_bad_labels_and_no_build_are_clear_errors(site: Site) -> None:

@@ -94,9 +94,9 @@ def judge_field(field: FieldEvidence, limit: float) -> Answer:
         holds=holds, difference=found, n=round(counts.samples), hint=hint,
         sentence=_sentence(field.metric, "fraction", found, limit, (confidence, told)),
         evidence={
-            "unlabelled": counts.samples, "disagreements": counts.found, "both": counts.both,
-            "only_source": counts.only_reference, "only_variant": counts.only_candidate, "neither": counts.neither,
-            "confidence": confidence,
+            "unlabelled": float(counts.samples), "disagreements": float(counts.found), "both": float(counts.both),
+            "only_source": float(counts.only_reference), "only_variant": float(counts.only_candidate),
+            "neither": float(counts.neither), "confidence": confidence,
         },
     )  # fmt: skip
 
