@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "init": ("edgeship.cli.init", "init", "Write a project file by looking at a model."),
     "build": ("edgeship.cli.build", "build", "Build a model for hardware targets, with proof."),
     "gate": ("edgeship.cli.gate", "gate", "Decide builds that wait for labels."),
+    "bisect": ("edgeship.cli.bisect", "bisect", "Find the smallest part of a model that goes wrong."),
     "targets": ("edgeship.cli.targets", "targets", "List, show and check hardware targets."),
     "inspect": ("edgeship.cli.bundles", "inspect", "Show what a model file, data file or bundle is."),
     "verify": ("edgeship.cli.bundles", "verify", "Verify a bundle: signature, digests, golden outputs."),
