@@ -71,8 +71,9 @@ class Inputs(Struct, frozen=True, kw_only=True):
         """For build.json."""
         source = self.source
         return SourceReport(
-            file=str(source.path.absolute()), format=source.format, digest=source.digest, size_bytes=source.size_bytes,
-            opset=source.opset, operators=source.operators, parameters=source.parameters, metric=self.source_metric,
+            file=source.address or str(source.path.absolute()), format=source.format, digest=source.digest,
+            size_bytes=source.size_bytes, opset=source.opset, operators=source.operators,
+            parameters=source.parameters, metric=self.source_metric,
         )  # fmt: skip
 
     def data_report(self) -> tuple[DataReport, ...]:

@@ -48,6 +48,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         lineage: ``KEY=VALUE`` facts about where the model comes from; they are part of the bundle.
         card: Markdown that goes into the model card.
         base: a former build (its folder or build.json) that ``report.md`` compares with, or None.
+        log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
         install_toolchains: create a missing converter environment without asking.
     """
 
@@ -82,6 +83,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     lineage: tuple[str, ...] = ()
     card: Path | None = None
     base: Path | None = None
+    log_mlflow: bool = False
     install_toolchains: bool = False
     input_shapes: tuple[InputShape, ...] = ()
     weights: Path | None = None

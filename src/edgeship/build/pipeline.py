@@ -27,6 +27,8 @@ from edgeship.build import (
     sources,
     target_files,
     toolchains,
+    tracker,
+    tracking,
 )
 from edgeship.build.bench import open_benches
 from edgeship.build.candidates import Goals, Workshop
@@ -80,11 +82,13 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     options = structs.replace(options, name=_name(options))
     statement, base = documents.read_statement(options), ci.read_base(options.base)
     output.check(options.output.absolute())
+    if options.log_mlflow:
+        tracker.check()
     started = time.monotonic()
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
         ready = _Toolchains(options, progress)
         ready.source()
-        hopeless = checks.before_build(options.source, targets, progress)
+        hopeless = checks.before_build(sources.resolved(options.request).path, targets, progress)
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)
@@ -128,6 +132,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         output.write_synced(staging.draft / "report.md", ci.comment(document, base).encode())
         write_report(document, staging.draft / "report.html", latencies_ms=latencies)
         output.write_synced(staging.draft / "build.json", encode(document))
+    if options.log_mlflow:
+        tracking.log(document, tracking.run_of(read.source.facts), options.output.absolute(), progress)
     return BuildResult(verdict=verdict, document=document, folder=options.output.absolute())
 
 
@@ -158,7 +164,8 @@ def _targets(options: BuildOptions) -> tuple[Target, ...]:
 
 
 def _name(options: BuildOptions) -> str:
-    name = options.name or re.sub(r"[^A-Za-z0-9._+-]+", "-", options.source.stem).strip("-.") or "model"
+    stem = "" if options.name else sources.stem_of(options.request)
+    name = options.name or re.sub(r"[^A-Za-z0-9._+-]+", "-", stem).strip("-.") or "model"
     for key, value in (("--name", name), ("--version", options.version)):
         if not _PLAIN_NAME.fullmatch(value):
             raise ConfigError("needs plain characters", key=key, got=repr(value),
@@ -169,7 +176,7 @@ def _name(options: BuildOptions) -> str:
 
 def missing_toolchains(options: BuildOptions) -> list[str]:
     """Names of converters that this build is known to need, before anything is read, and that are not installed."""
-    reader = sources.reader_of(options.request)
+    reader = sources.reader_of(sources.resolved(options.request))
     wanted = [sources.toolchain_of(options.request), *routes.toolchains(reader, _runtimes(_targets(options)))]
     return [name for name in dict.fromkeys(wanted) if name and not toolchains.status(name).installed]
 

@@ -138,6 +138,7 @@ class Project(Struct, frozen=True, kw_only=True):
         effort: how much the search for the best int8 may try: ``quick``, ``normal`` or ``thorough``.
         precisions: made and judged too: ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
+        log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
     """
 
     model: Model
@@ -149,6 +150,7 @@ class Project(Struct, frozen=True, kw_only=True):
     effort: str = "normal"
     precisions: tuple[str, ...] = ()
     measure: str = ""
+    log_mlflow: bool = False
     preprocessing: Preprocessing = Preprocessing()
     input_schema: InputSchema = InputSchema()
     metric: Metric = Metric()
@@ -207,6 +209,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         version=model.version,
         output=folder / project.output,
         measure=project.measure,
+        log_mlflow=project.log_mlflow,
         input_shapes=tuple(InputShape.parse(text) for text in model.input_shapes),
         weights=_path(model.weights, folder),
         allow_pickle=model.allow_pickle,

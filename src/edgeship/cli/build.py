@@ -82,6 +82,7 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--precision", "precisions", multiple=True,
               type=click.Choice(["fp16", "dynamic", "int4", "int16x8", "int8io"]),
               help="Make and judge this one too; repeat for several.")  # fmt: skip
+@click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option

@@ -19,9 +19,10 @@ BY_SUFFIX: Final[dict[str, str]] = {
     **dict.fromkeys((".joblib", ".pkl", ".pickle", ".skops", ".json", ".ubj", ".txt"), "classical"),
 }  # fmt: skip
 #: File in a folder → the module that reads the folder.
-BY_MARKER: Final[dict[str, str]] = {"saved_model.pb": "tensorflow"}
-#: What stands before the first colon of an address → the module that resolves it; ``""`` for everything else with one.
-BY_SCHEME: Final[dict[str, str]] = {"": "torch"}
+BY_MARKER: Final[dict[str, str]] = {"MLmodel": "mlflow", "saved_model.pb": "tensorflow"}
+#: How an address begins → the module that resolves it; every other text with a colon is a factory.
+BY_SCHEME: Final[dict[str, str]] = {"models:/": "mlflow", "runs:/": "mlflow"}
+_FACTORIES: Final = "torch"
 #: Reader → the toolchain that it needs to look into a source.
 TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
 
@@ -46,11 +47,31 @@ def toolchain_of(request: SourceRequest) -> str:
     Raises:
         InputError, ConfigError: the source cannot be used, as far as can be told without the toolchain.
     """
+    request = resolved(request)
     name = reader_of(request)
     reader = importlib.import_module(f"{__name__}.{name}")
     if hasattr(reader, "check"):
         reader.check(request)
     return TOOLCHAINS.get(name, "")
+
+
+def resolved(request: SourceRequest) -> SourceRequest:
+    """The request for the model itself, where a tracker's address or a folder of its was named.
+
+    Raises:
+        InputError, ConfigError, TransferError: there is none.
+    """
+    reader = importlib.import_module(f"{__name__}.{reader_of(request)}")
+    found: SourceRequest = reader.resolved(request) if hasattr(reader, "resolved") else request
+    return found
+
+
+def stem_of(request: SourceRequest) -> str:
+    """What a model is called where nobody gives it a name."""
+    if request.path.exists() or not request.text.startswith(tuple(BY_SCHEME)):
+        return request.path.stem
+    named: str = importlib.import_module(f"{__name__}.{reader_of(request)}").name_of(request.text)
+    return named or request.path.stem
 
 
 def reader_of(request: SourceRequest) -> str:
@@ -61,9 +82,7 @@ def reader_of(request: SourceRequest) -> str:
     """
     path = request.path
     if not path.exists() and ":" in request.text:
-        scheme = request.text.split(":", 1)[0]
-        if found := BY_SCHEME.get(scheme, BY_SCHEME.get("", "")):
-            return found
+        return next((name for start, name in BY_SCHEME.items() if request.text.startswith(start)), _FACTORIES)
     if path.is_dir():
         for marker, name in BY_MARKER.items():
             if (path / marker).is_file():

@@ -28,6 +28,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         options: what that toolchain must be told besides the file.
         notes: what a reader found worth saying.
         facts: lineage that the source's own tracker tells, such as a run id.
+        address: of the tracker that it was fetched from; empty for a file of the user's.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    address: str = ""
 
     def copy_to(self, folder: Path) -> Path:
         """A private copy for one tool, since converters rewrite their input files (onnx2tf's simplification does)."""
