@@ -29,9 +29,9 @@ from edgeship.build.progress import Silence
 from edgeship.statistics import wilson
 
 SEED: Final = 20_270_203
-GRAPHS: Final = 50
+GRAPHS: Final = 100
 #: Of these, one in so many hangs instead of going wrong, until its process is ended.
-HANG_EVERY: Final = 17
+HANG_EVERY: Final = 25
 GOAL: Final = 0.95
 TIMEOUT_S: Final = 4.0
 #: Relative RMS at an output from which a fault counts as one: twice what the search lets pass.

@@ -95,8 +95,9 @@ def main() -> None:
 def _end(_number: int, _frame: FrameType | None) -> None:
     """End the running probe with all that it started, then this process."""
     if running := _RUNNING["identity"]:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # it may not lead a group yet
+            with contextlib.suppress(ProcessLookupError):
+                kill(running, signal.SIGKILL)
     os._exit(0)
 
 
@@ -104,17 +105,20 @@ def _in_a_child(task: Any, timeout_s: float) -> Any:
     from edgeship.build.bisect import child
 
     note = Path(task.outputs).with_suffix(".json")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until it is known whom to end
     identity = os.fork()
     if identity == 0:
         code = 1
         try:
             os.setsid()  # so that what it starts ends with it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             note.write_bytes(msgspec.json.encode(child.do(task)))
             code = 0
         finally:
             os._exit(code)
     _RUNNING["identity"] = identity
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     status, late = _wait(identity, timeout_s)
     _RUNNING["identity"] = 0
     if os.WIFSIGNALED(status):
