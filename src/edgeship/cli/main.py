@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         console.note("interrupted: nothing that was finished is lost")
+        # an interrupt that crossed code made from text would have Python end by the signal, not with 130: the flag is
+        # cleared where such code begins. Source: CPython 3.11, pythonrun.c, unhandled_keyboard_interrupt
+        exec("")  # noqa: S102
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
