@@ -10,13 +10,12 @@ import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edgeship.build import gate, metrics, oracle, routes, sources, toolchains, verify
+from edgeship.build import gate, metrics, oracle, sources, verify
 from edgeship.build.backends import Artifact, open_backend
 from edgeship.build.backends.base import Job
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
 from edgeship.build.progress import Silence
-from edgeship.build.schemes import U8S8
 from edgeship.build.verify import Truth
 from edgeship_agent.contract.errors import ConversionError
 from tests import models
@@ -129,27 +128,3 @@ def test_a_file_that_kills_its_runtime_is_survived(tmp_path: Path) -> None:
     artifact = Artifact(runtime="litert", precision="fp32", model=hard, inputs=(), outputs=())
     with pytest.raises(ConversionError):
         verify.open_artifact(artifact)
-
-
-def test_int8_matrix_products_are_right_in_openvino_on_one_thread(tmp_path: Path) -> None:
-    """With its fused subgraphs, OpenVINO answers something else at each load, half of it noise."""
-    model = TEST_DATA / "mlperf_tiny" / "ad_toycar" / "ad01.h5"
-    clip = TEST_DATA / "mlperf_tiny" / "ad_toycar" / "normal_id_01_00000000_hist_librosa.bin"
-    if not (model.is_file() and clip.is_file()):
-        pytest.skip("the shared test data are not here: the autoencoder in OpenVINO was not tried")
-    toolchains.install("tensorflow")
-    frames = np.fromfile(clip, np.float32).reshape(200, 128)
-    source = sources.load(model)
-    name, output = source.inputs[0].name, source.outputs[0].name
-    samples = [{name: frames[index : index + 5].reshape(1, -1)} for index in range(58)]
-    expected = models.answers(source, samples, tmp_path / "source")
-    forms = routes.Forms(source, tmp_path / "forms", lambda _: None)
-    job = Job(source=source, samples=samples, checks=samples[:4], expected=expected[:4], folder=tmp_path / "work")
-    backend = open_backend("openvino")
-    int8 = backend.quantize(job, backend.convert(job, forms.file(("tf2onnx",))), U8S8)
-    wanted = np.concatenate([sample[output] for sample in expected])
-    for _ in range(3):
-        bound = verify.open_artifact(int8)
-        answers = verify.run_all(bound.run, samples, "int8", Silence())
-        bound.close()
-        assert (metrics.relative_rms(answers[output], wanted) or 0.0) < 0.05

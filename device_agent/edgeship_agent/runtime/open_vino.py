@@ -92,9 +92,6 @@ def _settings(options: EngineOptions) -> dict[str, object]:
         "PERFORMANCE_HINT": "LATENCY",
         # several workers on one device would all be pinned to the same first cores
         "ENABLE_CPU_PINNING": False,
-        # one thread, int8 chains of matrix products: relative RMS .28–.59, another answer at each load, with fused
-        # subgraphs; .007 without them. Source: measured with OpenVINO 2026.4.1 on the ToyCar autoencoder
-        "SNIPPETS_MODE": "DISABLE",
     }
 
 
