@@ -128,3 +128,12 @@ def test_a_file_that_kills_its_runtime_is_survived(tmp_path: Path) -> None:
     artifact = Artifact(runtime="litert", precision="fp32", model=hard, inputs=(), outputs=())
     with pytest.raises(ConversionError):
         verify.open_artifact(artifact)
+
+
+def test_a_file_that_answers_something_else_at_each_load_is_refused(tmp_path: Path) -> None:
+    source, samples, truth = _source(tmp_path)
+    artifact = _as_artifact(source, source.path, tmp_path / "work", samples)
+    verify.check_loads_agree(artifact, samples, truth.outputs)
+    lucky = {name: array + np.float32(0.1) for name, array in truth.outputs.items()}
+    with pytest.raises(ConversionError, match="each time that it loads"):
+        verify.check_loads_agree(artifact, samples, lucky)

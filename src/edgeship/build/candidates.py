@@ -313,6 +313,7 @@ class Workshop:
             label = f"verify {artifact.runtime} {artifact.precision}"
             try:
                 outputs = verify.run_all(bound.run, self._inputs.evaluation_inputs, label, self._progress)
+                verify.check_loads_agree(artifact, self._inputs.evaluation_inputs, outputs)
                 disagreements = self._disagreements(bound, artifact)
             except EngineError as error:
                 raise ConversionError(error.sentence(), target=artifact.runtime) from error
