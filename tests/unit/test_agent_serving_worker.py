@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -274,13 +275,22 @@ def test_a_late_answer_is_given_and_counted(start, slot):
     assert abs(counters.deadline_misses - results.count(True)) <= 2  # latency_us is rounded
 
 
+def stop(pid):
+    """Stop a process, and return only when it has stopped: what is sent after that waits for it."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, "the process does not stop"
+        time.sleep(0.001)
+
+
 def test_more_waiting_than_allowed_is_shed(start, slot):
     worker = start(slot, max_waiting=2)
     worker.wait_for(Ready)
     connections = [connect(worker.socket_path) for _ in range(8)]
     with Client(worker.socket_path) as client:
         client.status()  # all connections before it are accepted
-    os.kill(worker.process.pid, signal.SIGSTOP)
+    stop(worker.process.pid)
     for number, connection in enumerate(connections):
         connection.sendall(raw_frame(request_of(images(1)[0], number)))
     os.kill(worker.process.pid, signal.SIGCONT)

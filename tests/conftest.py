@@ -1,0 +1,10 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell starts what runs in its background with interrupts ignored, and every child of it inherits that: the tests
+# that interrupt a child would wait in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
