@@ -275,7 +275,7 @@ def test_a_late_answer_is_given_and_counted(start, slot):
     assert abs(counters.deadline_misses - results.count(True)) <= 2  # latency_us is rounded
 
 
-def stop(pid):
+def freeze(pid):
     """Stop a process, and return only when it has stopped: what is sent after that waits for it."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + 10
@@ -290,7 +290,7 @@ def test_more_waiting_than_allowed_is_shed(start, slot):
     connections = [connect(worker.socket_path) for _ in range(8)]
     with Client(worker.socket_path) as client:
         client.status()  # all connections before it are accepted
-    stop(worker.process.pid)
+    freeze(worker.process.pid)
     for number, connection in enumerate(connections):
         connection.sendall(raw_frame(request_of(images(1)[0], number)))
     os.kill(worker.process.pid, signal.SIGCONT)
