@@ -1,4 +1,4 @@
-"""``edgeship-agent run | status | infer | doctor``. Results go to stdout, everything else to stderr."""
+"""``edgeship-agent enroll | run | status | infer | doctor``. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -51,11 +51,62 @@ def build_parser() -> argparse.ArgumentParser:
     infer.add_argument("--timeout-s", type=float, default=5.0, help="per prediction (default: 5)")
     doctor = commands.add_parser("doctor", help="what is wrong with this device, and the command that mends it")
     doctor.set_defaults(command=_doctor)
+    enroll = commands.add_parser("enroll", help="become a device of a fleet, with a token of its operator")
+    enroll.set_defaults(command=_enroll)
+    enroll.add_argument("url", metavar="URL", help="of the fleet's enrolment service: https://HOST:8444")
+    enroll.add_argument("--token", required=True, help="from: edgeship devices enroll; @FILE reads it from a file")
+    enroll.add_argument("--target", required=True, help="id of the hardware target, such as raspberry-pi-5")
+    enroll.add_argument("--device-id", default="", help="name in the fleet (default: the host's; auto: of machine-id)")
+    enroll.add_argument(
+        "--state-dir", type=Path, default=Path("/var/lib/edgeship"), help="(default: /var/lib/edgeship)"
+    )
+    enroll.add_argument("--wait-s", type=float, default=600.0, help="for an operator's approval (default: 600)")
+    enroll.add_argument("--config", type=Path, default=Path("agent.toml"), help="to write (default: agent.toml)")
+    enroll.add_argument("--json", action="store_true", help="one JSON document on stdout")
     for command in (run, status, infer, doctor):
         command.add_argument("--config", required=True, type=Path, help="agent.toml")
     for command in (status, infer, doctor):
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    import time
+
+    from edgeship_agent.contract.enrolment import Token
+    from edgeship_agent.identity.enrol import Wish, enrol, enrolled_already, own_device_id
+    from edgeship_agent.update.trust import EARLIEST_S
+
+    device_id = own_device_id(options.device_id)
+    wish = Wish(url=options.url, token=Token.parse(_token_text(options.token)), device_id=device_id,
+                target=options.target, state_dir=options.state_dir.absolute(), config=options.config.absolute(),
+                wait_s=options.wait_s)  # fmt: skip
+    done = enrolled_already(wish) or enrol(wish, time.time(), EARLIEST_S, _say)
+    if options.json:
+        _write_json({"schema_version": 1, "state": done.state, "device_id": done.device_id, "key": done.key,
+                     "tags": done.tags, "config": str(wish.config)})  # fmt: skip
+    elif done.state == "enrolled":
+        _line("ok", "enrolled", f"{done.device_id} (key {done.key[:16]}), configuration in {wish.config}")
+        sys.stdout.write(f"next: edgeship-agent run --config {wish.config}\n")
+    else:
+        _line("warn", "pending", f"{done.device_id} (key {done.key[:16]}) waits for an operator's approval")
+        sys.stdout.write(
+            f"next: edgeship devices approve {done.device_id}   (on the server), then this command again\n"
+        )
+    return 0 if done.state == "enrolled" else 1
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"… {text}\n")
+
+
+def _token_text(given: str) -> str:
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=given[1:], key="--token") from error
 
 
 def _run(options: argparse.Namespace) -> int:

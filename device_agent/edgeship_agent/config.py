@@ -27,6 +27,7 @@ from msgspec import Struct, field
 
 from edgeship_agent.contract.errors import ConfigError, ContractError
 from edgeship_agent.contract.topics import check_device_id
+from edgeship_agent.identity.credentials import Credentials
 from edgeship_agent.link.address import parse_address
 
 if sys.version_info >= (3, 11):  # noqa: UP036 (the agent keeps to 3.10)
@@ -109,6 +110,18 @@ class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reconnect_max_s: float = 60.0
 
 
+class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Membership of a fleet, as ``edgeship-agent enroll`` wrote it.
+
+    Attributes:
+        enrol_url: where the certificate is renewed: ``https://HOST:PORT``.
+        folder: of key and certificate; empty for ``identity`` in the state directory.
+    """
+
+    enrol_url: str = ""
+    folder: str = ""
+
+
 class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``agent.toml``; relative paths are taken from the folder of the file.
 
@@ -117,12 +130,14 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         device_id: the device's name in the fleet: 1–64 letters, digits, ``.``, ``_`` or ``-``; no other device has it.
         target: which variants of a bundle this device takes: the ``id`` of a target.
         state_dir: everything that the agent remembers; put it where an update of the system leaves it alone.
-        server_url: where bundles come from: ``http://HOST:PORT``.
+        server_url: where bundles come from: ``https://HOST:PORT``, or ``http://`` on the server's own machine.
         root: root metadata of the update repository: a copy of ``DATA/trust/root.json`` of the server.
         goal_key: the key that signs goal states: a copy of ``DATA/trust/goal.pub`` of the server.
-        broker_url: where goals come from and telemetry goes: ``mqtt://HOST:PORT``.
+        broker_url: where goals come from and telemetry goes: ``mqtts://HOST:PORT``, ``wss://HOST:PORT/PATH`` (MQTT over
+            WebSockets), or ``mqtt://`` on the server's own machine.
         launcher: words put before the command line of every child process, such as an emulator.
         tags: name → value; what rollouts filter by. An operator's tags on the server win.
+        identity: what this device shows to its fleet, for addresses that ask for TLS.
         accepts: model → hash of the output contract that the application takes, or a list of them; a model that is
             not named may have any.
     """
@@ -141,7 +156,15 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     serving: ServingConfig = field(default_factory=ServingConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
+    identity: IdentityConfig | None = None
     accepts: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """Files of this device's identity; None where it has none."""
+        if self.identity is None:
+            return None
+        return Credentials.inside(self.state_dir / (self.identity.folder or "identity"))
 
     def accepted(self) -> dict[str, tuple[str, ...]]:
         """Model → hashes of the output contracts that its application takes."""

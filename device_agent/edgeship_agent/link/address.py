@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import random
+from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError
 
+#: Scheme → its usual port: MQTT, MQTT over TLS, MQTT over WebSockets over TLS.
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "wss": 443}
+
 
 class Address(Struct, frozen=True, kw_only=True):
-    """Where a broker listens."""
+    """Where a broker listens.
+
+    Attributes:
+        tls: whether it speaks TLS.
+        path: of MQTT over WebSockets; empty for MQTT over TCP.
+    """
 
     host: str
     port: int
+    tls: bool = False
+    path: str = ""
 
 
 class Backoff(Struct, frozen=True, kw_only=True):
@@ -34,19 +45,22 @@ class Backoff(Struct, frozen=True, kw_only=True):
 
 
 def parse_address(url: str) -> Address:
-    """The address in ``mqtt://host[:port]``.
+    """The address in ``mqtt://host[:port]``, ``mqtts://host[:port]`` or ``wss://host[:port][/path]``.
 
     Raises:
         ConfigError: another scheme, or no host.
 
-    >>> parse_address("mqtt://127.0.0.1").port
-    1883
+    >>> parse_address("mqtt://127.0.0.1").port, parse_address("mqtts://fleet.example.org").port
+    (1883, 8883)
+    >>> parse_address("wss://fleet.example.org").path
+    '/mqtt'
     """
     parts = urlsplit(url)
     try:
-        port = parts.port or 1883
+        port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         port = 0
-    if parts.scheme != "mqtt" or not parts.hostname or not port:
-        raise ConfigError("not a broker address", key="broker_url", expected="mqtt://HOST:PORT", got=url)
-    return Address(host=parts.hostname, port=port)
+    if parts.scheme not in _PORTS or not parts.hostname or not port:
+        raise ConfigError("not a broker address", key="broker_url", expected="mqtts://HOST:PORT", got=url)
+    path = (parts.path.rstrip("/") or "/mqtt") if parts.scheme == "wss" else ""
+    return Address(host=parts.hostname, port=port, tls=parts.scheme != "mqtt", path=path)

@@ -7,6 +7,7 @@ a report that is lost comes again with the next birth. So nothing is kept here.
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.errors import ConfigError, ContractError
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Death
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
@@ -36,6 +37,8 @@ class PahoLink:
         next_session: gives a session number that was never used before.
         backoff: pauses between attempts.
         rng: jitter.
+        tls: makes the context of the next connection, where the address asks for TLS; it is asked each time, so that a
+            renewed certificate is used.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class PahoLink:
         next_session: Callable[[], int],
         backoff: Backoff | None = None,
         rng: random.Random | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._address = address
         self._device_id = device_id
         self._next_session = next_session
         self._backoff = backoff or Backoff()
         self._rng = rng or random.SystemRandom()
+        self._tls = tls
         self._closed = threading.Event()
         self._down = threading.Event()
         self._client: mqtt.Client | None = None
@@ -99,7 +104,11 @@ class PahoLink:
 
     def _one_connection(self, version: MQTTProtocolVersion, session: int) -> bool:
         """Connect and stay until the connection ends; whether it was ever up."""
-        client = self._make_client(version, session)
+        try:
+            client = self._make_client(version, session)
+        except ConfigError as error:
+            self._on_event(Disconnected(reason=error.sentence()))
+            return False
         self._client = client
         self._down.clear()
         was_up = threading.Event()
@@ -142,7 +151,12 @@ class PahoLink:
             clean_session=None if is_v5 else True,
             protocol=version,
             reconnect_on_failure=False,
+            transport="websockets" if self._address.path else "tcp",
         )
+        if self._address.path:
+            client.ws_set_options(path=self._address.path)
+        if self._address.tls:
+            client.tls_set_context(self._tls())
         client.connect_timeout = _CONNECT_TIMEOUT_S
         death = Death(protocol_version=PROTOCOL_VERSION, device_id=self._device_id, session=session)
         will = Topic(device_id=self._device_id, kind=Kind.DEATH)

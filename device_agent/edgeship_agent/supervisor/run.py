@@ -22,6 +22,7 @@ from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopReques
 from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.log import Log
+from edgeship_agent.supervisor.membership import keep_renewing, tls_of
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
@@ -60,6 +61,7 @@ def run_agent(config: AgentConfig) -> int:
         signal.signal(number, lambda *_, code=exit_code: inbox.put(StopRequest(code)))
     is_idle = threading.Event()
     threading.Thread(target=_keep_updating, args=(updater, log, is_idle), name="updater", daemon=True).start()
+    threading.Thread(target=keep_renewing, args=(config, log), name="renewal", daemon=True).start()
     log("started", device=config.device_id, pid=os.getpid(), state_dir=config.state_dir)
     try:
         return agent.run()
@@ -141,8 +143,8 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
     store = BlobStore(places.store)
     acquirer = Acquirer(
         store,
-        Downloader(config.server_url, store, time.monotonic),
-        TrustedSource(config.root, places.trust, config.server_url, ground.launcher),
+        Downloader(config.server_url, store, time.monotonic, tls=tls_of(config, ground.state)),
+        TrustedSource(config.root, places.trust, config.server_url, ground.launcher, config.credentials),
         lambda: gather_facts(config),
     )
     pace = Pace(attempts=config.update.attempts, retry_s=config.update.retry_s, retry_max_s=config.update.retry_max_s)
@@ -163,7 +165,8 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
 def _make_link(config: AgentConfig, state: StateFile) -> PahoLink:
     backoff = Backoff(start_s=config.link.reconnect_start_s, max_s=config.link.reconnect_max_s)
     address = parse_address(config.broker_url)
-    return PahoLink(address, config.device_id, state.next_session, backoff, random.SystemRandom())
+    rng = random.SystemRandom()
+    return PahoLink(address, config.device_id, state.next_session, backoff, rng, tls_of(config, state))
 
 
 def _keep_updating(updater: Updater, log: Log, is_idle: threading.Event) -> None:

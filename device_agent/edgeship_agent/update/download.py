@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
+import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
@@ -101,13 +102,22 @@ class Downloader:
         store: where they go.
         clock: seconds that never go back.
         limits: timeouts and the slowest speed.
+        tls: makes the context of a connection, where the URL asks for TLS.
     """
 
-    def __init__(self, base_url: str, store: BlobStore, clock: MonotonicClock, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        store: BlobStore,
+        clock: MonotonicClock,
+        limits: Limits | None = None,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._store = store
         self._clock = clock
         self._limits = limits or Limits()
+        self._tls = tls
 
     def fetch(self, blob: Blob, should_stop: Callable[[], bool] = lambda: False) -> Path:
         """The verified blob; downloads what is missing of it.
@@ -137,7 +147,7 @@ class Downloader:
         if have_bytes == blob.size_bytes and have_bytes > 0:
             return
         url = f"{self._base_url}/blobs/sha256/{hex_of(blob.digest)}"
-        connection = _connect(url, self._limits.timeout_s)
+        connection = self._connect(url)
         try:
             headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
             connection.request("GET", urlsplit(url).path, headers=headers)
@@ -150,6 +160,14 @@ class Downloader:
             ) from error
         finally:
             connection.close()
+
+    def _connect(self, url: str) -> http.client.HTTPConnection:
+        parts, timeout_s = urlsplit(url), self._limits.timeout_s
+        if parts.scheme == "http" and parts.hostname:
+            return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        if parts.scheme == "https" and parts.hostname:
+            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=self._tls())
+        raise ConfigError("not a server address", key="server_url", expected="https://HOST:PORT", got=url)
 
     def _receive(
         self,
@@ -181,15 +199,6 @@ class Downloader:
                     mark_s, mark_bytes = self._clock(), received
             file.flush()
             os.fsync(file.fileno())
-
-
-def _connect(url: str, timeout_s: float) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
-    if parts.scheme == "http" and parts.hostname:
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-    if parts.scheme == "https" and parts.hostname:
-        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s)
-    raise ConfigError("not a server address", key="server_url", expected="http://HOST:PORT", got=url)
 
 
 def _start_of(response: http.client.HTTPResponse, have_bytes: int, url: str) -> int:

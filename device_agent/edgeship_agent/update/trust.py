@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import msgspec
@@ -30,8 +31,12 @@ from edgeship_agent.contract.errors import (
 from edgeship_agent.contract.goal import GOAL_PAYLOAD_TYPE, GoalState, SignedGoal
 from edgeship_agent.contract.oci import hex_of, signed_bytes
 from edgeship_agent.contract.wire import decode_goal
+from edgeship_agent.identity.credentials import Credentials, client_context
 from edgeship_agent.update.disk import sync_directory
 from edgeship_agent.update.launcher import Launcher
+
+if TYPE_CHECKING:
+    from tuf.ngclient.fetcher import FetcherInterface
 
 #: 2026-11-01T00:00:00Z: this version of the agent did not exist before, so no right clock shows less.
 EARLIEST_S: Final = 1793491200.0
@@ -91,6 +96,8 @@ class TrustRequest(Struct, frozen=True, kw_only=True):
         size_bytes: length that the goal state declares.
         output: where the verified target goes.
         floor_s: no clock below this is believed (seconds since 1970).
+        identity: key and certificate of this device, where the server asks for them; empty for none.
+        authority: certificate of the fleet's authority.
     """
 
     root: str
@@ -100,6 +107,8 @@ class TrustRequest(Struct, frozen=True, kw_only=True):
     size_bytes: int
     output: str
     floor_s: float
+    identity: str = ""
+    authority: str = ""
 
 
 class TrustAnswer(Struct, frozen=True, kw_only=True):
@@ -118,13 +127,17 @@ class TrustedSource:
         directory: the ``tuf`` folder of the state directory.
         server_url: ``http://host:port``.
         launcher: starts the child.
+        credentials: of this device, where the server asks for them.
     """
 
-    def __init__(self, root: Path, directory: Path, server_url: str, launcher: Launcher) -> None:
+    def __init__(
+        self, root: Path, directory: Path, server_url: str, launcher: Launcher, credentials: Credentials | None = None
+    ) -> None:
         self._root = root
         self._directory = directory
         self._server_url = server_url.rstrip("/") + "/"
         self._launcher = launcher
+        self._credentials = credentials
         directory.mkdir(parents=True, exist_ok=True)
 
     def fetch_index(self, digest: str, size_bytes: int, output: Path, floor_s: float) -> None:
@@ -142,6 +155,8 @@ class TrustedSource:
             size_bytes=size_bytes,
             output=str(output),
             floor_s=floor_s,
+            identity=str(self._credentials.identity) if self._credentials else "",
+            authority=str(self._credentials.authority) if self._credentials else "",
         )
         done = self._launcher.run(
             "edgeship_agent.update.trust", (), stdin=msgspec.json.encode(request), timeout_s=_TIMEOUT_S
@@ -194,7 +209,6 @@ def fetch_verified(request: TrustRequest, now_s: float) -> TrustAnswer:
 def _fetch(request: TrustRequest, at_s: float) -> str:
     """Bring the verified target to its place, or say why it is refused."""
     from tuf.ngclient.updater import Updater
-    from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
     output = Path(request.output)
     updater = Updater(
@@ -202,7 +216,7 @@ def _fetch(request: TrustRequest, at_s: float) -> str:
         metadata_base_url=urljoin(request.server_url, "tuf/metadata/"),
         target_dir=str(output.parent),
         target_base_url=urljoin(request.server_url, "tuf/targets/"),
-        fetcher=Urllib3Fetcher(socket_timeout=_READ_TIMEOUT_S),
+        fetcher=_fetcher(request),
         bootstrap=Path(request.root).read_bytes(),
     )
     # ADR 0003: the client workflow reads the clock once, in its constructor, and offers no argument for it
@@ -225,6 +239,18 @@ def _fetch(request: TrustRequest, at_s: float) -> str:
     return ""
 
 
+def _fetcher(request: TrustRequest) -> FetcherInterface:
+    if request.identity:
+        from edgeship_agent.update.member_fetcher import MemberFetcher
+
+        credentials = Credentials(identity=Path(request.identity), authority=Path(request.authority))
+        context = client_context(credentials, time.time(), max(request.floor_s, EARLIEST_S))
+        return MemberFetcher(context, _READ_TIMEOUT_S)
+    from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
+
+    return Urllib3Fetcher(socket_timeout=_READ_TIMEOUT_S)
+
+
 def _sentence(error: BaseException) -> str:
     cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
     return f"{type(error).__name__}: {error}{cause}"[:400]
@@ -232,8 +258,6 @@ def _sentence(error: BaseException) -> str:
 
 def main() -> int:
     """The child: one request in, one answer out."""
-    import time
-
     try:
         request = msgspec.json.decode(sys.stdin.buffer.read(), type=TrustRequest)
         answer = fetch_verified(request, time.time())

@@ -1,9 +1,9 @@
-"""``edgeship devices``: list, show and tag devices."""
+"""``edgeship devices``: let devices in, list, show and tag them, put them out."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -11,10 +11,14 @@ from edgeship.cli import console
 from edgeship.cli.server_option import server_option
 from edgeship_agent.contract.errors import ConfigError
 
+#: How long an invitation is good for, unless asked otherwise.
+_ONE_DEVICE_S: Final = 3600.0
+_BATCH_S: Final = 30 * 86400.0
+
 
 @click.group()
 def devices() -> None:
-    """List, show and tag devices."""
+    """Let devices in, list, show and tag them, put them out."""
 
 
 @devices.command(name="list")
@@ -100,6 +104,107 @@ def tag(device_id: str, tags: tuple[str, ...], remove: tuple[str, ...], server: 
     shown = ", ".join(f"{name}={value}" for name, value in sorted(device["tags"].items())) or "no tags"
     console.result(f"{device_id}: {shown}")
     console.next_steps(*(f"edgeship devices list --tag {name}={value}" for name, value in list(wanted.items())[:1]))
+
+
+@devices.command()
+@click.option(
+    "--group", default="", metavar="NAME", help="The devices' group: the tag group=NAME, which they cannot change."
+)
+@click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Another tag of theirs; repeatable.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="How many devices may come by it.")
+@click.option(
+    "--expires",
+    "days",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DAYS",
+    help="For how long.  [default: an hour for one device, 30 days for more]",
+)
+@click.option("--approve", is_flag=True, help="Each waits until you approve it: for keys in golden images.")
+@server_option
+@console.json_option
+def enroll(
+    group: str, tags: tuple[str, ...], count: int, days: float | None, approve: bool, server: str, as_json: bool
+) -> None:  # fmt: skip
+    """Invite a device, or --count of them: prints the one line to run there."""
+    wanted = dict(_parse_tag(text) for text in tags) | ({"group": group} if group else {})
+    default_s = _ONE_DEVICE_S if count == 1 else _BATCH_S
+    body = {"tags": wanted, "count": count, "valid_s": days * 86400.0 if days else default_s, "needs_approval": approve}
+    from edgeship.cli.api_client import ApiClient
+
+    with ApiClient(server) as client:
+        made = client.post("invitations", body)
+    if as_json:
+        console.result_json(made)
+        return
+    devices_word = "one device" if count == 1 else f"{count} devices"
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(made["expires_at_s"]))
+    console.step("invited", f"{made['id']}: {devices_word}, until {until}; the token is shown this once")
+    console.result(f"edgeship-agent enroll {made['enrol_url']} --token {made['token']} --target TARGET")
+    console.next_steps("edgeship devices identities")
+
+
+@devices.command(name="identities")
+@server_option
+@console.json_option
+def list_identities(server: str, as_json: bool) -> None:
+    """List who is in the fleet, and who waits to be let in."""
+    from edgeship.cli.api_client import ApiClient
+
+    with ApiClient(server) as client:
+        document = client.get("identities")
+    if as_json:
+        console.result_json(document)
+        return
+    found = document["identities"]
+    if not found:
+        console.note("nobody yet: invite a device")
+        console.next_steps("edgeship devices enroll")
+        return
+    console.table(("device", "state", "key", "target", "group", "until"), [_identity_row(each) for each in found])
+    waiting = [each["device_id"] for each in found if each["state"] == "pending"]
+    console.next_steps(f"edgeship devices approve {waiting[0]}" if waiting else "edgeship devices list")
+
+
+@devices.command()
+@click.argument("device_id")
+@server_option
+@console.json_option
+def approve(device_id: str, server: str, as_json: bool) -> None:
+    """Let in a device that waits; compare its key with what the device shows."""
+    from edgeship.cli.api_client import ApiClient
+
+    with ApiClient(server) as client:
+        identity = client.post(f"devices/{device_id}/approve", {})
+    if as_json:
+        console.result_json(identity)
+        return
+    console.result(f"{device_id} is in the fleet (key {identity['key_sha256'][:16]})")
+    console.next_steps("edgeship devices list")
+
+
+@devices.command()
+@click.argument("device_id")
+@server_option
+@console.json_option
+def revoke(device_id: str, server: str, as_json: bool) -> None:
+    """Put a device out: its certificates count no more and its connection ends."""
+    from edgeship.cli.api_client import ApiClient
+
+    with ApiClient(server) as client:
+        done = client.post(f"devices/{device_id}/revoke", {})
+    if as_json:
+        console.result_json(done)
+        return
+    console.result(f"{device_id} was put out of the fleet")
+    console.next_steps("edgeship devices enroll")
+
+
+def _identity_row(identity: dict[str, Any]) -> tuple[str, ...]:
+    until_s = identity["expires_at_s"]
+    group = ", ".join(f"{name}={value}" for name, value in sorted(identity["tags"].items())) or "-"
+    until = time.strftime("%Y-%m-%d", time.localtime(until_s)) if until_s else "-"
+    state = "✔ in" if identity["state"] == "active" else "! waits"
+    return (identity["device_id"], state, identity["key_sha256"][:16], identity["target"] or "-", group, until)
 
 
 def _parse_tag(text: str) -> tuple[str, str]:

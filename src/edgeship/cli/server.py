@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from edgeship.cli import console
+from edgeship_agent.contract.errors import ConfigError
 
 
 @click.group()
@@ -20,17 +21,25 @@ def server() -> None:
 @server.command()
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), required=True, help="The server's folder.")
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Loopback only, until TLS and a set-up token exist."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Of dashboard and API: loopback only, for they have no login.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--broker", "broker_url", default="", help="An external MQTT 5 broker: mqtt://HOST[:PORT].")
 @click.option(
     "--broker-port",
     type=click.IntRange(0, 65535),
-    default=1883,
-    show_default=True,
-    help="Of the embedded broker; 0 takes a free one.",
+    default=None,
+    help="Of the embedded broker (1883; 0 takes a free one), or of the one for other machines (8883).",
 )
+@click.option("--devices-host", default="", metavar="ADDRESS", help="Let in devices of other machines, over TLS, here.")
+@click.option(
+    "--devices-name", multiple=True, metavar="NAME", help="Host name or address that devices call; repeatable."
+)
+@click.option("--devices-port", type=click.IntRange(1, 65535), default=8443, show_default=True, help="Of updates.")
+@click.option("--enrol-port", type=click.IntRange(1, 65535), default=8444, show_default=True, help="Of enrolment.")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="TOML with more knobs.")
 @click.option("--accept-baseline", is_flag=True, help="Drift from the bundle's baseline opens incidents too.")
 def run(
@@ -38,14 +47,22 @@ def run(
     host: str,
     port: int,
     broker_url: str,
-    broker_port: int,
+    broker_port: int | None,
+    devices_host: str,
+    devices_name: tuple[str, ...],
+    devices_port: int,
+    enrol_port: int,
     config_file: Path | None,
     accept_baseline: bool,
 ) -> None:
     """Run the server until Ctrl-C: registry, rollouts, drift, API, dashboard and an embedded MQTT broker."""
-    from edgeship.server.config import ConfigFile, ServerConfig, check_host, read_config_file
+    from edgeship.server.config import ConfigFile, ServerConfig, check_host, devices_config, read_config_file
 
     check_host(host)
+    ports = (devices_port, enrol_port, 8883 if broker_port is None else broker_port)
+    devices = devices_config(devices_host, devices_name, ports)
+    if devices is not None and broker_url:
+        raise ConfigError("cannot be used with --devices-host, which brings a broker along", key="--broker")
     knobs = read_config_file(config_file) if config_file else ConfigFile()
     from edgeship.server.process import ServerInfo, run_server
 
@@ -54,7 +71,8 @@ def run(
         host=host,
         port=port,
         broker_url=broker_url,
-        broker_port=broker_port,
+        broker_port=1883 if broker_port is None else broker_port,
+        devices=devices,
         tick_s=knobs.tick_s,
         silence_s=knobs.silence_s,
         accept_baseline=knobs.accept_baseline or accept_baseline,
@@ -75,6 +93,10 @@ def run(
         announced.append(info)
         console.step("ready", f"dashboard {info.url}   ·   broker {info.broker_url}")
         console.step("open", "no password: only programs on this machine can reach it", "note")
+        if info.enrol_url:
+            console.step("devices", f"enrol at {info.enrol_url}, each with a token of yours")
+            console.next_steps(f"EDGESHIP_SERVER={info.url} edgeship devices enroll")
+            return
         console.step("devices", f"need {config.data / 'trust' / 'root.json'} and {config.data / 'trust' / 'goal.pub'}")
         console.next_steps(f"EDGESHIP_SERVER={info.url} edgeship devices list")
 
@@ -89,7 +111,6 @@ def run(
 def info(data: Path, as_json: bool) -> None:
     """Show where the newest server over a folder was started."""
     from edgeship.server.process import read_server_info
-    from edgeship_agent.contract.errors import ConfigError
 
     found = read_server_info(data)
     if found is None:

@@ -51,7 +51,7 @@ class Processes:
         self._children[role] = _Child(command=list(command), log=log, process=self._spawn(command, log))
 
     def _spawn(self, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        tether = [sys.executable, "-m", "edgeship.demo.tethered", str(os.getpid())]
+        tether = [sys.executable, "-m", "edgeship.server.brokers.tethered", str(os.getpid())]
         with log.open("ab") as output:
             return subprocess.Popen(
                 [*tether, *command],

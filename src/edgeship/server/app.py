@@ -12,12 +12,24 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from edgeship import __version__
 from edgeship.server import pages
-from edgeship.server.api import blobs, devices, drift, events, explain, health, incidents, releases, rollouts, tuf
+from edgeship.server.api import (
+    blobs,
+    devices,
+    drift,
+    events,
+    explain,
+    health,
+    identities,
+    incidents,
+    releases,
+    rollouts,
+    tuf,
+)
 from edgeship.server.context import ServerContext
 from edgeship.server.guards import add_headers, guard
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, IllegalTransition, InputError
 
-_API: Final = (health, devices, drift, incidents, events, blobs, tuf, releases, rollouts, explain)
+_API: Final = (health, devices, identities, drift, incidents, events, blobs, tuf, releases, rollouts, explain)
 #: A handler that takes more (a model file) says so itself.
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from msgspec import Struct
 from edgeship_agent.contract.errors import ConfigError
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 (told apart, not bound)
 
 
 class DriftConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +36,24 @@ class DriftConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     alarm_of: int = 5
 
 
+class DevicesConfig(Struct, frozen=True, kw_only=True):
+    """Where devices on other machines come in; TLS throughout.
+
+    Attributes:
+        host: address that is listened on.
+        names: host names and addresses that devices know this server by; the first is told to them.
+        port: of bundles and update metadata; a certificate of the fleet is asked for.
+        enrol_port: of the enrolment service; a token is asked for.
+        broker_port: of the broker; a certificate of the fleet is asked for.
+    """
+
+    host: str
+    names: tuple[str, ...]
+    port: int = 8443
+    enrol_port: int = 8444
+    broker_port: int = 8883
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True):
     """Everything that :func:`edgeship.server.process.run_server` needs.
 
@@ -45,6 +65,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
         tick_s: time between two evaluations of rollouts and drift.
         silence_s: a device that was not heard for so long is offline.
         accept_baseline: the bundle's baseline counts as the device's accepted reference.
+        devices: for devices on other machines; None where all are on this one.
     """
 
     data: Path
@@ -55,6 +76,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     tick_s: float = 1.0
     silence_s: float = 90.0
     accept_baseline: bool = False
+    devices: DevicesConfig | None = None
     drift: DriftConfig = DriftConfig()
 
 
@@ -115,6 +137,37 @@ def check_config_file(config: ConfigFile, path: Path) -> None:
         raise ConfigError("out of range", file=path, key="drift.alarm_hot", expected=f"≤ {config.drift.alarm_of}")
 
 
+def devices_config(
+    host: str, names: Sequence[str], ports: tuple[int, int, int] = (8443, 8444, 8883)
+) -> DevicesConfig | None:
+    """What ``--devices-host`` and its companions mean.
+
+    Args:
+        host: empty for no devices on other machines.
+        names: what devices call this server; the host itself where it is one address.
+        ports: of bundles, of enrolment, of the broker.
+
+    Raises:
+        ConfigError: the host is every address, and no name says which of them devices shall use.
+
+    >>> devices_config("192.0.2.7", ()).names
+    ('192.0.2.7',)
+    """
+    if not host:
+        if names:
+            raise ConfigError("needs --devices-host too", key="--devices-name", expected="--devices-host ADDRESS")
+        return None
+    if not names and host in EVERYWHERE:
+        raise ConfigError("by which name do devices reach this server?", key="--devices-name",
+                          expected="a host name or address", next_step="--devices-name fleet.example.org")  # fmt: skip
+    port, enrol_port, broker_port = ports
+    if not broker_port:
+        raise ConfigError("devices keep the broker's address, so its port has to stay", key="--broker-port",
+                          expected="1–65535", got=0)  # fmt: skip
+    return DevicesConfig(host=host, names=tuple(names) or (host,), port=port, enrol_port=enrol_port,
+                         broker_port=broker_port)  # fmt: skip
+
+
 def check_host(host: str) -> None:
     """Refuse to listen where others can reach.
 
@@ -125,9 +178,9 @@ def check_host(host: str) -> None:
     """
     if host not in LOOPBACK:
         raise ConfigError(
-            "refused: the server has no TLS and no set-up token yet, so it listens on this machine only",
+            "refused: the dashboard has no login yet, so it listens on this machine only",
             key="--host",
             expected="127.0.0.1",
             got=host,
-            next_step="run it on 127.0.0.1 and reach it through an SSH tunnel: ssh -L 8080:127.0.0.1:8080 SERVER",
+            next_step="for devices: --devices-host ADDRESS; for people: ssh -L 8080:127.0.0.1:8080 SERVER",
         )

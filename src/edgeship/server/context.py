@@ -16,9 +16,11 @@ from edgeship.server.config import ServerConfig
 from edgeship.server.event_bus import EventBus
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import Store, events, open_store
+from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.topics import Topic
 
 if TYPE_CHECKING:
+    from edgeship.server.identity.members import Members
     from edgeship.server.trust import Trust
 
 Clock = Callable[[], float]
@@ -43,6 +45,7 @@ class ServerContext:
         self.bus = EventBus()
         self._publisher: Publisher | None = None
         self._is_connected: Callable[[], bool] = lambda: False
+        self._members: Members | None = None
 
     @property
     def engine(self) -> Engine:
@@ -70,6 +73,22 @@ class ServerContext:
     def profiles(self) -> Profiles:
         """Drift baselines of the releases."""
         return Profiles(self.blobs)
+
+    @property
+    def members(self) -> Members:
+        """Who belongs to the fleet.
+
+        Raises:
+            ConfigError: this server lets in nobody from another machine.
+        """
+        if self._members is None:
+            raise ConfigError("this server takes devices of its own machine only",
+                              next_step="edgeship server run --data DIR --devices-host ADDRESS")  # fmt: skip
+        return self._members
+
+    def set_members(self, members: Members) -> None:
+        """Say who keeps the members, where devices of other machines are let in."""
+        self._members = members
 
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import ssl
 import threading
 from typing import Any, Final
 
@@ -68,6 +69,9 @@ class BrokerLink:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.reconnect_delay_set(min_delay=1, max_delay=1)
+        if address.tls is not None:
+            tls = address.tls
+            client.tls_set(str(tls.authority), str(tls.certificate), str(tls.key), tls_version=ssl.PROTOCOL_TLS_CLIENT)
         self._client = client
 
     @property
@@ -78,7 +82,9 @@ class BrokerLink:
     def start(self) -> None:
         """Connect and keep connected, from a thread of its own."""
         # a clean start each time: the server's memory is its database, never a session of the broker
-        self._client.connect_async(self._address.host, self._address.port, keepalive=_KEEPALIVE_S, clean_start=True)
+        self._client.connect_async(
+            self._address.local_host, self._address.port, keepalive=_KEEPALIVE_S, clean_start=True
+        )
         self._client.loop_start()
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from edgeship.server import device_reports
 from edgeship.server.context import ServerContext
-from edgeship.server.store import devices
+from edgeship.server.store import devices, identities
 from edgeship_agent.contract.messages import Birth, Death, Heartbeat
 
 
@@ -25,6 +25,7 @@ def on_birth(context: ServerContext, connection: Connection, birth: Birth, *, re
     subject = f"device/{birth.device_id}"
     data = {"session": birth.session, "target": birth.target}
     if row is None:
+        _join_group(connection, birth.device_id)
         sentence = f"{birth.device_id} is new: {birth.target} ({birth.arch})"
         context.record(connection, "device_registered", subject, sentence, data)
     elif not row.online:
@@ -90,6 +91,13 @@ def sweep(context: ServerContext, connection: Connection, listening_since_s: flo
         devices.save_offline(connection, row.id)
         sentence = f"{row.id} was not heard for {now_s - row.last_seen_s:.0f} s (limit {limit_s:g} s)"
         context.record(connection, "device_offline", f"device/{row.id}", sentence, {"cause": "silence"})
+
+
+def _join_group(connection: Connection, device_id: str) -> None:
+    """A device that was invited into a group belongs to it from its first word on, whatever it says of itself."""
+    tags = {name: value for row in identities.current(connection, device_id) for name, value in row.tags.items()}
+    if tags:
+        devices.save_operator_tags(connection, device_id, tags)
 
 
 def _record_return(context: ServerContext, connection: Connection, device_id: str) -> None:

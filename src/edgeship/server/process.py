@@ -14,23 +14,25 @@ from typing import Final
 
 import msgspec
 import uvicorn
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship.server.app import create_app
 from edgeship.server.brokers import EmbeddedBroker, ExternalBroker
+from edgeship.server.brokers.child import ChildBroker
 from edgeship.server.brokers.port import Broker
 from edgeship.server.config import LOOPBACK, ServerConfig, check_host
 from edgeship.server.context import ServerContext, open_context
+from edgeship.server.device_side import DeviceSide
 from edgeship.server.disk import write_atomic
 from edgeship.server.evaluator import Evaluator
 from edgeship.server.ingest import Ingest
 from edgeship.server.link import BrokerLink
+from edgeship.server.listening import listen
 from edgeship.server.monitor import Monitor
 from edgeship_agent.contract.errors import ConfigError
 
 SERVER_FILE: Final = "server.json"
 _GRACE_S: Final = 2  # open live views are cut after this
-_BACKLOG: Final = 256
 
 
 class ServerInfo(Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class ServerInfo(Struct, frozen=True, kw_only=True):
         broker_url: for devices, MQTT 5.
         broker_url_v311: for devices that speak MQTT 3.1.1.
         broker_pid: 0 for a broker that is not the server's child.
+        enrol_url: where devices of other machines enrol; empty where none are let in.
     """
 
     schema_version: int = 1
@@ -49,6 +52,7 @@ class ServerInfo(Struct, frozen=True, kw_only=True):
     broker_url: str
     broker_url_v311: str
     broker_pid: int
+    enrol_url: str = ""
 
 
 def run_server(config: ServerConfig, on_ready: Callable[[ServerInfo], None]) -> None:
@@ -75,20 +79,24 @@ def run_server(config: ServerConfig, on_ready: Callable[[ServerInfo], None]) -> 
 
 def _run(config: ServerConfig, stack: ExitStack, on_ready: Callable[[ServerInfo], None]) -> None:
     previous = read_server_info(config.data)
-    listener = _listen(config.host, config.port or _port_of(previous, "url"))
+    listener = listen(config.host, config.port or _port_of(previous, "url"))
     stack.callback(listener.close)
     context = stack.enter_context(open_context(config))
     context.trust  # noqa: B018 (keys and root are made before a device or a page can ask for them)
 
     def announce() -> None:
-        info = _info(config, listener, broker)
+        info = _info(config, listener, broker, side.places.enrol_url if side else "")
         write_atomic(config.data / SERVER_FILE, msgspec.json.encode(info))
         on_ready(info)
 
-    broker = _make_broker(config, previous, announce)
+    side = DeviceSide(context, config.devices, announce) if config.devices else None
+    broker = side.broker if side else _make_broker(config, previous, announce)
     broker.start()
     stack.callback(broker.stop)
     _start_parts(context, broker, stack)
+    if side is not None:
+        side.start()
+        stack.callback(side.stop)
     app = create_app(context, allowed_hosts=LOOPBACK)
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, lifespan="on"),
@@ -148,29 +156,16 @@ def _port_of(info: ServerInfo | None, key: str) -> int:
     return int(tail) if tail.isdecimal() else 0
 
 
-def _info(config: ServerConfig, listener: socket.socket, broker: Broker) -> ServerInfo:
+def _info(config: ServerConfig, listener: socket.socket, broker: Broker, enrol_url: str) -> ServerInfo:
     address = broker.address
     return ServerInfo(
         pid=os.getpid(),
         url=f"http://{config.host}:{listener.getsockname()[1]}",
         broker_url=address.url,
-        broker_url_v311=f"mqtt://{address.host}:{address.port_v311}",
-        broker_pid=broker.pid if isinstance(broker, EmbeddedBroker) else 0,
+        broker_url_v311=structs.replace(address, port=address.port_v311).url,
+        broker_pid=broker.pid if isinstance(broker, ChildBroker) else 0,
+        enrol_url=enrol_url,
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen: {error.strerror}", key="--port", got=port, next_step="--port 0 takes a free one"
-        ) from error
-    listener.listen(_BACKLOG)
-    return listener
 
 
 @contextmanager

@@ -131,4 +131,6 @@ def _headers(digest: str, size_bytes: int) -> dict[str, str]:
     }
 
 
-router = [upload_blob, look_up_blob, download_blob, describe_blob]
+#: What devices may ask for.
+downloads = [download_blob, describe_blob]
+router = [upload_blob, look_up_blob, *downloads]

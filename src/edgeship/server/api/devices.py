@@ -113,14 +113,19 @@ def tag_device(context: NamedDependency[ServerContext], device_id: FromPath[str]
     with context.write() as connection:
         row = _find(connection, device_id)
         tags = {name: value for name, value in {**row.operator_tags, **data.set}.items() if name not in data.remove}
-        _check_tags(tags)
+        check_tags(tags)
         devices.save_operator_tags(connection, device_id, tags)
         sentence = f"{device_id} tagged: " + (", ".join(f"{name}={value}" for name, value in tags.items()) or "no tags")
         context.record(connection, "device_tagged", f"device/{device_id}", sentence, {"operator_tags": tags})
         return _device(connection, _find(connection, device_id))
 
 
-def _check_tags(tags: dict[str, str]) -> None:
+def check_tags(tags: dict[str, str]) -> None:
+    """Refuse tags that no filter could name.
+
+    Raises:
+        InputError: too many, too long, or with ``=`` in a name.
+    """
     if len(tags) > _MAX_TAGS:
         raise InputError("too many tags", expected=f"≤ {_MAX_TAGS}", got=len(tags))
     for name, value in tags.items():

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError
+
+
+class BrokerTls(Struct, frozen=True, kw_only=True):
+    """How the server shows a broker who it is, and knows the broker: PEM files."""
+
+    authority: Path
+    certificate: Path
+    key: Path
 
 
 class BrokerAddress(Struct, frozen=True, kw_only=True):
@@ -15,11 +24,22 @@ class BrokerAddress(Struct, frozen=True, kw_only=True):
     Attributes:
         port: speaks MQTT 5.
         port_v311: speaks MQTT 3.1.1; the same port for brokers that speak both on one.
+        tls: None where it speaks plain TCP.
     """
 
     host: str
     port: int
     port_v311: int
+    tls: BrokerTls | None = None
+
+    @property
+    def local_host(self) -> str:
+        """By which this machine itself reaches what listens on the host.
+
+        >>> BrokerAddress(host="0.0.0.0", port=8883, port_v311=8883).local_host
+        '127.0.0.1'
+        """
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 (read, not bound)
 
     @property
     def url(self) -> str:
@@ -28,7 +48,7 @@ class BrokerAddress(Struct, frozen=True, kw_only=True):
         >>> BrokerAddress(host="127.0.0.1", port=1883, port_v311=1884).url
         'mqtt://127.0.0.1:1883'
         """
-        return f"mqtt://{self.host}:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
 class Broker(Protocol):

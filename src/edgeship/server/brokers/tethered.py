@@ -1,4 +1,6 @@
-"""Run a command that ends when the process that started it ends: ``python -m edgeship.demo.tethered PARENT CMD ...``.
+"""Run a command that ends when the process that started it ends.
+
+``python -m edgeship.server.brokers.tethered PARENT CMD ...``
 
 The kernel sends SIGTERM to the command when the parent's thread dies, however it dies (Linux ``prctl(2)``,
 PR_SET_PDEATHSIG); the setting outlives ``execve``. Elsewhere the command runs untethered.
