@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -145,11 +146,13 @@ def running(server: ServerProcess, device_id: str) -> dict[str, str]:
     return {arm["version"]: arm["state"] for arm in server.get(f"devices/{device_id}")["running"]}
 
 
-def roll_out(server: ServerProcess, folder: Path, version: str) -> None:
+def roll_out(server: ServerProcess, folder: Path, version: str, *options: str) -> None:
     policy = folder / "policy.toml"
     policy.write_text(POLICY)
     assert edgeship(server, "releases", "add", str(make_bundle(folder, version))).returncode == 0
-    made = edgeship(server, "rollouts", "create", "digits", version, "--stages", "100%", "--policy", str(policy))
+    made = edgeship(
+        server, "rollouts", "create", "digits", version, "--stages", "100%", "--policy", str(policy), *options
+    )
     assert made.returncode == 0, made.stderr
 
 
@@ -292,6 +295,29 @@ def fetches(port: int, who: Credentials | None) -> bool:
         return False
     finally:
         connection.close()
+
+
+def test_a_copied_disk_is_noticed_and_gets_no_update(server: ServerProcess, tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    assert enroll(server, original, token(server), "twin-1").returncode == 0
+    shutil.copytree(original, copy)
+    (copy / "twin-1.toml").write_text((copy / "twin-1.toml").read_text().replace(str(original), str(copy)))
+    twins = [Agent(folder, "twin-1") for folder in (original, copy)]
+    try:
+        found = wait_for(lambda: [i for i in server.get("incidents")["incidents"] if i["kind"] == "cloned_device"],
+                         "the incident")  # fmt: skip
+        assert found[0]["device_id"] == "twin-1"
+        assert "two machines share this identity" in found[0]["sentence"]
+        explained = edgeship(server, "explain", f"incident/{found[0]['id']}")
+        assert explained.returncode == 0, explained.stderr
+        assert "session numbers come again at most 2 times in 10 minutes" in explained.stdout
+        assert edgeship(server, "devices", "tag", "twin-1", "case=twin").returncode == 0
+        roll_out(server, tmp_path, "7.0", "--filter", "case=twin")
+        made = server.get("rollouts")["rollouts"][0]["id"]
+        wait_for(lambda: server.get(f"rollouts/{made}")["devices"][0]["state"] == "canceled", "no offer to it")
+    finally:
+        for twin in twins:
+            twin.stop()
 
 
 def test_updates_are_for_members_and_nothing_else_is_served(server: ServerProcess, tmp_path: Path) -> None:

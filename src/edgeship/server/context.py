@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
 
+from edgeship.server.clones import CloneWatch
 from edgeship.server.config import ServerConfig
 from edgeship.server.event_bus import EventBus
 from edgeship.server.profiles import Profiles
@@ -43,6 +44,7 @@ class ServerContext:
         self.clock = clock
         self.rng = rng
         self.bus = EventBus()
+        self.clones = CloneWatch()
         self._publisher: Publisher | None = None
         self._is_connected: Callable[[], bool] = lambda: False
         self._members: Members | None = None

@@ -59,6 +59,8 @@ def _windows_of(connection: Connection, device_id: str, keys: Sequence[Sequence[
 
 
 def _window(seen: Sequence[Window], evidence: Mapping[str, Any]) -> str:
+    if "within_s" in evidence:
+        return f"connections of {evidence['within_s'] / 60:.0f} minutes"
     named = len(evidence.get("windows", []))
     calls = sum(window.inferences for window in seen)
     return f"{named} windows with {evidence.get('samples', calls)} calls" + (
@@ -90,6 +92,9 @@ def _figures(evidence: Mapping[str, Any]) -> tuple[str, dict[str, float | None],
         figures = {"value": distance.value, "limit": distance.alert, "low": distance.low, "high": distance.high}
         return words, dict(figures), distance.n
     limit, low = evidence.get("limit", 0), evidence.get("low")
+    if "repeats" in evidence:
+        words = f"session numbers come again at most {limit} times in {evidence['within_s'] / 60:.0f} minutes"
+        return words, {"value": evidence["repeats"], "limit": limit}, int(evidence["repeats"])
     if "crashes" in evidence:
         count = len(evidence.get("windows", []))
         return f"the worker dies at most {limit} times", {"value": evidence["crashes"], "limit": limit}, count
@@ -108,6 +113,8 @@ def _replay(context: ServerContext, connection: Connection, row: Row[Any], seen:
         return GONE
     if "distance" in evidence:
         return _replay_distance(context, connection, row, seen)
+    if "repeats" in evidence:
+        return replayed(evidence["repeats"] > evidence["limit"])
     if "crashes" in evidence:
         return replayed(sum(window.crashes for window in seen) == evidence["crashes"])
     failures, calls = (sum(getattr(window, name) for window in seen) for name in ("failures", "inferences"))

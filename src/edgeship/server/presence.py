@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from edgeship.server import device_reports
+from edgeship.server import clones, device_reports
 from edgeship.server.context import ServerContext
 from edgeship.server.store import devices, identities
 from edgeship_agent.contract.messages import Birth, Death, Heartbeat
@@ -22,6 +22,8 @@ def on_birth(context: ServerContext, connection: Connection, birth: Birth, *, re
     if row is not None and retained and birth.session < row.session:
         return False
     devices.save_birth(connection, birth, now_s)
+    if not retained:
+        _watch_for_clones(context, connection, birth)
     subject = f"device/{birth.device_id}"
     data = {"session": birth.session, "target": birth.target}
     if row is None:
@@ -87,10 +89,19 @@ def sweep(context: ServerContext, connection: Connection, listening_since_s: flo
     now_s = context.clock()
     if now_s - listening_since_s < limit_s:
         return
+    for device_id, sentence in clones.close_quiet(connection, context.clones, now_s):
+        context.record(connection, "incident_closed", f"device/{device_id}", sentence, {})
     for row in devices.silent_since(connection, now_s - limit_s):
         devices.save_offline(connection, row.id)
         sentence = f"{row.id} was not heard for {now_s - row.last_seen_s:.0f} s (limit {limit_s:g} s)"
         context.record(connection, "device_offline", f"device/{row.id}", sentence, {"cause": "silence"})
+
+
+def _watch_for_clones(context: ServerContext, connection: Connection, birth: Birth) -> None:
+    opened = clones.judge_birth(connection, context.clones, birth, context.clock())
+    if opened is not None:
+        number, sentence = opened
+        context.record(connection, "incident_opened", f"device/{birth.device_id}", sentence, {"incident": number})
 
 
 def _join_group(connection: Connection, device_id: str) -> None:

@@ -17,7 +17,7 @@ from edgeship.rollout import (
     device_transition,
     rollout_transition,
 )
-from edgeship.server import goals
+from edgeship.server import clones, goals
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import rollback_deployment
 from edgeship.server.store import goals as goal_store
@@ -36,7 +36,11 @@ def offer(context: ServerContext, connection: Connection, rollout: Rollout, wait
     if release is None or release.state == releases.BLOCKED:
         raise ConfigError("the release is gone or blocked", key=f"{rollout.model} {rollout.version}")
     now_s = context.clock()
+    cloned = clones.cloned(connection)
     for known in waiting:
+        if known.device_id in cloned:
+            cancel(connection, known, now_s, f"two machines share its identity: incident {cloned[known.device_id]}")
+            continue
         goals.assign(
             context,
             connection,
