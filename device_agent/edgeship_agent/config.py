@@ -114,7 +114,7 @@ class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Membership of a fleet, as ``edgeship-agent enroll`` wrote it.
 
     Attributes:
-        enrol_url: where the certificate is renewed: ``https://HOST:PORT``.
+        enrol_url: where the certificate is renewed: ``https://HOST:PORT``; empty for a device without an identity.
         folder: of key and certificate; empty for ``identity`` in the state directory.
     """
 
@@ -156,13 +156,13 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     serving: ServingConfig = field(default_factory=ServingConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     link: LinkConfig = field(default_factory=LinkConfig)
-    identity: IdentityConfig | None = None
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
     accepts: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def credentials(self) -> Credentials | None:
         """Files of this device's identity; None where it has none."""
-        if self.identity is None:
+        if not (self.identity.enrol_url or self.identity.folder):
             return None
         return Credentials.inside(self.state_dir / (self.identity.folder or "identity"))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from msgspec import Struct
 
 from edgeship_agent.config import AgentConfig, read_config
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
+from edgeship_agent.identity.credentials import client_context
+from edgeship_agent.identity.keys import certificate_in, day, name_in, validity_s
 from edgeship_agent.link.address import parse_address
 from edgeship_agent.supervisor.facts import gather_facts, installed_runtimes
 from edgeship_agent.supervisor.places import Places
@@ -26,6 +30,9 @@ from edgeship_agent.update.trust import EARLIEST_S, read_public_key
 _TIMEOUT_S: Final = 3.0
 _STALE_S: Final = 10.0
 _RUN_SERVER: Final = "edgeship server run --data DATA, on the server"
+_ENROL: Final = "edgeship-agent enroll URL --token TOKEN --target TARGET, with a token of edgeship devices enroll"
+#: What every server answers to every device.
+_SERVED_TO_DEVICES: Final = "/tuf/metadata/timestamp.json"
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -51,6 +58,7 @@ def _examine_device(config: AgentConfig, path: Path) -> Iterator[Check]:
         _check_state_directory,
         _check_goal_key,
         _check_root,
+        _check_identity,
         _check_runtimes,
         _check_room,
         _check_clock,
@@ -128,16 +136,21 @@ def _check_clock(config: AgentConfig, _path: Path) -> Check:
 
 def _check_server(config: AgentConfig, _path: Path) -> Check:
     parts = urlsplit(config.server_url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", "/api/v1/health")
-        with connection.getresponse() as response:
-            status = response.status
+        if parts.scheme == "https":
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=_TIMEOUT_S, context=_tls(config)
+            )
+        else:
+            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        with contextlib.closing(connection):
+            connection.request("GET", _SERVED_TO_DEVICES)
+            with connection.getresponse() as response:
+                status = response.status
     except (OSError, http.client.HTTPException) as error:
-        return _failed("server", f"{config.server_url}: {error}", _RUN_SERVER)
-    finally:
-        connection.close()
+        return _failed("server", f"{config.server_url}: {_reason(error)}", _mend(error))
+    except ConfigError as error:
+        return _failed("server", error.sentence(), error.next_step or _RUN_SERVER)
     if status != 200:
         return _failed("server", f"{config.server_url} answered {status}", "check server_url in the configuration")
     return _passed("server", config.server_url)
@@ -146,14 +159,46 @@ def _check_server(config: AgentConfig, _path: Path) -> Check:
 def _check_broker(config: AgentConfig, _path: Path) -> Check:
     address = parse_address(config.broker_url)
     try:
-        socket.create_connection((address.host, address.port), timeout=_TIMEOUT_S).close()
+        with socket.create_connection((address.host, address.port), timeout=_TIMEOUT_S) as plain:
+            if address.tls:
+                _tls(config).wrap_socket(plain, server_hostname=address.host).close()
     except OSError as error:
-        return _failed(
-            "broker",
-            f"{config.broker_url}: {error.strerror or error}",
-            "edgeship server run --data DATA, on the server",
-        )
+        return _failed("broker", f"{config.broker_url}: {_reason(error)}", _mend(error))
+    except ConfigError as error:
+        return _failed("broker", error.sentence(), error.next_step or _RUN_SERVER)
     return _passed("broker", config.broker_url)
+
+
+def _check_identity(config: AgentConfig, _path: Path) -> Check:
+    credentials = config.credentials
+    if credentials is None:
+        return _passed("identity", "none: server and broker must be on this machine, or behind a tunnel")
+    try:
+        client_context(credentials, time.time(), EARLIEST_S)
+        certificate = certificate_in(credentials.identity)
+    except ConfigError as error:
+        return _failed("identity", error.sentence(), _ENROL)
+    until_s = validity_s(certificate)[1]
+    who = f"{name_in(certificate)}, until {day(until_s)}"
+    if max(time.time(), EARLIEST_S) >= until_s:
+        return _failed("identity", f"{who}: over", _ENROL)
+    if name_in(certificate) != config.device_id:
+        return _failed("identity", f"{who}: not {config.device_id}", f"device_id in the configuration, or {_ENROL}")
+    return _passed("identity", who)
+
+
+def _tls(config: AgentConfig) -> ssl.SSLContext:
+    credentials = config.credentials
+    return ssl.create_default_context() if credentials is None else client_context(credentials, time.time(), EARLIEST_S)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+
+
+def _mend(error: Exception) -> str:
+    """A server that answers and is not believed, or does not believe us, is another matter than one that is away."""
+    return _ENROL if isinstance(error, ssl.SSLError) else _RUN_SERVER
 
 
 def _check_agent(config: AgentConfig, path: Path) -> Check:

@@ -49,8 +49,9 @@ deadline_s = 60.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     require_program("mosquitto")
-    ports = [free_port(HOST) for _ in range(3)]
+    ports = [free_port(HOST) for _ in range(4)]
     options = ("--devices-host", HOST, "--devices-port", str(ports[0]), "--enrol-port", str(ports[1]))
+    options += ("--websockets-port", str(ports[3]))
     running = ServerProcess(tmp_path_factory.mktemp("server") / "data", *options, "--broker-port", str(ports[2]))
     running.start()
     yield running
@@ -146,7 +147,8 @@ def running(server: ServerProcess, device_id: str) -> dict[str, str]:
     return {arm["version"]: arm["state"] for arm in server.get(f"devices/{device_id}")["running"]}
 
 
-def roll_out(server: ServerProcess, folder: Path, version: str, *options: str) -> None:
+def roll_out(server: ServerProcess, version: str, *options: str) -> None:
+    folder = server.data.parent  # one author signs all releases of a model
     policy = folder / "policy.toml"
     policy.write_text(POLICY)
     assert edgeship(server, "releases", "add", str(make_bundle(folder, version))).returncode == 0
@@ -169,16 +171,17 @@ def test_a_second_host_enrols_serves_updates_and_rolls_back(server: ServerProces
     try:
         device = wait_for(lambda: next(iter(server.get("devices")["devices"]), None), "the device")
         assert (device["tags"], device["online"]) == ({"group": "lab"}, True)
-        roll_out(server, tmp_path, "1.0")
+        roll_out(server, "1.0")
         with Traffic(agent) as traffic:  # type: ignore[arg-type]
             wait_for(lambda: running(server, "press-1") == {"1.0": "committed"}, "1.0 committed")
             wait_for(lambda: ends(server)[0] == "completed", "the end of its rollout")
-            roll_out(server, tmp_path, "2.0")
+            roll_out(server, "2.0")
             wait_for(lambda: running(server, "press-1") == {"2.0": "committed"}, "2.0 committed")
             wait_for(lambda: ends(server)[0] == "completed", "the end of its rollout")
             newest = server.get("rollouts")["rollouts"][0]["id"]
             assert edgeship(server, "rollouts", "rollback", newest).returncode == 0
             wait_for(lambda: running(server, "press-1") == {"1.0": "committed"}, "back on 1.0")
+            wait_for(lambda: ends(server)[0] == "rolled_back", "the end of the rollback")
         assert traffic.versions[-1] == "1.0"
         assert {"1.0", "2.0"} <= set(traffic.versions)
     finally:
@@ -312,12 +315,28 @@ def test_a_copied_disk_is_noticed_and_gets_no_update(server: ServerProcess, tmp_
         assert explained.returncode == 0, explained.stderr
         assert "session numbers come again at most 2 times in 10 minutes" in explained.stdout
         assert edgeship(server, "devices", "tag", "twin-1", "case=twin").returncode == 0
-        roll_out(server, tmp_path, "7.0", "--filter", "case=twin")
+        roll_out(server, "7.0", "--filter", "case=twin")
         made = server.get("rollouts")["rollouts"][0]["id"]
         wait_for(lambda: server.get(f"rollouts/{made}")["devices"][0]["state"] == "canceled", "no offer to it")
     finally:
         for twin in twins:
             twin.stop()
+
+
+def test_web_sockets_reach_through_where_mqtt_does_not(server: ServerProcess, tmp_path: Path) -> None:
+    assert enroll(server, tmp_path, token(server), "web-1").returncode == 0
+    port = server.options[server.options.index("--websockets-port") + 1]
+    config = tmp_path / "web-1.toml"
+    config.write_text(config.read_text().replace(server.info["broker_url"], f"wss://{HOST}:{port}/mqtt"))
+    agent = Agent(tmp_path, "web-1")
+    try:
+        wait_for(lambda: any(d["id"] == "web-1" and d["online"] for d in server.get("devices")["devices"]), "web-1")
+        doctor = [sys.executable, "-m", "edgeship_agent.cli", "doctor", "--json", "--config", str(config)]
+        checks = json.loads(subprocess.run(doctor, capture_output=True, timeout=60, check=False).stdout)["checks"]
+        states = {check["name"]: check["state"] for check in checks}
+        assert (states["identity"], states["server"], states["broker"]) == ("ok", "ok", "ok"), checks
+    finally:
+        agent.stop()
 
 
 def test_updates_are_for_members_and_nothing_else_is_served(server: ServerProcess, tmp_path: Path) -> None:

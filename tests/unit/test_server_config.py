@@ -49,6 +49,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "example.org", ""])
 def test_other_addresses_than_loopback_are_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(ConfigError, match="no TLS and no set-up token") as caught:
+    with pytest.raises(ConfigError, match="the dashboard has no login yet") as caught:
         check_host(host)
     assert caught.value.next_step

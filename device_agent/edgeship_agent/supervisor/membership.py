@@ -31,14 +31,14 @@ def tls_of(config: AgentConfig, state: StateFile) -> Callable[[], ssl.SSLContext
 
 def keep_renewing(config: AgentConfig, log: Log) -> None:
     """Renew the certificate for as long as the process lives; an error is said and tried again, and ends nothing."""
-    credentials, identity = config.credentials, config.identity
-    if credentials is None or identity is None or not identity.enrol_url:
+    credentials, url = config.credentials, config.identity.enrol_url
+    if credentials is None or not url:
         return
     while True:
         pause_s = _LOOK_S
         try:
             if renewal.is_due(credentials, time.time(), EARLIEST_S):
-                until_s = renewal.renew(credentials, identity.enrol_url, time.time(), EARLIEST_S)
+                until_s = renewal.renew(credentials, url, time.time(), EARLIEST_S)
                 log("certificate_renewed", until=day(until_s))
         except (EdgeshipError, OSError) as error:
             said = error.sentence() if isinstance(error, EdgeshipError) else str(error)

@@ -40,6 +40,9 @@ def server() -> None:
 )
 @click.option("--devices-port", type=click.IntRange(1, 65535), default=8443, show_default=True, help="Of updates.")
 @click.option("--enrol-port", type=click.IntRange(1, 65535), default=8444, show_default=True, help="Of enrolment.")
+@click.option(
+    "--websockets-port", type=click.IntRange(0, 65535), default=0, help="Of MQTT over WebSockets for devices; 0: none."
+)
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path), help="TOML with more knobs.")
 @click.option("--accept-baseline", is_flag=True, help="Drift from the bundle's baseline opens incidents too.")
 def run(
@@ -52,6 +55,7 @@ def run(
     devices_name: tuple[str, ...],
     devices_port: int,
     enrol_port: int,
+    websockets_port: int,
     config_file: Path | None,
     accept_baseline: bool,
 ) -> None:
@@ -59,7 +63,7 @@ def run(
     from edgeship.server.config import ConfigFile, ServerConfig, check_host, devices_config, read_config_file
 
     check_host(host)
-    ports = (devices_port, enrol_port, 8883 if broker_port is None else broker_port)
+    ports = (devices_port, enrol_port, 8883 if broker_port is None else broker_port, websockets_port)
     devices = devices_config(devices_host, devices_name, ports)
     if devices is not None and broker_url:
         raise ConfigError("cannot be used with --devices-host, which brings a broker along", key="--broker")
@@ -78,12 +82,7 @@ def run(
         accept_baseline=knobs.accept_baseline or accept_baseline,
         drift=knobs.drift,
     )
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    for noisy in ("alembic", "httpx", "tuf", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
+    _log_to_stderr()
     announced: list[ServerInfo] = []
 
     def ready(info: ServerInfo) -> None:
@@ -103,6 +102,14 @@ def run(
     console.step("starting", f"data in {config.data}", "note")
     run_server(config, ready)
     console.step("stopped", "everything is on disk; start it again with the same --data")
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    for noisy in ("alembic", "httpx", "tuf", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 @server.command()

@@ -45,6 +45,7 @@ class DevicesConfig(Struct, frozen=True, kw_only=True):
         port: of bundles and update metadata; a certificate of the fleet is asked for.
         enrol_port: of the enrolment service; a token is asked for.
         broker_port: of the broker; a certificate of the fleet is asked for.
+        websockets_port: of the broker's MQTT over WebSockets; 0 for none.
     """
 
     host: str
@@ -52,6 +53,7 @@ class DevicesConfig(Struct, frozen=True, kw_only=True):
     port: int = 8443
     enrol_port: int = 8444
     broker_port: int = 8883
+    websockets_port: int = 0
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True):
@@ -138,14 +140,14 @@ def check_config_file(config: ConfigFile, path: Path) -> None:
 
 
 def devices_config(
-    host: str, names: Sequence[str], ports: tuple[int, int, int] = (8443, 8444, 8883)
+    host: str, names: Sequence[str], ports: tuple[int, int, int, int] = (8443, 8444, 8883, 0)
 ) -> DevicesConfig | None:
     """What ``--devices-host`` and its companions mean.
 
     Args:
         host: empty for no devices on other machines.
         names: what devices call this server; the host itself where it is one address.
-        ports: of bundles, of enrolment, of the broker.
+        ports: of bundles, of enrolment, of the broker, and of its WebSockets (0 for none).
 
     Raises:
         ConfigError: the host is every address, and no name says which of them devices shall use.
@@ -160,12 +162,12 @@ def devices_config(
     if not names and host in EVERYWHERE:
         raise ConfigError("by which name do devices reach this server?", key="--devices-name",
                           expected="a host name or address", next_step="--devices-name fleet.example.org")  # fmt: skip
-    port, enrol_port, broker_port = ports
+    port, enrol_port, broker_port, websockets_port = ports
     if not broker_port:
         raise ConfigError("devices keep the broker's address, so its port has to stay", key="--broker-port",
                           expected="1–65535", got=0)  # fmt: skip
     return DevicesConfig(host=host, names=tuple(names) or (host,), port=port, enrol_port=enrol_port,
-                         broker_port=broker_port)  # fmt: skip
+                         broker_port=broker_port, websockets_port=websockets_port)  # fmt: skip
 
 
 def check_host(host: str) -> None:

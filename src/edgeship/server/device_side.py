@@ -67,7 +67,7 @@ class DeviceSide:
             host=config.host, port=config.broker_port, port_v311=config.broker_port,
             tls=BrokerTls(authority=self._files.authority, certificate=certificate, key=key),
         )  # fmt: skip
-        self.broker = MosquittoBroker(context.data, address, self._files, on_restart)
+        self.broker = MosquittoBroker(context.data, address, self._files, on_restart, config.websockets_port)
         self._services: list[_Service] = []
 
     def start(self) -> None:

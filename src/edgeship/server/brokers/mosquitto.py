@@ -28,7 +28,7 @@ from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES
 _SYSTEM_FOLDERS: Final = "/usr/sbin:/usr/local/sbin"
 #: Room for the topic and the properties around the longest message.
 _ENVELOPE_BYTES: Final = 4096
-_TEMPLATE: Final = """\
+_HEAD: Final = """\
 # Written by the server at every start; changes are lost.
 per_listener_settings false
 allow_anonymous false
@@ -43,8 +43,10 @@ connection_messages false
 max_inflight_messages 200
 max_queued_messages 10000
 max_packet_size {message_bytes}
-
+"""
+_LISTENER: Final = """
 listener {port} {host}
+protocol {protocol}
 cafile {authority}
 certfile {certificate}
 keyfile {key}
@@ -78,12 +80,25 @@ def access_rules() -> str:
     return "\n".join(lines) + "\n"
 
 
-def broker_config(address: BrokerAddress, files: MosquittoFiles, acl_file: Path) -> str:
-    """The broker's configuration file."""
-    return _TEMPLATE.format(
-        acl_file=acl_file, user=pwd.getpwuid(os.geteuid()).pw_name, message_bytes=MAX_MESSAGE_BYTES + _ENVELOPE_BYTES,
-        port=address.port, host=address.host,
-        authority=files.authority, certificate=files.certificate, key=files.key, revoked=files.revoked,
+def broker_config(address: BrokerAddress, files: MosquittoFiles, acl_file: Path, websockets_port: int = 0) -> str:
+    """The broker's configuration file.
+
+    Args:
+        address: of MQTT over TCP.
+        files: what it reads.
+        acl_file: the access rules.
+        websockets_port: of MQTT over WebSockets, for networks that let nothing else through; 0 for none.
+    """
+    head = _HEAD.format(
+        acl_file=acl_file, user=pwd.getpwuid(os.geteuid()).pw_name, message_bytes=MAX_MESSAGE_BYTES + _ENVELOPE_BYTES
+    )  # fmt: skip
+    ports = {"mqtt": address.port, "websockets": websockets_port}
+    return head + "".join(
+        _LISTENER.format(
+            port=port, protocol=protocol, host=address.host,
+            authority=files.authority, certificate=files.certificate, key=files.key, revoked=files.revoked,
+        )
+        for protocol, port in ports.items() if port
     )  # fmt: skip
 
 
@@ -108,13 +123,20 @@ class MosquittoBroker(ChildBroker):
         address: where it listens; with the files by which the server itself connects.
         files: what it reads.
         on_restart: called (from the watching thread) when it was started again.
+        websockets_port: of MQTT over WebSockets; 0 for none.
     """
 
     def __init__(
-        self, directory: Path, address: BrokerAddress, files: MosquittoFiles, on_restart: Callable[[], None]
+        self,
+        directory: Path,
+        address: BrokerAddress,
+        files: MosquittoFiles,
+        on_restart: Callable[[], None],
+        websockets_port: int = 0,
     ) -> None:
         super().__init__("mosquitto", directory / "mosquitto.conf", address, on_restart)
         self._files = files
+        self._websockets_port = websockets_port
         self._acl_file = directory / "mosquitto.acl"
         self._program = find_mosquitto()
 
@@ -123,12 +145,16 @@ class MosquittoBroker(ChildBroker):
         self._acl_file.write_text(access_rules(), encoding="utf-8")
         # mosquitto refuses rules that others could change
         self._acl_file.chmod(0o600)
-        return broker_config(self._address, self._files, self._acl_file)
+        return broker_config(self._address, self._files, self._acl_file, self._websockets_port)
 
     def command(self) -> list[str]:
         """Mosquitto, tied to this process."""
         tether = [sys.executable, "-m", "edgeship.server.brokers.tethered", str(os.getpid())]
         return [*tether, self._program, "-c", str(self._config_file)]
+
+    @property
+    def _ports(self) -> set[int]:
+        return super()._ports | ({self._websockets_port} if self._websockets_port else set())
 
     def reload(self) -> None:
         """Read certificates and revocation list again."""
