@@ -11,7 +11,7 @@ import pytest
 #: Program → Debian package.
 _PACKAGES = {
     "skopeo": "skopeo", "mosquitto": "mosquitto", "chromium": "chromium", "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client", "gcc": "gcc", "g++": "g++", "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client", "gcc": "gcc", "g++": "g++", "sshd": "openssh-server", "systemd-analyze": "systemd",
 }  # fmt: skip
 #: Where programs lie that only the system starts, besides what PATH names.
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"

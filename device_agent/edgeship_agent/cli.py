@@ -1,4 +1,4 @@
-"""``edgeship-agent enroll | run | status | infer | doctor``. Results go to stdout, everything else to stderr."""
+"""``edgeship-agent enroll | run | unit | status | infer | doctor``. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
     enroll.add_argument("--wait-s", type=float, default=600.0, help="for an operator's approval (default: 600)")
     enroll.add_argument("--config", type=Path, default=Path("agent.toml"), help="to write (default: agent.toml)")
     enroll.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    for command in (run, status, infer, doctor):
+    unit = commands.add_parser("unit", help="print a systemd unit for this device")
+    unit.set_defaults(command=_unit)
+    unit.add_argument("--user", default="edgeship", help="who runs the agent (default: edgeship)")
+    for command in (run, status, infer, doctor, unit):
         command.add_argument("--config", required=True, type=Path, help="agent.toml")
     for command in (status, infer, doctor):
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -114,6 +117,17 @@ def _run(options: argparse.Namespace) -> int:
     from edgeship_agent.supervisor.run import run_agent
 
     return run_agent(read_config(options.config))
+
+
+def _unit(options: argparse.Namespace) -> int:
+    from edgeship_agent.config import read_config
+    from edgeship_agent.service_unit import unit_file
+
+    config = read_config(options.config)
+    program = Path(sys.executable).with_name("edgeship-agent")
+    sys.stdout.write(unit_file(program, options.config.absolute(), config.state_dir, options.user))
+    sys.stderr.write("next: sudo systemctl daemon-reload && sudo systemctl enable --now edgeship-agent\n")
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

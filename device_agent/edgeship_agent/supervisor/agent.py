@@ -27,6 +27,7 @@ from edgeship_agent.link.port import Connected, Disconnected, Link, LinkEvent, R
 from edgeship_agent.runtime.isa import architecture, isa_features
 from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
+from edgeship_agent.supervisor.notify import Notifier
 from edgeship_agent.supervisor.reports import ReportSender
 from edgeship_agent.supervisor.sending import WindowSender
 from edgeship_agent.supervisor.start import Say
@@ -87,6 +88,7 @@ class AgentParts:
     desk: GoalDesk
     status: StatusFile
     log: Say
+    notify: Notifier
     wall_clock: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
 
@@ -116,16 +118,19 @@ class Agent:
         """The loop; the exit code."""
         parts = self._parts
         parts.link.open(parts.inbox.put)
+        parts.notify.ready(f"device {parts.config.device_id}")
         while True:
             try:
                 event = parts.inbox.get(timeout=_TICK_S)
             except queue.Empty:
                 event = None
             if isinstance(event, StopRequest):
+                parts.notify.stopping()
                 return event.exit_code
             if event is not None:
                 self._handle(event)
             self._tick(parts.clock())
+            parts.notify.alive()
 
     def close(self) -> None:
         """End workers, keep their last windows, say goodbye."""

@@ -23,6 +23,7 @@ from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import keep_renewing, tls_of
+from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
@@ -56,7 +57,8 @@ def run_agent(config: AgentConfig) -> int:
     places.make()
     lock = _lock(places)
     log, inbox = Log(), Inbox()
-    agent, updater = _assemble(config, places, inbox, log)
+    notifier = notifier_of_process(time.monotonic)
+    agent, updater = _assemble(config, places, inbox, log, notifier)
     for number, exit_code in ((signal.SIGTERM, 0), (signal.SIGINT, _INTERRUPTED)):
         signal.signal(number, lambda *_, code=exit_code: inbox.put(StopRequest(code)))
     is_idle = threading.Event()
@@ -73,7 +75,7 @@ def run_agent(config: AgentConfig) -> int:
         os.close(lock)
 
 
-def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log) -> tuple[Agent, Updater]:
+def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notifier: Notifier) -> tuple[Agent, Updater]:
     public_key = read_public_key(config.goal_key)
     if not config.root.is_file():
         raise ConfigError("cannot be read", file=config.root, key="root", next_step=_COPY_ROOT)
@@ -121,6 +123,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log) -> tu
         desk=desk,
         status=StatusFile(places.status, fixed, time.time),
         log=log,
+        notify=notifier,
     )
     journal.mark("start")
     return Agent(parts), updater
