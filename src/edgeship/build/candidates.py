@@ -292,7 +292,7 @@ class Workshop:
         reference = {name: array[list(indices)] for name, array in self._inputs.calibration_outputs.items()}
         metric = "agreement" if whole.classes else "closeness"
         truth = Truth(outputs=reference, labels=None, classes=whole.classes, metric=metric,
-                      closeness_limit=whole.closeness_limit)  # fmt: skip
+                      closeness_limit=whole.closeness_limit, groups=whole.groups)  # fmt: skip
         return verify.compare(truth, outputs)
 
     def _record(self, target: Target, runtime: str, outcome: Outcome) -> None:
@@ -350,7 +350,8 @@ class _Trials:
         return Trial(
             name=scheme.name,
             speed_class=speed_class(scheme),
-            error=_error(comparison),
+            error=_error(comparison, by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes)),
+            by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes),
             faulty=_faulty(comparison, classes=self._workshop.inputs.truth.classes),
             size_bytes=self._workshop.size_bytes(self._runtime, scheme),
         )
@@ -360,19 +361,30 @@ class _Trials:
         return self._workshop.times_ms(self._runtime, schemes) if self._on_target else {}
 
 
-def _error(comparison: Comparison) -> float:
-    """The largest relative RMS of all outputs: each of them must lie within the limit."""
-    errors = [comparison.relative_rms, *comparison.other_outputs.values()]
+def _by_group(comparison: Comparison, *, classes: bool) -> bool:
+    """Whether the first output has channel groups, each of which must be kept."""
+    return comparison.grouped and not classes
+
+
+def _error(comparison: Comparison, *, by_group: bool) -> float:
+    """The largest relative RMS of all outputs: each of them must lie within the limit.
+
+    Of a first output with channel groups it is that of its groups, each measured by its own size.
+    """
+    first = comparison.balanced_rms if by_group else comparison.relative_rms
+    errors = [first, *comparison.other_outputs.values()]
     return max((math.inf if error is None else error) for error in errors)
 
 
 def _faulty(comparison: Comparison, *, classes: bool) -> bool:
     """Degenerate, or with a channel group that tells nothing any more."""
     few = DISTINCT_SHARE * comparison.distinct_reference if classes else min(2, comparison.distinct_reference)
-    lost = comparison.grouped and not classes and (comparison.worst_group is None or comparison.worst_group > GROUP_RMS)
+    worst = comparison.worst_group
+    lost = _by_group(comparison, classes=classes) and (worst is None or worst > GROUP_RMS)
     return lost or comparison.distinct_predictions < math.floor(few)
 
 
 def _said(trial: Trial) -> str:
-    shown = f"relative RMS {trial.error:.3g}" if math.isfinite(trial.error) else "not a number"
+    what = "relative RMS of channel groups" if trial.by_group else "relative RMS"
+    shown = f"{what} {trial.error:.3g}" if math.isfinite(trial.error) else "not a number"
     return f"{shown}, degenerate" if trial.faulty else shown

@@ -144,13 +144,21 @@ def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
 
 
 def _groups(candidate: Candidate) -> GateReport:
-    worst = candidate.comparison.worst_group
+    comparison = candidate.comparison
+    worst, name = comparison.worst_group, comparison.worst_group_name
     holds = worst is not None and worst <= GROUP_RMS
     shown = "not a number" if worst is None else f"{worst:.3g}"
+    sentence = f"the worst channel group ({name}) has relative RMS {shown}"
+    if not holds:
+        whole, cosine = (
+            "none" if each is None else f"{each:.5g}" for each in (comparison.relative_rms, comparison.cosine)
+        )
+        sentence = (f"channel group lost: {name} has relative RMS {shown}, although the whole output reads "
+                    f"{whole} (cosine {cosine})")  # fmt: skip
     return structs.replace(
-        _gate(candidate, "group_rms", f"relative RMS of each channel group ≤ {GROUP_RMS:g}", holds,
-              f"the worst channel group has relative RMS {shown}"),
-        value=worst, limit=GROUP_RMS, n=candidate.comparison.samples,
+        _gate(candidate, "group_rms", f"relative RMS of each channel group ≤ {GROUP_RMS:g}", holds, sentence),
+        value=worst, limit=GROUP_RMS, n=comparison.samples,
+        evidence={group: -1.0 if value is None else value for group, value in comparison.groups.items()},
         next="" if holds else "give values of different size outputs of their own",
     )  # fmt: skip
 

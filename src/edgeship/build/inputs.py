@@ -11,6 +11,8 @@ from msgspec import Struct, structs
 
 from edgeship.build import data, metrics, oracle, preprocess, sources, unlabelled, verify
 from edgeship.build.data import Dataset
+from edgeship.build.metrics.average_precision import MeanAveragePrecision
+from edgeship.build.metrics.groups import Group
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import DataReport, MetricFigures, SourceReport
@@ -141,6 +143,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
             closeness_limit=options.max_relative_rms,
             task=task,
             class_names=output.labels,
+            groups=_groups(task, outputs),
         ),
         field=field,
     )
@@ -278,6 +281,14 @@ def _postprocessed(output: OutputContract, task: metrics.Metric) -> OutputContra
     """With the steps from raw outputs to boxes, where the metric reads boxes."""
     steps = getattr(getattr(task, "decoding", None), "steps", ())
     return structs.replace(output, postprocessing=steps) if steps else output
+
+
+def _groups(task: metrics.Metric, outputs: Mapping[str, Array]) -> tuple[Group, ...]:
+    """Channel groups of the first output, where the metric's decoding names them."""
+    if not isinstance(task, MeanAveragePrecision):
+        return ()
+    first = next(iter(outputs))
+    return task.decoding.groups(first, outputs[first].shape)
 
 
 def _features(

@@ -121,7 +121,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
         sqnr_db: 10·log₁₀(Σf² ÷ Σ(q − f)²) in dB; None where the two are equal or it is not finite.
         verdict: ``pass`` (may ship), ``fail`` or ``inconclusive`` (not proven either way).
         reason: why it was chosen or refused, in one sentence.
-        worst_group_rms: largest relative RMS of one channel group of the first output (its last axis).
+        worst_group_rms: largest relative RMS of one channel group of the first output.
         distinct_predictions: classes that occur among its predictions; ``distinct_reference`` among the source's.
         scheme: how it was quantized, such as ``u8s8 per channel, min–max``; empty for fp32.
         ran_precision: precision that the runtime was held to while it was verified.

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from edgeship.build import metrics
 from edgeship.build.backends.base import Artifact, Samples
+from edgeship.build.metrics.groups import Group, group_errors
 from edgeship.build.oracle import stacked
 from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress, Silence
@@ -40,6 +41,7 @@ class Truth(Struct, frozen=True, kw_only=True):
         closeness_limit: relative RMS within which a single sample counts as close.
         task: the task metric itself, where it is not one of ``top1``, ``agreement`` and ``closeness``.
         class_names: of the classes, empty where unknown.
+        groups: channel groups of the first output, where the task's decoding names them.
     """
 
     outputs: Mapping[str, Array]
@@ -49,6 +51,7 @@ class Truth(Struct, frozen=True, kw_only=True):
     closeness_limit: float
     task: metrics.Metric | None = None
     class_names: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
 
     @property
     def judge(self) -> metrics.Metric:
@@ -68,6 +71,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     Attributes:
         relative_rms: of the first output; None where it is not finite.
         other_outputs: name → relative RMS of the other outputs.
+        worst_group, worst_group_name: largest relative RMS of one channel group of the first output, and whose it is.
+        balanced_rms: of the channel groups, each measured by its own size; None where one is not finite.
+        groups: channel group → relative RMS, where the task's decoding names them.
         grouped: whether the first output has channel groups: more axes than samples and values.
         paired: the task metric, with what its interval is made from.
         samples: in the data set.
@@ -91,6 +97,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     class_recalls: tuple[ClassRecall, ...] = ()
     cosine: float | None = None
     agreement: int | None = None
+    worst_group_name: str = ""
+    balanced_rms: float | None = None
+    groups: Mapping[str, float | None] = {}
 
     @property
     def metric(self) -> MetricFigures:
@@ -193,10 +202,15 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
     rms = metrics.relative_rms(candidate, reference)
     said = metrics.predictions(candidate, classes=truth.classes)
     meant = metrics.predictions(reference, classes=truth.classes)
+    groups = group_errors(candidate, reference, truth.groups)
+    worst_name, worst = groups.worst
     return Comparison(
         relative_rms=rms,
         sqnr_db=metrics.sqnr_db(rms),
-        worst_group=metrics.worst_group(candidate, reference),
+        worst_group=worst,
+        worst_group_name=worst_name,
+        balanced_rms=groups.balanced,
+        groups=groups.errors if truth.groups else {},
         other_outputs={name: metrics.relative_rms(outputs[name], truth.outputs[name]) for name in others},
         grouped=reference.ndim > 2,
         distinct_predictions=len(set(said)),

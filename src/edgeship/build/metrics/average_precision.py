@@ -23,9 +23,11 @@ THRESHOLDS: Final = {
     "map": tuple(round(0.5 + 0.05 * step, 2) for step in range(10)),
     "map50": (0.5,),
 }
-_RECALLS: Final = np.linspace(0.0, 1.0, 101)
+_RECALLS: Final = 101
 #: Recalls are sums of weights: one that is reached may lie this much below.
 _ROUNDING: Final = 1e-9
+#: Weights that are gathered at a time.
+_MOST_VALUES: Final = 4_000_000
 #: Fewer than of other metrics: each recomputes every precision–recall curve.
 REPLICATES: Final = 1_000
 
@@ -57,6 +59,10 @@ class Curve(Struct, frozen=True, kw_only=True):
     right: Array
     objects: Array
 
+    def is_like(self, other: Curve) -> bool:
+        """Whether the other one has the same detections right and wrong in the same order."""
+        return np.array_equal(self.images, other.images) and np.array_equal(self.right, other.right)
+
 
 class MeanAveragePrecision(Struct, frozen=True, kw_only=True):
     """``map`` or ``map50``; images are resampled, with one in which only the source (or the variant) finds anything.
@@ -75,92 +81,141 @@ class MeanAveragePrecision(Struct, frozen=True, kw_only=True):
         found = [self._curves(detect(outputs, self.decoding), classes) for outputs in (reference, candidate)]
         plain = np.full((1, len(self.truth) + 1), 1.0)
         plain[:, -1] = 0.0
-        before, after = (float(_mean_precision(curves, plain, seen=False)[0]) for curves in found)
+        (_, before), (_, after) = (_mean_precisions(each, plain)[:, 0].tolist() for each in found)
 
         def statistic(weights: Array) -> Array:
-            seen = [_mean_precision(curves, weights, seen=True) for curves in found]
-            unseen = [_mean_precision(curves, weights, seen=False) for curves in found]
-            return np.stack([unseen[0] - seen[1], seen[0] - unseen[1], seen[1], unseen[1]])
+            source_seen, source_unseen = _mean_precisions(found[0], weights)
+            # a float file finds what the source finds: no need to work it out again
+            same = all(one.is_like(other) for one, other in zip(*found, strict=True))
+            seen, unseen = (source_seen, source_unseen) if same else _mean_precisions(found[1], weights)
+            return np.stack([source_unseen - seen, source_seen - unseen, seen, unseen])
 
         draws = resample(np.ones(len(self.truth)), statistic, replicates=REPLICATES)
         estimate = Estimate(source=before, value=after, drop=before - after, n=len(self.truth))
         return paired(self.name, estimate, draws)
 
     def _curves(self, detections: Sequence[Detections], classes: Sequence[int]) -> list[Curve]:
-        return [
-            curve(detections, self.truth, index, threshold) for index in classes for threshold in THRESHOLDS[self.name]
-        ]
+        return [each for index in classes for each in curves(detections, self.truth, index, THRESHOLDS[self.name])]
 
 
 def curve(detections: Sequence[Detections], truth: Sequence[Objects], index: int, threshold: float) -> Curve:
     """Match one class's detections with its objects, image by image."""
-    scores, images, right = [], [], []
+    return curves(detections, truth, index, (threshold,))[0]
+
+
+def curves(
+    detections: Sequence[Detections], truth: Sequence[Objects], index: int, thresholds: Sequence[float]
+) -> list[Curve]:
+    """One class's curves, in the order of the overlaps from which on a detection is right."""
+    scores, images = [np.zeros(0)], [np.zeros(0, np.int64)]
+    outcomes = [np.zeros((0, len(thresholds)), np.int64)]
     objects = np.zeros(len(truth))
     for position, (found, present) in enumerate(zip(detections, truth, strict=True)):
-        mine, theirs = found.classes == index, present.classes == index
+        theirs = present.classes == index
         objects[position] = int((theirs & ~present.crowd).sum())
-        outcome = _match(found.boxes[mine], present.boxes[theirs], present.crowd[theirs], threshold)
-        judged = outcome >= 0
-        scores.append(found.scores[mine][judged])
-        right.append(outcome[judged] == 1)
-        images.append(np.full(int(judged.sum()), position))
+        mine = found.classes == index
+        if mine.any():
+            scores.append(found.scores[mine])
+            images.append(np.full(int(mine.sum()), position))
+            outcomes.append(_match(found.boxes[mine], present.boxes[theirs], present.crowd[theirs], thresholds))
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    return Curve(images=np.concatenate(images)[order], right=np.concatenate(right)[order], objects=objects)
+    ranked, judged = np.concatenate(images)[order], np.concatenate(outcomes)[order]
+    return [
+        Curve(images=ranked[column >= 0], right=column[column >= 0] == 1, objects=objects) for column in judged.T
+    ]  # fmt: skip
 
 
-def _match(found: Array, present: Array, crowd: Array, threshold: float) -> Array:
-    """Of each detection, the surest first: 1 right, 0 wrong, −1 excused."""
-    outcome = np.zeros(len(found), np.int64)
+def _match(found: Array, present: Array, crowd: Array, thresholds: Sequence[float]) -> Array:
+    """Of each detection, the surest first, and each threshold: 1 right, 0 wrong, −1 excused; [D, thresholds]."""
+    outcome = np.zeros((len(found), len(thresholds)), np.int64)
     if not len(present):
         return outcome
     shares = overlaps(found, present)
-    areas = np.maximum(np.clip(found[:, 2:] - found[:, :2], 0.0, None).prod(axis=1), 1e-300)
-    shares[:, crowd] = (intersections(found, present) / areas[:, None])[:, crowd]
-    free = ~crowd
-    for row, share in enumerate(shares):
-        open_ = np.where(free, share, -1.0)
-        best = int(open_.argmax())
-        if open_[best] >= threshold:
-            outcome[row], free[best] = 1, False
-        elif (share[crowd] >= threshold).any():
-            outcome[row] = -1
+    if crowd.any():
+        areas = np.maximum(np.clip(found[:, 2:] - found[:, :2], 0.0, None).prod(axis=1), 1e-300)
+        shares[:, crowd] = (intersections(found, present) / areas[:, None])[:, crowd]
+    for column, threshold in enumerate(thresholds):
+        free = ~crowd
+        for row in np.flatnonzero((shares >= threshold).any(axis=1)):
+            share = shares[row]
+            open_ = np.where(free, share, -1.0)
+            best = int(open_.argmax())
+            if open_[best] >= threshold:
+                outcome[row, column], free[best] = 1, False
+            elif (share[crowd] >= threshold).any():
+                outcome[row, column] = -1
     return outcome
 
 
-def _mean_precision(curves: Sequence[Curve], weights: Array, *, seen: bool) -> Array:
-    """Mean over curves for every row of image weights: [b].
+class _Sums(Struct, frozen=True, kw_only=True):
+    """Of one curve, for every row of image weights, at each right detection: nothing else moves the interpolated curve.
+
+    Attributes:
+        hits: [K, b], weight of the right detections down to this one.
+        said: [K, b], of all detections down to this one.
+        objects: [b], of all objects, the imaginary image's among them.
+        imaginary: [b], of the imaginary image's objects, as many as a mean image has.
+    """
+
+    hits: Array
+    said: Array
+    objects: Array
+    imaginary: Array
+
+
+def _sums(one: Curve, weights: Array) -> _Sums:
+    places = np.flatnonzero(one.right)
+    imaginary = weights[:, -1] * one.objects.mean()
+    objects = weights[:, :-1] @ one.objects + imaginary
+    if not len(places):
+        nothing = np.zeros((0, len(weights)))
+        return _Sums(hits=nothing, said=nothing, objects=objects, imaginary=imaginary)
+    images, starts = one.images[: places[-1] + 1], np.append(0, places[:-1] + 1)
+    columns = np.ascontiguousarray(weights.T)  # rows of it are copied whole
+    step = max(1, _MOST_VALUES // len(images))
+    parts = [
+        np.add.reduceat(columns[:, first : first + step][images], starts, axis=0)
+        for first in range(0, len(weights), step)
+    ]
+    said = np.cumsum(np.concatenate(parts, axis=1), axis=0)
+    hits = np.cumsum(columns[one.images[places]], axis=0)
+    return _Sums(hits=hits, said=said, objects=objects, imaginary=imaginary)
+
+
+def _mean_precisions(curves: Sequence[Curve], weights: Array) -> Array:
+    """Mean over curves for every row of image weights: [2, b], with all of the imaginary image found, and with none.
 
     Args:
         curves: of one model.
         weights: [b, images + 1]; the last is of an imaginary image with a mean image's objects.
-        seen: whether the model finds them, surest of all, or nothing there.
     """
-    if not curves:
-        return np.zeros(len(weights))
-    mean: Array = np.mean([average_precision(each, weights, seen=seen) for each in curves], axis=0)
-    return mean
+    means = np.zeros((2, len(weights)))
+    for each in curves:
+        sums = _sums(each, weights)
+        means += np.stack([_area(sums, seen=True), _area(sums, seen=False)]) / len(curves)
+    return means
 
 
 def average_precision(one: Curve, weights: Array, *, seen: bool) -> Array:
-    """Area under the interpolated precision–recall curve for every row of image weights: [b]."""
-    imaginary = weights[:, -1] * one.objects.mean()
-    objects = weights[:, :-1] @ one.objects + imaginary
-    ahead = imaginary[:, None] if seen else np.zeros((len(weights), 1))
-    each = weights[:, one.images]
-    hits = ahead + np.concatenate([np.zeros_like(ahead), np.cumsum(each * one.right, axis=1)], axis=1)
-    said = ahead + np.concatenate([np.zeros_like(ahead), np.cumsum(each, axis=1)], axis=1)
-    recalls = hits / np.maximum(objects, 1e-300)[:, None]
+    """Area under the interpolated precision–recall curve for every row of image weights: [b].
+
+    Args:
+        one: curve.
+        weights: [b, images + 1]; the last is of an imaginary image with a mean image's objects.
+        seen: whether the model finds them, surest of all, or nothing there.
+    """
+    return _area(_sums(one, weights), seen=seen)
+
+
+def _area(sums: _Sums, *, seen: bool) -> Array:
+    ahead = sums.imaginary if seen else np.zeros_like(sums.imaginary)
+    hits = np.concatenate([ahead[None], ahead + sums.hits])
+    said = np.concatenate([ahead[None], ahead + sums.said])
+    recalls = np.minimum(hits / np.maximum(sums.objects, 1e-300), 1.0)
     precisions = hits / np.maximum(said, 1e-300)
-    best = np.maximum.accumulate(precisions[:, ::-1], axis=1)[:, ::-1]
-    # one search for all rows: each row is lifted above the one before
-    lift = 2.0 * np.arange(len(weights))[:, None]
-    wanted = (_RECALLS[None] - _ROUNDING + lift).reshape(-1)
-    width = recalls.shape[1]
-    places = np.searchsorted((np.minimum(recalls, 1.0) + lift).reshape(-1), wanted, side="left").reshape(
-        len(weights), -1
-    )
-    columns = places - width * np.arange(len(weights))[:, None]
-    reached = columns < width
-    read = np.take_along_axis(best, np.minimum(columns, width - 1), axis=1)
-    mean: Array = np.where(reached, read, 0.0).mean(axis=1)
-    return mean
+    best = np.maximum.accumulate(precisions[::-1])[::-1]
+    # of the recalls 0, .01 … 1, so many are reached at each detection; those new there read its precision
+    reached = np.floor((recalls + _ROUNDING) * (_RECALLS - 1)) + 1.0
+    new = np.diff(np.minimum(reached, _RECALLS), axis=0, prepend=0.0)
+    area: Array = (best * new).sum(axis=0) / _RECALLS
+    return area

@@ -25,11 +25,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
+from edgeship.build.metrics.groups import Group
 from edgeship.build.metrics.paired import Outputs
 from edgeship_agent.runtime.engine import Array
 
@@ -78,6 +80,26 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         first = ("transpose channels last",) if self.channels_first else ()
         nms = f"nms iou {self.iou_threshold:g} {kind} score {self.score_threshold:g} at most {self.max_detections}"
         return (*first, columns, scores, nms)
+
+    def groups(self, output: str, shape: Sequence[int]) -> tuple[Group, ...]:
+        """The channel groups of one output: all scores are one, so that a class that no image shows is no loss.
+
+        Args:
+            output: its name.
+            shape: [N, …].
+
+        >>> joined = Decoding(boxes="y", scores="y", score_columns=(4, 84), channels_first=True)
+        >>> [(each.name, each.axis, each.first, each.end) for each in joined.groups("y", (1, 84, 8400))]
+        [('boxes', -2, 0, 4), ('scores', -2, 4, 84)]
+        """
+        axis = -2 if self.channels_first else -1
+        spans = [("boxes", self.boxes, self.box_columns)]
+        if self.objectness_column is not None:
+            spans.append(("objectness", self.scores, (self.objectness_column, self.objectness_column + 1)))
+        spans.append(("scores", self.scores, self.score_columns or (0, shape[axis])))
+        return tuple(
+            Group(name=name, axis=axis, first=span[0], end=span[1]) for name, owner, span in spans if owner == output
+        )
 
 
 class Detections(Struct, frozen=True, kw_only=True):

@@ -42,28 +42,6 @@ def cosine(candidate: Array, reference: Array) -> float | None:
     return max(-1.0, min(1.0, float(np.dot(q, f)) / size))
 
 
-def worst_group(candidate: Array, reference: Array) -> float | None:
-    """Largest relative RMS of one channel group, the entries of the last axis over all samples.
-
-    A tensor that joins ranges of different size (pixel boxes and scores) loses the small one in int8 while the whole
-    still looks perfect. Source: build.md, trap 12.
-
-    Args:
-        candidate: [N, …, C].
-        reference: likewise.
-
-    >>> f = np.array([[100.0, 0.1], [200.0, 0.2]])
-    >>> worst_group(np.array([[100.0, 0.0], [200.0, 0.0]]), f)
-    1.0
-    """
-    axes = tuple(range(reference.ndim - 1))
-    errors = np.sum((candidate.astype(np.float64) - reference.astype(np.float64)) ** 2, axis=axes)
-    scales = np.sum(reference.astype(np.float64) ** 2, axis=axes)
-    groups = [_ratio(float(error), float(scale)) for error, scale in zip(errors, scales, strict=True) if scale > 0.0]
-    known = [group for group in groups if group is not None]
-    return max(known, default=0.0) if len(known) == len(groups) else None
-
-
 def predictions(first: Array, *, classes: bool) -> list[object]:
     """What each sample's first output says: the class, or the rounded numbers themselves.
 

@@ -27,6 +27,7 @@ class Trial(Struct, frozen=True, kw_only=True):
         name: of its scheme.
         speed_class: candidates of one class do the same arithmetic: ``u8s8``.
         error: largest relative RMS of its outputs; infinite where it has none.
+        by_group: whether the first output's is that of its channel groups.
         faulty: degenerate, or a channel group lost: never taken while another is there.
         size_bytes: of its files.
     """
@@ -36,6 +37,7 @@ class Trial(Struct, frozen=True, kw_only=True):
     error: float
     faulty: bool = False
     size_bytes: int = 0
+    by_group: bool = False
 
 
 def best(trials: Sequence[Trial]) -> Trial:

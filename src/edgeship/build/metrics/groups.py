@@ -1,0 +1,104 @@
+"""How far each channel group of one output lies from the source's. Pure functions over arrays.
+
+A tensor that joins ranges of different size (pixel boxes and scores) loses the small one in int8 while relative RMS and
+cosine of the whole look perfect. Source: build.md, trap 12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship_agent.runtime.engine import Array
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """Neighbouring columns of an output that mean the same kind of thing.
+
+    Attributes:
+        name: what they are: ``boxes``, ``scores``.
+        axis: of the columns, counted from the end.
+        first, end: the columns.
+    """
+
+    name: str
+    axis: int
+    first: int
+    end: int
+
+
+class GroupErrors(Struct, frozen=True, kw_only=True):
+    """The groups of one output, against the source.
+
+    Attributes:
+        errors: group → relative RMS, None where it is not finite; groups that are zero in the source are left out.
+    """
+
+    errors: Mapping[str, float | None]
+
+    @property
+    def worst(self) -> tuple[str, float | None]:
+        """Name and relative RMS of the group that lies furthest off; one that is not finite before all others."""
+        if not self.errors:
+            return "", 0.0
+        return max(self.errors.items(), key=lambda item: math.inf if item[1] is None else item[1])
+
+    @property
+    def balanced(self) -> float | None:
+        """Root of the mean square over groups, each measured by its own size: no group hides behind a larger one."""
+        known = [error for error in self.errors.values() if error is not None]
+        if len(known) < len(self.errors):
+            return None
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if known else 0.0
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """Which axis of an output holds its channels, counted from the end.
+
+    Nothing in a file says so. Of three or four axes it is the one whose size no other axis has (height and width are
+    often the same), the shortest of several: a detector has more boxes than columns. Else it is the last.
+
+    Args:
+        shape: [N, …], samples first.
+
+    >>> [channel_axis(shape) for shape in ((8, 84, 8400), (8, 4420, 6), (8, 3, 32, 32), (8, 1, 640), (8, 10))]
+    [-2, -1, -3, -1, -1]
+    """
+    sizes = list(shape[1:])
+    if len(sizes) not in {2, 3}:
+        return -1
+    alone = [index for index, size in enumerate(sizes) if size > 1 and sizes.count(size) == 1]
+    if not alone:
+        return -1
+    # of equally good ones the last: most formats put channels there
+    return min(reversed(alone), key=lambda index: sizes[index]) - len(sizes)
+
+
+def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = ()) -> GroupErrors:
+    """Relative RMS of every group over all samples.
+
+    Args:
+        candidate: [N, …].
+        reference: likewise.
+        groups: where they are known; without them every entry of the channel axis is one.
+
+    >>> f = np.array([[100.0, 0.1], [200.0, 0.2]])
+    >>> group_errors(np.array([[100.0, 0.0], [200.0, 0.0]]), f).worst
+    ('channel 1', 1.0)
+    """
+    axis = groups[0].axis if groups else channel_axis(reference.shape)
+    others = tuple(index for index in range(reference.ndim) if index != axis % reference.ndim)
+    f = reference.astype(np.float64)
+    errors, scales = ((each**2).sum(axis=others) for each in (candidate.astype(np.float64) - f, f))
+    spans = {group.name: slice(group.first, group.end) for group in groups} or {
+        f"channel {index}": slice(index, index + 1) for index in range(len(scales))
+    }
+    sums = {name: (float(errors[span].sum()), float(scales[span].sum())) for name, span in spans.items()}
+    return GroupErrors(errors={name: _ratio(*pair) for name, pair in sums.items() if pair[1] != 0.0})
+
+
+def _ratio(error: float, scale: float) -> float | None:
+    return math.sqrt(error / scale) if math.isfinite(error) and math.isfinite(scale) else None

@@ -1,0 +1,1 @@
+"""A detector of our own: scenes, training and the trained file."""
