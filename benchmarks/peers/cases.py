@@ -15,9 +15,11 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.sources import InputShape
 from edgeship.build.toolchains import status
 from edgeship.demo.building import write_data
+from tests.factories.detector.scenes import write_data as write_scenes
 
 TEST_DATA: Final = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 DEMO_MODELS: Final = Path(__file__).parents[2] / "src" / "edgeship" / "demo" / "models"
+DETECTOR: Final = Path(__file__).parents[2] / "tests" / "factories" / "detector" / "detector.onnx"
 FACTORY: Final = Path(__file__).parents[2] / "tests" / "factories" / "cifar_resnet.py"
 RUNTIMES: Final = ("onnxruntime", "openvino", "litert")
 #: Calibration samples, as in the comparison that the design was made from.
@@ -39,6 +41,7 @@ class Case(Struct, frozen=True, kw_only=True):
 def cases(folder: Path) -> Iterator[Case]:
     """Every case whose model, data and converters are here; the others are named on stderr."""
     yield from digits(folder / "digits")
+    yield detector(folder / "detector")
     for name, make in _OTHERS.items():
         try:
             yield make(folder / name)
@@ -55,6 +58,17 @@ def digits(folder: Path) -> Iterator[Case]:
             evaluation=folder / "evaluation.npz", preprocess=folder / "preprocess.toml",
         )  # fmt: skip
         yield Case(name=f"digits-{version}", options=options)
+
+
+def detector(folder: Path) -> Case:
+    """Ours: boxes in pixels and scores in one output, judged by mean average precision."""
+    write_scenes(folder)
+    options = BuildOptions(
+        source=DETECTOR, targets=(), calibration=folder / "calibration.npz", evaluation=folder / "evaluation.npz",
+        preprocess=folder / "preprocess.toml", metric="map", postprocess=folder / "postprocess.toml",
+        ground_truth=folder / "truth.json",
+    )  # fmt: skip
+    return Case(name="detector", options=options)
 
 
 def _mnist(folder: Path) -> Case:

@@ -250,8 +250,17 @@ def _proof(certificates: Sequence[Certificate]) -> str:
             f"{plain(ran.isa)}, {plain(ran.arithmetic)}", _number(each.sqnr_db), _number(each.cosine), agreement,
         ])  # fmt: skip
     header = ["variant", "runtime", "ran on", "SQNR in dB", "cosine", "same class as the source"]
+    if any(_has_groups(each) for each in certificates):
+        header.append("relative RMS of the worst channel group")
+        for row, each in zip(rows, certificates, strict=True):
+            row.append(_number(each.worst_group_rms) if _has_groups(each) else "")
     closing = f"The same in full, for machines: `{CERTIFICATE_FILE}`, `{BOM_FILE}` and `{LINEAGE_FILE}` in the bundle."
     return f"## Closeness to the source\n\n{table(header, rows)}\n\n{closing}"
+
+
+def _has_groups(certificate: Certificate) -> bool:
+    """Whether channel groups of its first output were judged."""
+    return any(rule.id == "group_rms" for rule in certificate.rules)
 
 
 def _inputs(manifest: BundleManifest) -> str:

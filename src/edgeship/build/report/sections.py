@@ -45,13 +45,13 @@ def _target(document: BuildDocument, target: str, latencies_ms: Mapping[str, Seq
     return _section(
         target,
         element("p", element("strong", verdict_word(verdict.verdict)), " ", verdict.reason),
-        _facts(_chosen_facts(chosen)) if chosen else None,
+        _facts(_chosen_facts(document, chosen)) if chosen else None,
         accuracy_plot(document, target),
         latency_plot(document, target, latencies_ms),
     )
 
 
-def _chosen_facts(chosen: VariantReport) -> list[tuple[str, Child]]:
+def _chosen_facts(document: BuildDocument, chosen: VariantReport) -> list[tuple[str, Child]]:
     metric = chosen.metric
     unit = unit_of(metric.unit)
     interval = format_interval(metric.low, metric.high, unit)
@@ -65,7 +65,14 @@ def _chosen_facts(chosen: VariantReport) -> list[tuple[str, Child]]:
     ]
     if chosen.scheme:
         facts.insert(1, ("scheme", chosen.scheme))
+    mine = (chosen.target, chosen.runtime, chosen.precision)
+    groups = [each for each in document.gates if each.id == "group_rms" and _owner(each) == mine]
+    facts += [("channel groups", each.sentence) for each in groups]
     return [*facts, *(("note", note) for note in chosen.notes)]
+
+
+def _owner(gate: GateReport) -> tuple[str, str, str]:
+    return gate.target, gate.runtime, gate.precision
 
 
 def trade_offs(document: BuildDocument) -> Markup:
