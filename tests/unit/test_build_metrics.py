@@ -9,6 +9,8 @@ import pytest
 
 from edgeship.build import metrics
 from edgeship.build.metrics import Cells
+from edgeship.build.metrics.detection import Decoding
+from edgeship.build.metrics.groups import Group, group_errors
 
 
 def test_relative_rms_is_the_norm_of_the_error_over_the_norm_of_the_source() -> None:
@@ -35,7 +37,56 @@ def test_a_lost_channel_group_shows_although_the_whole_looks_perfect() -> None:
     whole = metrics.relative_rms(candidate, source)
     assert whole is not None
     assert whole < 0.01
-    assert metrics.worst_group(candidate, source) == pytest.approx(1.0)
+    boxes_and_scores = (Group(name="boxes", axis=-1, first=0, end=4), Group(name="scores", axis=-1, first=4, end=6))
+    assert group_errors(candidate, source).worst[1] == pytest.approx(1.0)
+    assert group_errors(candidate, source, boxes_and_scores).errors == {"boxes": 0.0, "scores": pytest.approx(1.0)}
+
+
+def test_channels_are_found_where_they_stand_before_the_boxes() -> None:
+    """As YOLO exports them, [4 + classes, boxes]: along the last axis every group holds pixels, and nothing shows."""
+    rng = np.random.default_rng(0)
+    source = np.concatenate([rng.uniform(0, 640, (20, 4, 50)), rng.uniform(0, 1, (20, 2, 50))], axis=1)
+    candidate = source.copy()
+    candidate[:, 4:] = 0.0
+    lost = group_errors(candidate, source)
+    assert lost.worst == ("channel 4", pytest.approx(1.0))
+    assert lost.balanced == pytest.approx(np.sqrt(2 / 6))
+    along_the_boxes = [Group(name=str(box), axis=-1, first=box, end=box + 1) for box in range(50)]
+    worst = group_errors(candidate, source, along_the_boxes).worst[1]
+    assert worst is not None
+    assert worst < 0.01
+
+
+def test_a_class_that_no_image_shows_is_no_lost_group() -> None:
+    source = np.array([[[100.0, 200.0, 0.9, 1e-6]]] * 3)
+    candidate = np.array([[[100.0, 200.0, 0.9, 0.0]]] * 3)
+    decoding = Decoding(boxes="y", scores="y", box_columns=(0, 2), score_columns=(2, 4))
+    assert group_errors(candidate, source).worst == ("channel 3", 1.0)
+    worst = group_errors(candidate, source, decoding.groups("y", source.shape)).worst[1]
+    assert worst is not None
+    assert worst < 1e-5
+
+
+def test_a_group_that_is_not_finite_is_the_worst_and_a_channel_of_zeros_is_none() -> None:
+    source = np.array([[1.0, 0.0, 3.0]])
+    assert group_errors(np.array([[1.5, 0.1, np.nan]]), source).worst == ("channel 2", None)
+    assert group_errors(np.array([[1.5, 0.1, np.nan]]), source).balanced is None
+    assert group_errors(np.array([[1.5, 0.1, 3.0]]), source).worst == ("channel 0", 0.5)
+    assert group_errors(source, source).balanced == 0.0
+
+
+def test_large_outputs_are_compared_in_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    source = rng.normal(size=(50, 4, 6)).astype(np.float32)
+    candidate = source + rng.normal(0, 0.1, source.shape).astype(np.float32)
+
+    def figures() -> list[float | None]:
+        groups = group_errors(candidate, source)
+        return [metrics.relative_rms(candidate, source), metrics.cosine(candidate, source), *groups.errors.values()]
+
+    whole = figures()
+    monkeypatch.setattr("edgeship.build.metrics.fidelity._MOST_VALUES", 100)
+    assert figures() == pytest.approx(whole, rel=1e-12)
 
 
 def test_figures_agree_with_a_published_paired_interval() -> None:

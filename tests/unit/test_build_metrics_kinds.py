@@ -198,6 +198,24 @@ def test_suppression_is_within_classes_or_over_all() -> None:
     assert background.classes.tolist() == [1]
 
 
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_boxes_that_are_passed_over_change_nothing(channels_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    raw = np.concatenate([rng.uniform(0, 90, (3, 2, 400)), rng.uniform(5, 20, (3, 2, 400)),
+                          rng.beta(0.3, 6, (3, 5, 400))], axis=1).astype(np.float32)  # fmt: skip
+    raw[0, 5, 7], raw[1, 4, 9], raw[2, 4:] = np.nan, 0.2, 0.1  # the last image holds nothing
+    head = raw if channels_first else raw.transpose(0, 2, 1)
+    decoding = Decoding(boxes="y", scores="y", score_columns=(4, 9), channels_first=channels_first, format="cxcywh",
+                        score_threshold=0.2, max_detections=400)  # fmt: skip
+    quick = detect({"y": head}, decoding)
+    monkeypatch.setattr("edgeship.build.metrics.detection._worth_reading", lambda boxes, scores, _: (boxes, scores))
+    for one, other in zip(quick, detect({"y": head}, decoding), strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+        assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(one.classes, other.classes)
+    assert [len(each.scores) > 10 for each in quick] == [True, True, False]
+
+
 def test_an_excused_detection_is_neither_right_nor_wrong() -> None:
     box = np.array([[0.1, 0.1, 0.2, 0.2]])
     crowd = Objects(boxes=np.array([[0.0, 0.0, 0.5, 0.5]]), classes=np.array([0]), crowd=np.array([True]))

@@ -163,19 +163,20 @@ class _Sums(Struct, frozen=True, kw_only=True):
     imaginary: Array
 
 
-def _sums(one: Curve, weights: Array) -> _Sums:
+def _sums(one: Curve, columns: Array) -> _Sums:
+    """From the weights with a row for each image, so that what is gathered lies together: [images + 1, b]."""
     places = np.flatnonzero(one.right)
-    imaginary = weights[:, -1] * one.objects.mean()
-    objects = weights[:, :-1] @ one.objects + imaginary
+    imaginary = columns[-1] * one.objects.mean()
+    holding = np.flatnonzero(one.objects)
+    objects = (columns[holding] * one.objects[holding, None]).sum(axis=0) + imaginary
     if not len(places):
-        nothing = np.zeros((0, len(weights)))
+        nothing = np.zeros((0, columns.shape[1]))
         return _Sums(hits=nothing, said=nothing, objects=objects, imaginary=imaginary)
     images, starts = one.images[: places[-1] + 1], np.append(0, places[:-1] + 1)
-    columns = np.ascontiguousarray(weights.T)  # rows of it are copied whole
     step = max(1, _MOST_VALUES // len(images))
     parts = [
         np.add.reduceat(columns[:, first : first + step][images], starts, axis=0)
-        for first in range(0, len(weights), step)
+        for first in range(0, columns.shape[1], step)
     ]
     said = np.cumsum(np.concatenate(parts, axis=1), axis=0)
     hits = np.cumsum(columns[one.images[places]], axis=0)
@@ -189,9 +190,9 @@ def _mean_precisions(curves: Sequence[Curve], weights: Array) -> Array:
         curves: of one model.
         weights: [b, images + 1]; the last is of an imaginary image with a mean image's objects.
     """
-    means = np.zeros((2, len(weights)))
+    means, columns = np.zeros((2, len(weights))), np.ascontiguousarray(weights.T)
     for each in curves:
-        sums = _sums(each, weights)
+        sums = _sums(each, columns)
         means += np.stack([_area(sums, seen=True), _area(sums, seen=False)]) / len(curves)
     return means
 
@@ -204,7 +205,7 @@ def average_precision(one: Curve, weights: Array, *, seen: bool) -> Array:
         weights: [b, images + 1]; the last is of an imaginary image with a mean image's objects.
         seen: whether the model finds them, surest of all, or nothing there.
     """
-    return _area(_sums(one, weights), seen=seen)
+    return _area(_sums(one, np.ascontiguousarray(weights.T)), seen=seen)
 
 
 def _area(sums: _Sums, *, seen: bool) -> Array:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from msgspec import Struct
 
+from edgeship.build.metrics.fidelity import in_pieces
 from edgeship_agent.runtime.engine import Array
 
 
@@ -91,8 +92,10 @@ def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = (
     """
     axis = groups[0].axis if groups else channel_axis(reference.shape)
     others = tuple(index for index in range(reference.ndim) if index != axis % reference.ndim)
-    f = reference.astype(np.float64)
-    errors, scales = ((each**2).sum(axis=others) for each in (candidate.astype(np.float64) - f, f))
+    errors, scales = np.zeros((2, reference.shape[axis]))
+    for q, f in in_pieces(candidate, reference):
+        errors += ((q - f) ** 2).sum(axis=others)
+        scales += (f**2).sum(axis=others)
     spans = {group.name: slice(group.first, group.end) for group in groups} or {
         f"channel {index}": slice(index, index + 1) for index in range(len(scales))
     }
