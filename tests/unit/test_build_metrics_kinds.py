@@ -187,6 +187,21 @@ def test_a_detector_that_loses_its_scores_is_refused_by_map(tmp_path: Path) -> N
     assert lost.drop_low > 0.1
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("width = 100", "width = 1"), ('"cxcywh"', '"xyxy"')]
+)
+def test_a_decoding_with_which_the_source_finds_nothing_is_refused(tmp_path: Path, right: str, wrong: str) -> None:
+    """Else nothing could be lost, and every variant would pass."""
+    request, _ = _scene(tmp_path)
+    assert request.postprocess is not None
+    text = request.postprocess.read_text(encoding="utf-8")
+    assert right in text
+    request.postprocess.write_text(text.replace(right, wrong), encoding="utf-8")
+    with pytest.raises(InputError, match="finds next to nothing") as refusal:
+        metrics.choose(request)
+    assert "channels_first" in str(refusal.value.next_step)
+
+
 def test_suppression_is_within_classes_or_over_all() -> None:
     boxes = np.array([[[0, 0, 1, 1], [0, 0, 1, 0.9], [0.0, 0.0, 0.2, 0.2]]], float)
     scores = np.array([[[0.9, 0.0], [0.0, 0.8], [0.7, 0.0]]])

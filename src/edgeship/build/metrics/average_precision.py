@@ -77,11 +77,8 @@ class MeanAveragePrecision(Struct, frozen=True, kw_only=True):
 
     def compare(self, reference: Outputs, candidate: Outputs) -> Paired:
         """See :class:`Metric`."""
-        classes = sorted({int(index) for each in self.truth for index in each.classes[~each.crowd]})
-        found = [self._curves(detect(outputs, self.decoding), classes) for outputs in (reference, candidate)]
-        plain = np.full((1, len(self.truth) + 1), 1.0)
-        plain[:, -1] = 0.0
-        (_, before), (_, after) = (_mean_precisions(each, plain)[:, 0].tolist() for each in found)
+        found = [self._curves(outputs) for outputs in (reference, candidate)]
+        before, after = (self._value(each) for each in found)
 
         def statistic(weights: Array) -> Array:
             source_seen, source_unseen = _mean_precisions(found[0], weights)
@@ -94,7 +91,18 @@ class MeanAveragePrecision(Struct, frozen=True, kw_only=True):
         estimate = Estimate(source=before, value=after, drop=before - after, n=len(self.truth))
         return paired(self.name, estimate, draws)
 
-    def _curves(self, detections: Sequence[Detections], classes: Sequence[int]) -> list[Curve]:
+    def of(self, outputs: Outputs) -> float:
+        """The value alone."""
+        return self._value(self._curves(outputs))
+
+    def _value(self, found: Sequence[Curve]) -> float:
+        plain = np.full((1, len(self.truth) + 1), 1.0)
+        plain[:, -1] = 0.0
+        return float(_mean_precisions(found, plain)[1, 0])
+
+    def _curves(self, outputs: Outputs) -> list[Curve]:
+        detections = detect(outputs, self.decoding)
+        classes = sorted({int(index) for each in self.truth for index in each.classes[~each.crowd]})
         return [each for index in classes for each in curves(detections, self.truth, index, THRESHOLDS[self.name])]
 
 

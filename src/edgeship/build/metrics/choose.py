@@ -197,9 +197,20 @@ def _map(request: MetricRequest) -> Metric:
     decoding = files.read_decoding(request.postprocess, request.outputs)
     count = len(first_of(request.outputs))
     truth = files.read_objects(request.ground_truth, decoding, count, request.files)
-    return MeanAveragePrecision(name=request.name, truth=truth, decoding=decoding)
+    metric = MeanAveragePrecision(name=request.name, truth=truth, decoding=decoding)
+    found = metric.of(request.outputs)
+    if found < _LEAST_FOUND:
+        raise InputError(
+            "the source itself finds next to nothing: whatever a variant lost, it would not show",
+            file=request.postprocess, key=request.name, expected=f"≥ {_LEAST_FOUND}", got=f"{found:.4f}",
+            next_step="check channels_first, format, width, height and the columns; that the ground truth lists the "
+                      "images in the order of the data; and the preprocessing",
+        )  # fmt: skip
+    return metric
 
 
+#: A detector that finds less by itself was decoded or fed wrongly, and a drop within one point of it proves nothing.
+_LEAST_FOUND: Final = 0.02
 _NEEDED: Final = {
     "postprocess": "--postprocess FILE.toml",
     "ground_truth": "--ground-truth FILE.json (COCO) or a folder of YOLO text files",
