@@ -22,6 +22,7 @@ from edgeship_agent.contract.manifest import (
     Transpose,
 )
 from edgeship_agent.processing import check_finite, prepare
+from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.processing.outputs import probabilities
 from edgeship_agent.processing.steps import apply_step
 
@@ -166,3 +167,25 @@ def test_softmax_is_stable():
     result = probabilities(OutputContract(activation="softmax"), np.array([[1e4, 1e4, -1e4]], np.float32))
     assert result.tolist() == [0.5, 0.5, 0.0]
     assert np.isnan(probabilities(OutputContract(activation="softmax"), np.array([[np.nan, 1.0]]))).all()
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        Decoding(boxes="boxes", scores="scores"),
+        Decoding(boxes="out [0:4] ÷", scores="wa/model/concat;0", box_columns=(1, 5), score_columns=(5, 85),
+                 objectness_column=0, channels_first=True, format="xywh", width=1280.5, height=720.0,
+                 activation="sigmoid", background=3, score_threshold=0.001, iou_threshold=0.7, class_aware=False,
+                 max_detections=300),
+        Decoding(boxes="y", scores="y", score_columns=(4, 14), format="cxcywh", activation="softmax", background=0),
+    ],
+)  # fmt: skip
+def test_an_application_decodes_what_the_output_contract_lists(decoding: Decoding) -> None:
+    assert Decoding.from_steps(decoding.steps) == decoding
+
+
+@pytest.mark.parametrize("steps", [(), ("softmax",), Decoding(boxes="y", scores="y").steps[:2],
+                                   (*Decoding(boxes="y", scores="y").steps, "more")])  # fmt: skip
+def test_steps_that_are_no_detectors_are_refused(steps: tuple[str, ...]) -> None:
+    with pytest.raises(ContractError, match="not the steps of a detector"):
+        Decoding.from_steps(steps)

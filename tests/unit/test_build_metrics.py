@@ -9,8 +9,8 @@ import pytest
 
 from edgeship.build import metrics
 from edgeship.build.metrics import Cells
-from edgeship.build.metrics.detection import Decoding
-from edgeship.build.metrics.groups import Group, group_errors
+from edgeship.build.metrics.groups import Group, decoded_groups, group_errors
+from edgeship_agent.processing.detection import Decoding
 
 
 def test_relative_rms_is_the_norm_of_the_error_over_the_norm_of_the_source() -> None:
@@ -62,7 +62,7 @@ def test_a_class_that_no_image_shows_is_no_lost_group() -> None:
     candidate = np.array([[[100.0, 200.0, 0.9, 0.0]]] * 3)
     decoding = Decoding(boxes="y", scores="y", box_columns=(0, 2), score_columns=(2, 4))
     assert group_errors(candidate, source).worst == ("channel 3", 1.0)
-    worst = group_errors(candidate, source, decoding.groups("y", source.shape)).worst[1]
+    worst = group_errors(candidate, source, decoded_groups(decoding, "y", source.shape)).worst[1]
     assert worst is not None
     assert worst < 1e-5
 

@@ -12,11 +12,11 @@ from sklearn.metrics import f1_score, mean_squared_error, recall_score, roc_auc_
 from edgeship.build import metrics
 from edgeship.build.metrics import MetricRequest, files
 from edgeship.build.metrics.average_precision import THRESHOLDS, Objects, average_precision, curve
-from edgeship.build.metrics.detection import Decoding, Detections, corners, detect
 from edgeship.build.metrics.means import mean_scores
 from edgeship.build.metrics.user import load
 from edgeship.statistics import clopper_pearson
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
+from edgeship_agent.processing.detection import Decoding, Detections, corners, detect
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = 4
@@ -187,9 +187,7 @@ def test_a_detector_that_loses_its_scores_is_refused_by_map(tmp_path: Path) -> N
     assert lost.drop_low > 0.1
 
 
-@pytest.mark.parametrize(
-    ("right", "wrong"), [("width = 100", "width = 1"), ('"cxcywh"', '"xyxy"')]
-)
+@pytest.mark.parametrize(("right", "wrong"), [("width = 100", "width = 1"), ('"cxcywh"', '"xyxy"')])
 def test_a_decoding_with_which_the_source_finds_nothing_is_refused(tmp_path: Path, right: str, wrong: str) -> None:
     """Else nothing could be lost, and every variant would pass."""
     request, _ = _scene(tmp_path)
@@ -223,7 +221,7 @@ def test_boxes_that_are_passed_over_change_nothing(channels_first: bool, monkeyp
     decoding = Decoding(boxes="y", scores="y", score_columns=(4, 9), channels_first=channels_first, format="cxcywh",
                         score_threshold=0.2, max_detections=400)  # fmt: skip
     quick = detect({"y": head}, decoding)
-    monkeypatch.setattr("edgeship.build.metrics.detection._worth_reading", lambda boxes, scores, _: (boxes, scores))
+    monkeypatch.setattr("edgeship_agent.processing.detection._worth_reading", lambda boxes, scores, _: (boxes, scores))
     for one, other in zip(quick, detect({"y": head}, decoding), strict=True):
         assert np.array_equal(one.boxes, other.boxes)
         assert np.array_equal(one.scores, other.scores)

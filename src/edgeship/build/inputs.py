@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from edgeship.build import data, metrics, oracle, preprocess, sources, unlabelled, verify
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import MeanAveragePrecision
-from edgeship.build.metrics.groups import Group
+from edgeship.build.metrics.groups import Group, decoded_groups
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import DataReport, MetricFigures, SourceReport
@@ -288,7 +288,7 @@ def _groups(task: metrics.Metric, outputs: Mapping[str, Array]) -> tuple[Group, 
     if not isinstance(task, MeanAveragePrecision):
         return ()
     first = next(iter(outputs))
-    return task.decoding.groups(first, outputs[first].shape)
+    return decoded_groups(task.decoding, first, outputs[first].shape)
 
 
 def _features(

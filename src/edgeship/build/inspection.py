@@ -128,6 +128,7 @@ def _bundle(path: Path) -> Inspection:
             "author": bundle.author_key or "not signed",
             "source": f"{manifest.lineage.source.file} {manifest.lineage.source.digest}",
             "labels": ", ".join(manifest.output.labels),
+            "postprocessing": "; ".join(manifest.output.postprocessing),
             "output contract": output_contract_hash(manifest.output),
             **variants,
         },

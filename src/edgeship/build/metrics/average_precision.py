@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.detection import Decoding, Detections, detect, intersections, overlaps
 from edgeship.build.metrics.paired import Outputs, Paired
 from edgeship.build.metrics.resampling import Estimate, paired, resample
+from edgeship_agent.processing.detection import Decoding, Detections, detect, intersections, overlaps
 from edgeship_agent.runtime.engine import Array
 
 #: Metric → overlaps from which on a detection is right.

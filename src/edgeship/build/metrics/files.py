@@ -13,9 +13,9 @@ import numpy as np
 from msgspec import Struct
 
 from edgeship.build.metrics.average_precision import Objects
-from edgeship.build.metrics.detection import ACTIVATIONS, FORMATS, Decoding, corners
 from edgeship.build.metrics.paired import Outputs
 from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.processing.detection import ACTIVATIONS, FORMATS, Decoding, corners
 
 T = TypeVar("T")
 FILE_VERSION: Final = 1
@@ -126,7 +126,7 @@ def read_decoding(path: Path, outputs: Outputs) -> Decoding:
     """The decoding of a detector.
 
     Args:
-        path: TOML, as in :mod:`edgeship.build.metrics.detection`.
+        path: TOML, as in :mod:`edgeship_agent.processing.detection`.
         outputs: of the model, to check it against.
 
     Raises:

@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 
 from edgeship.build.metrics.fidelity import in_pieces
+from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime.engine import Array
 
 
@@ -101,6 +102,28 @@ def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = (
     }
     sums = {name: (float(errors[span].sum()), float(scales[span].sum())) for name, span in spans.items()}
     return GroupErrors(errors={name: _ratio(*pair) for name, pair in sums.items() if pair[1] != 0.0})
+
+
+def decoded_groups(decoding: Decoding, output: str, shape: Sequence[int]) -> tuple[Group, ...]:
+    """The channel groups of one output of a detector: all scores are one, so a class that no image shows is no loss.
+
+    Args:
+        decoding: which columns are what.
+        output: its name.
+        shape: [N, …].
+
+    >>> joined = Decoding(boxes="y", scores="y", score_columns=(4, 84), channels_first=True)
+    >>> [(each.name, each.axis, each.first, each.end) for each in decoded_groups(joined, "y", (1, 84, 8400))]
+    [('boxes', -2, 0, 4), ('scores', -2, 4, 84)]
+    """
+    axis, column = (-2 if decoding.channels_first else -1), decoding.objectness_column
+    spans = [("boxes", decoding.boxes, decoding.box_columns)]
+    if column is not None:
+        spans.append(("objectness", decoding.scores, (column, column + 1)))
+    spans.append(("scores", decoding.scores, decoding.score_columns or (0, shape[axis])))
+    return tuple(
+        Group(name=name, axis=axis, first=span[0], end=span[1]) for name, owner, span in spans if owner == output
+    )
 
 
 def _ratio(error: float, scale: float) -> float | None:

@@ -1,5 +1,7 @@
 """From a detector's raw outputs to boxes: the decoding that a TOML file describes, and non-maximum suppression. Pure.
 
+The build's mean average precision and an application on a device call these very functions.
+
 ``--postprocess FILE.toml``::
 
     schema_version = 1
@@ -25,15 +27,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.groups import Group
-from edgeship.build.metrics.paired import Outputs
-from edgeship_agent.runtime.engine import Array
+from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.processing.arrays import Array
 
 FORMATS: Final = ("xyxy", "cxcywh", "xywh")
 ACTIVATIONS: Final = ("none", "sigmoid", "softmax")
@@ -70,7 +72,7 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         >>> Decoding(boxes="boxes", scores="scores").steps[-1]
         'nms iou 0.5 class-aware score 0.05 at most 100'
         """
-        kind = "class-aware" if self.class_aware else "over all classes"
+        kind = _KINDS[self.class_aware]
         first_column, end = self.box_columns
         columns = f"boxes {self.boxes}[{first_column}:{end}] {self.format} ÷ {self.width:g} × {self.height:g}"
         classes = "all" if self.score_columns is None else f"{self.score_columns[0]}:{self.score_columns[1]}"
@@ -79,29 +81,55 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             scores += f" × column {self.objectness_column}"
         if self.background is not None:
             scores += f" without class {self.background}"
-        first = ("transpose channels last",) if self.channels_first else ()
+        first = (_TRANSPOSE,) if self.channels_first else ()
         nms = f"nms iou {self.iou_threshold:g} {kind} score {self.score_threshold:g} at most {self.max_detections}"
         return (*first, columns, scores, nms)
 
-    def groups(self, output: str, shape: Sequence[int]) -> tuple[Group, ...]:
-        """The channel groups of one output: all scores are one, so that a class that no image shows is no loss.
+    @classmethod
+    def from_steps(cls, steps: Sequence[str]) -> Decoding:
+        """The decoding that an output contract lists, as an application on a device needs it.
 
         Args:
-            output: its name.
-            shape: [N, …].
+            steps: ``postprocessing`` of the manifest's output contract; ``edgeship inspect BUNDLE`` prints them.
 
-        >>> joined = Decoding(boxes="y", scores="y", score_columns=(4, 84), channels_first=True)
-        >>> [(each.name, each.axis, each.first, each.end) for each in joined.groups("y", (1, 84, 8400))]
-        [('boxes', -2, 0, 4), ('scores', -2, 4, 84)]
+        Raises:
+            ContractError: not the steps of a detector.
+
+        >>> known = Decoding(boxes="y", scores="y", score_columns=(4, 84), channels_first=True, width=640, height=640)
+        >>> Decoding.from_steps(known.steps) == known
+        True
         """
-        axis = -2 if self.channels_first else -1
-        spans = [("boxes", self.boxes, self.box_columns)]
-        if self.objectness_column is not None:
-            spans.append(("objectness", self.scores, (self.objectness_column, self.objectness_column + 1)))
-        spans.append(("scores", self.scores, self.score_columns or (0, shape[axis])))
-        return tuple(
-            Group(name=name, axis=axis, first=span[0], end=span[1]) for name, owner, span in spans if owner == output
-        )
+        first = bool(steps) and steps[0] == _TRANSPOSE
+        rest = list(steps[1:] if first else steps)
+        found = [pattern.fullmatch(step) for pattern, step in zip(_STEPS, rest, strict=False)]
+        known = [match.groupdict() for match in found if match is not None]
+        if len(rest) != len(_STEPS) or len(known) != len(_STEPS):
+            raise ContractError("not the steps of a detector", key="postprocessing",
+                                expected="boxes …, scores …, nms …", got="; ".join(steps) or "none")  # fmt: skip
+        boxes, scores, nms = known
+        columns, objectness, background = scores["columns"], scores["objectness"], scores["background"]
+        low, high = (int(end) for end in boxes["columns"].split(":"))
+        span = None if columns == "all" else (int(columns.split(":")[0]), int(columns.split(":")[1]))
+        return cls(
+            boxes=boxes["name"], scores=scores["name"], box_columns=(low, high), score_columns=span,
+            objectness_column=None if objectness is None else int(objectness), channels_first=first,
+            format=boxes["format"], width=float(boxes["width"]), height=float(boxes["height"]),
+            activation=scores["activation"], background=None if background is None else int(background),
+            score_threshold=float(nms["score"]), iou_threshold=float(nms["iou"]),
+            class_aware=nms["kind"] == _KINDS[True], max_detections=int(nms["most"]),
+        )  # fmt: skip
+
+
+#: The steps as :attr:`Decoding.steps` writes them.
+_TRANSPOSE: Final = "transpose channels last"
+_KINDS: Final = {True: "class-aware", False: "over all classes"}
+_STEPS: Final = (
+    re.compile(r"boxes (?P<name>.+)\[(?P<columns>\d+:\d+)\] (?P<format>\w+) ÷ (?P<width>\S+) × (?P<height>\S+)"),
+    re.compile(r"scores (?P<name>.+)\[(?P<columns>all|\d+:\d+)\] (?P<activation>\w+)"
+               r"(?: × column (?P<objectness>\d+))?(?: without class (?P<background>\d+))?"),
+    re.compile(r"nms iou (?P<iou>\S+) (?P<kind>class-aware|over all classes) score (?P<score>\S+) "
+               r"at most (?P<most>\d+)"),
+)  # fmt: skip
 
 
 class Detections(Struct, frozen=True, kw_only=True):
@@ -118,7 +146,7 @@ class Detections(Struct, frozen=True, kw_only=True):
     classes: Array
 
 
-def detect(outputs: Outputs, decoding: Decoding) -> list[Detections]:
+def detect(outputs: Mapping[str, Array], decoding: Decoding) -> list[Detections]:
     """Boxes of every sample; a box or score that is no number is none.
 
     Args:
