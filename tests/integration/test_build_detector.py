@@ -64,6 +64,15 @@ def test_int8_keeps_boxes_and_scores_and_the_documents_say_so(data: Path, tmp_pa
     assert "worst channel group" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     cards = [path for path in (tmp_path / "out" / "bundle" / "blobs" / "sha256").iterdir()
              if b"worst channel group" in path.read_bytes()]  # fmt: skip
+    verified = subprocess.run(
+        [sys.executable, "-m", "edgeship", "verify", str(tmp_path / "out"), "--source", str(DETECTOR), "--evaluation",
+         str(data / "evaluation.npz"), "--ground-truth", str(data / "labels"), "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stderr
+    claims = [each["claim"] for each in json.loads(verified.stdout)["claims"] if "from the data" in each["claim"]]
+    assert any(each.startswith("drop of map50 recomputed") for each in claims)
+    assert all(each.endswith("the same") for each in claims)
     assert cards, "the model card names the channel group that lies furthest off"
 
 

@@ -177,7 +177,8 @@ def test_softmax_is_stable():
                  objectness_column=0, channels_first=True, format="xywh", width=1280.5, height=720.0,
                  activation="sigmoid", background=3, score_threshold=0.001, iou_threshold=0.7, class_aware=False,
                  max_detections=300),
-        Decoding(boxes="y", scores="y", score_columns=(4, 14), format="cxcywh", activation="softmax", background=0),
+        Decoding(boxes="y", scores="y", score_columns=(4, 14), format="cxcywh", activation="softmax", background=0,
+                 categories=(1, 3, 90)),
     ],
 )  # fmt: skip
 def test_an_application_decodes_what_the_output_contract_lists(decoding: Decoding) -> None:

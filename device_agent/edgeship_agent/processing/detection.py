@@ -74,15 +74,17 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         kind = _KINDS[self.class_aware]
         first_column, end = self.box_columns
-        columns = f"boxes {self.boxes}[{first_column}:{end}] {self.format} ÷ {self.width:g} × {self.height:g}"
+        columns = f"boxes {self.boxes}[{first_column}:{end}] {self.format} ÷ {self.width:.9g} × {self.height:.9g}"
         classes = "all" if self.score_columns is None else f"{self.score_columns[0]}:{self.score_columns[1]}"
         scores = f"scores {self.scores}[{classes}] {self.activation}"
         if self.objectness_column is not None:
             scores += f" × column {self.objectness_column}"
         if self.background is not None:
             scores += f" without class {self.background}"
+        if self.categories:
+            scores += f" categories {','.join(map(str, self.categories))}"
         first = (_TRANSPOSE,) if self.channels_first else ()
-        nms = f"nms iou {self.iou_threshold:g} {kind} score {self.score_threshold:g} at most {self.max_detections}"
+        nms = f"nms iou {self.iou_threshold:.9g} {kind} score {self.score_threshold:.9g} at most {self.max_detections}"
         return (*first, columns, scores, nms)
 
     @classmethod
@@ -109,12 +111,14 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         boxes, scores, nms = known
         columns, objectness, background = scores["columns"], scores["objectness"], scores["background"]
         low, high = (int(end) for end in boxes["columns"].split(":"))
+        categories = tuple(int(each) for each in (scores["categories"] or "").split(",") if each)
         span = None if columns == "all" else (int(columns.split(":")[0]), int(columns.split(":")[1]))
         return cls(
             boxes=boxes["name"], scores=scores["name"], box_columns=(low, high), score_columns=span,
             objectness_column=None if objectness is None else int(objectness), channels_first=first,
             format=boxes["format"], width=float(boxes["width"]), height=float(boxes["height"]),
             activation=scores["activation"], background=None if background is None else int(background),
+            categories=categories,
             score_threshold=float(nms["score"]), iou_threshold=float(nms["iou"]),
             class_aware=nms["kind"] == _KINDS[True], max_detections=int(nms["most"]),
         )  # fmt: skip
@@ -123,11 +127,14 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 #: The steps as :attr:`Decoding.steps` writes them.
 _TRANSPOSE: Final = "transpose channels last"
 _KINDS: Final = {True: "class-aware", False: "over all classes"}
+_NUMBER: Final = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 _STEPS: Final = (
-    re.compile(r"boxes (?P<name>.+)\[(?P<columns>\d+:\d+)\] (?P<format>\w+) ÷ (?P<width>\S+) × (?P<height>\S+)"),
+    re.compile(rf"boxes (?P<name>.+)\[(?P<columns>\d+:\d+)\] (?P<format>\w+) ÷ "
+               rf"(?P<width>{_NUMBER}) × (?P<height>{_NUMBER})"),
     re.compile(r"scores (?P<name>.+)\[(?P<columns>all|\d+:\d+)\] (?P<activation>\w+)"
-               r"(?: × column (?P<objectness>\d+))?(?: without class (?P<background>\d+))?"),
-    re.compile(r"nms iou (?P<iou>\S+) (?P<kind>class-aware|over all classes) score (?P<score>\S+) "
+               r"(?: × column (?P<objectness>\d+))?(?: without class (?P<background>\d+))?"
+               r"(?: categories (?P<categories>[\d,]+))?"),
+    re.compile(rf"nms iou (?P<iou>{_NUMBER}) (?P<kind>class-aware|over all classes) score (?P<score>{_NUMBER}) "
                r"at most (?P<most>\d+)"),
 )  # fmt: skip
 

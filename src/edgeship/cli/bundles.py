@@ -80,8 +80,11 @@ def _after_inspect(found: Inspection) -> str:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--evaluation", type=click.Path(path_type=Path), help="The evaluation data: recompute the metric too.")
 @click.option("--source", type=click.Path(path_type=Path), help="The trained model: recompute closeness and drop too.")
+@click.option("--ground-truth", type=click.Path(path_type=Path), help="COCO JSON or YOLO folder, for a detector's mAP.")
 @console.json_option
-def verify(bundle: Path, evaluation: Path | None, source: Path | None, as_json: bool) -> None:
+def verify(
+    bundle: Path, evaluation: Path | None, source: Path | None, ground_truth: Path | None, as_json: bool
+) -> None:
     """Verify a bundle: signature, digests, certificates, golden outputs on each runtime that is installed.
 
     Every figure of a certificate that follows from its counts is recomputed; with --evaluation the counts themselves,
@@ -98,7 +101,7 @@ def verify(bundle: Path, evaluation: Path | None, source: Path | None, as_json: 
     opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
     report = verify_bundle(opened)
     if evaluation is not None:
-        report = _with_data(opened, report, evaluation, source)
+        report = _with_data(opened, report, evaluation, source, ground_truth)
     if as_json:
         console.result_json(report)
     _show_report(report)
@@ -108,7 +111,9 @@ def verify(bundle: Path, evaluation: Path | None, source: Path | None, as_json: 
     console.next_steps(f"edgeship releases add {opened.directory}")
 
 
-def _with_data(opened: Bundle, report: VerifyReport, evaluation: Path, source: Path | None) -> VerifyReport:
+def _with_data(
+    opened: Bundle, report: VerifyReport, evaluation: Path, source: Path | None, ground_truth: Path | None
+) -> VerifyReport:
     """The report with the figures that take the data."""
     import msgspec
 
@@ -117,7 +122,7 @@ def _with_data(opened: Bundle, report: VerifyReport, evaluation: Path, source: P
     from edgeship.bundle import NotRun
 
     sound = {each.variant for each in report.golden if each.passed}
-    found = recompute(opened, sound, evaluation, source, Silence())
+    found = recompute(opened, sound, evaluation, source, Silence(), ground_truth=ground_truth)
     not_run = tuple(NotRun(variant=each.variant, reason=each.reason) for each in found.skipped)
     return msgspec.structs.replace(report, claims=(*report.claims, *found.checks), not_run=(*report.not_run, *not_run))
 

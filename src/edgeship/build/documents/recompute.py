@@ -11,10 +11,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship.build import data, metrics, oracle, sources, verify
 from edgeship.build.data import Dataset
+from edgeship.build.metrics.average_precision import THRESHOLDS
 from edgeship.build.progress import Progress
 from edgeship.build.sources import InputShape, SourceModel, SourceRequest
 from edgeship.build.verify import Comparison, Truth
@@ -22,6 +23,7 @@ from edgeship.bundle import Bundle, Certificate, ClaimCheck
 from edgeship.bundle.claims import read_certificate
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
 from edgeship_agent.contract.manifest import BundleManifest, Variant
+from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime import EngineOptions, open_engine
 from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.engine import Array
@@ -53,10 +55,17 @@ class _Evidence(Struct, frozen=True, kw_only=True):
     dataset: Dataset
     samples: tuple[dict[str, Array], ...]
     outputs: Mapping[str, Array] | None
+    ground_truth: Path | None = None
 
 
 def recompute(
-    bundle: Bundle, sound: Container[str], evaluation: Path, source: Path | None, progress: Progress
+    bundle: Bundle,
+    sound: Container[str],
+    evaluation: Path,
+    source: Path | None,
+    progress: Progress,
+    *,
+    ground_truth: Path | None = None,
 ) -> Recomputed:
     """Run every sound variant on the evaluation data and compare with its certificate.
 
@@ -67,6 +76,7 @@ def recompute(
         evaluation: the very data that the certificates name.
         source: the very model that the bundle was built from, or None.
         progress: told how far it is.
+        ground_truth: what is in the images of a detector's evaluation data, or None.
 
     Raises:
         InputError: other data, or another source, than the certificates name.
@@ -74,7 +84,7 @@ def recompute(
     manifest = bundle.manifest
     dataset = data.load(evaluation, manifest.input_contracts)
     _check_digest("evaluation data", evaluation, manifest.lineage.evaluation_digest, dataset.digest)
-    evidence = _evidence(dataset, manifest, source, progress)
+    evidence = structs.replace(_evidence(dataset, manifest, source, progress), ground_truth=ground_truth)
     checks: list[ClaimCheck] = []
     skipped: list[Skipped] = []
     for variant in manifest.variants:
@@ -163,11 +173,12 @@ def _task(
         raise InputError("a function of the author's is not run on a bundle's word", key=name)
     limit = next((rule.limit for rule in certificate.rules if rule.id == "relative_rms"), None)
     dataset, output = evidence.dataset, manifest.output
+    decoding = Decoding.from_steps(output.postprocessing) if name in THRESHOLDS else None
     return metrics.choose(
         metrics.MetricRequest(
             name=name, labels=dataset.labels, targets=dataset.targets, outputs=reference, inputs=evidence.samples,
             class_names=output.labels, softmax=output.activation == "softmax", closeness_limit=limit or 0.1,
-            evaluation=dataset.path, files=dataset.files,
+            evaluation=dataset.path, files=dataset.files, ground_truth=evidence.ground_truth, decoding=decoding,
         )
     )  # fmt: skip
 

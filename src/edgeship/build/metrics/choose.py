@@ -19,6 +19,7 @@ from edgeship.build.metrics.paired import Metric, Outputs, first_of
 from edgeship.build.metrics.ranking import Auc, class_score, reconstruction_error
 from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top
 from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime.engine import Array
 
 #: How metrics are asked for.
@@ -43,6 +44,7 @@ class MetricRequest(Struct, frozen=True, kw_only=True):
         softmax: whether the first output holds logits.
         closeness_limit: relative RMS within which a single sample counts as close.
         cost_matrix, postprocess, ground_truth: files, or None.
+        decoding: of a detector, where it is known without a file.
         evaluation: the evaluation data, for error messages.
         files: names of its samples, empty where they have none.
     """
@@ -58,6 +60,7 @@ class MetricRequest(Struct, frozen=True, kw_only=True):
     cost_matrix: Path | None = None
     postprocess: Path | None = None
     ground_truth: Path | None = None
+    decoding: Decoding | None = None
     evaluation: Path = Path()
     files: tuple[str, ...] = ()
 
@@ -190,11 +193,14 @@ def _errors(request: MetricRequest) -> Metric:
 
 
 def _map(request: MetricRequest) -> Metric:
-    if request.postprocess is None or request.ground_truth is None:
-        missing = "postprocess" if request.postprocess is None else "ground_truth"
+    if request.ground_truth is None or (request.postprocess is None and request.decoding is None):
+        missing = "ground_truth" if request.postprocess or request.decoding else "postprocess"
         raise ConfigError(f"{request.name} needs one more file", key=missing, expected=_NEEDED[missing],
                           next_step="write one; docs/guide/metrics.md has an example")  # fmt: skip
-    decoding = files.read_decoding(request.postprocess, request.outputs)
+    decoding = request.decoding
+    if request.postprocess is not None:
+        decoding = files.read_decoding(request.postprocess, request.outputs)
+    assert decoding is not None, "checked above"
     count = len(first_of(request.outputs))
     truth = files.read_objects(request.ground_truth, decoding, count, request.files)
     metric = MeanAveragePrecision(name=request.name, truth=truth, decoding=decoding)
@@ -202,7 +208,8 @@ def _map(request: MetricRequest) -> Metric:
     if found < _LEAST_FOUND:
         raise InputError(
             "the source itself finds next to nothing: whatever a variant lost, it would not show",
-            file=request.postprocess, key=request.name, expected=f"≥ {_LEAST_FOUND}", got=f"{found:.4f}",
+            file=request.postprocess or request.ground_truth, key=request.name, expected=f"≥ {_LEAST_FOUND}",
+            got=f"{found:.4f}",
             next_step="check channels_first, format, width, height and the columns; that the ground truth lists the "
                       "images in the order of the data; and the preprocessing",
         )  # fmt: skip
