@@ -50,6 +50,8 @@ class EdgeshipError(Exception):
     """
 
     exit_code = 1
+    #: Step of a build that it happened in, where that is known: ``conversion``, ``layout``, ``quantization`` …
+    stage = ""
 
     def __init__(
         self,

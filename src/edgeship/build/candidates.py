@@ -9,19 +9,23 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from edgeship.build import data, routes, verify
+from edgeship.build import data, routes, stages, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
+from edgeship.build.backends.calibration import Calibration
 from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
 from edgeship.build.inputs import Inputs
+from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.measure import measure
 from edgeship.build.probing import Prober
-from edgeship.build.progress import Progress
+from edgeship.build.progress import CANDIDATES, Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import guarded, schemes
 from edgeship.build.search.engine import Outcome, Search, Terms, speed_class
+from edgeship.build.search.expected import most_candidates
 from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
 from edgeship.build.search.space import EFFORT, Effort
+from edgeship.build.stages import at
 from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
@@ -59,11 +63,13 @@ class Goals(Struct, frozen=True, kw_only=True):
         max_relative_rms: limit of a quantized variant.
         size_bytes: budget, 0 for none.
         effort: ``quick``, ``normal`` or ``thorough``.
+        keep_float: names of operators that int8 leaves in float.
     """
 
     max_relative_rms: float
     size_bytes: int = 0
     effort: str = "normal"
+    keep_float: tuple[str, ...] = ()
 
 
 class Workshop:
@@ -95,6 +101,7 @@ class Workshop:
         self._prober = Prober()
         self.tried: list[Attempt] = []
         self.searches: dict[str, Outcome] = {}
+        self.keep_float = KeepFloat(goals.keep_float)
 
     def float_variant(self, runtime: str) -> Built:
         """The float variant of a runtime.
@@ -112,19 +119,24 @@ class Workshop:
         """
         if precision != "int8":
             return self._run(self._artifact(runtime, self._scheme(f"{target.id}/{runtime}", precision)))
-        float_artifact = self._artifact(runtime, None)
-        bench = _Trials(self, target, runtime, on_target=on_target)
-        calibration = self._backends[runtime].calibration(self._job(runtime), float_artifact)
+        calibration = self.calibration(runtime)
         terms = Terms(effort=self._effort(runtime, calibration.operators), limit=self._goals.max_relative_rms,
                       size_bytes=self._goals.size_bytes)  # fmt: skip
         bases = schemes(target, runtime, on_target=on_target)
         floats = not target.dtypes.activations or "float32" in target.dtypes.activations
-        outcome = Search(bases, calibration.operators if floats else (), bench, terms).run()
+        keep = self.keep_float.among(calibration.operators, runtime, allowed=floats)
+        operators = calibration.operators if floats else ()
+        most = most_candidates(bases, operators, terms.effort)
+        bench = _Trials(self, target, runtime, on_target=on_target, plan=(keep, most))
+        outcome = Search(bases, operators, bench, terms).run()
         if outcome is None:
-            reasons = [each.reason for each in self.tried if each.target == target.id and each.runtime == runtime]
-            raise ConversionError(reasons[-1] if reasons else "no scheme applies", target=runtime)
-        self.searches[f"{target.id}/{runtime}"] = outcome
+            tried = [each for each in self.tried if each.target == target.id and each.runtime == runtime]
+            failure = ConversionError(tried[-1].reason if tried else "no scheme applies", target=runtime)
+            failure.stage = tried[-1].stage if tried else "quantization"
+            raise failure
         self._record(target, runtime, outcome)
+        outcome = structs.replace(outcome, chosen=kept(outcome.chosen, keep))
+        self.searches[f"{target.id}/{runtime}"] = outcome
         return self._run(self._artifact(runtime, outcome.chosen))
 
     def _scheme(self, searched: str, precision: str) -> Scheme:
@@ -149,14 +161,13 @@ class Workshop:
             samples: how many of the selection samples; 0 for all of them.
             on_target: whether this machine shows what saturates on the target.
         """
-        self._progress.count(f"{runtime} {len(self._trials) + 1} candidates", 0, 1)
         try:
             if guarded(scheme, target, on_target=on_target):
                 self._refuse_saturation(runtime, scheme)
             artifact = self._artifact(runtime, scheme)
             return self._screened(artifact, samples)
         except ConversionError as error:
-            self._note(target, runtime, "failed", f"{scheme.text}: {error.message}")
+            self._note(target, runtime, "failed", f"{scheme.text}: {error.message}", error.stage or "quantization")
             return None
 
     def times_ms(self, runtime: str, candidates: Sequence[Scheme]) -> dict[str, float]:
@@ -173,6 +184,20 @@ class Workshop:
     def size_bytes(self, runtime: str, scheme: Scheme) -> int:
         """Of a candidate's files."""
         return self._artifact(runtime, scheme).size_bytes
+
+    def calibration(self, runtime: str) -> Calibration:
+        """What a runtime's float file and the calibration samples say.
+
+        Raises:
+            ConversionError: there is no float file.
+        """
+        float_artifact = self._artifact(runtime, None)
+        return self._backends[runtime].calibration(self._job(runtime), float_artifact)
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told."""
+        return self._progress
 
     @property
     def inputs(self) -> Inputs:
@@ -219,20 +244,25 @@ class Workshop:
             reason = "a quantized TFLite file is passed through to LiteRT alone: build from its float model"
             raise ConversionError(reason, target=runtime)
         gave_up: list[str] = []
+        last = "conversion"
         for position, route in enumerate(routes.plan(source.format, runtime)):
             by = routes.words(source.format, route)
             try:
                 attempt = structs.replace(job, folder=job.folder / f"route{position}")
-                artifact = backend.convert(attempt, self._forms.file(route))
+                with at("conversion"):
+                    artifact = backend.convert(attempt, self._forms.file(route))
             except (ConversionError, EngineError) as error:
-                gave_up.append(f"{by}: {error.message}")
+                gave_up.append(f"{by}: {stages.words(error)}")
+                last = error.stage
                 continue
             gave_up += self._forms.fallbacks(route)
             # what was quantized before is called by what it is, and compared with nothing but itself
             precision = "int8" if source.quantized else artifact.precision
             return structs.replace(artifact, precision=precision, fallbacks=(*artifact.fallbacks, *gave_up),
                                    notes=(*artifact.notes, f"converted by {by}", *gave_up))  # fmt: skip
-        raise ConversionError("; ".join(gave_up), target=runtime)
+        failure = ConversionError("; tried next: ".join(gave_up), target=runtime)
+        failure.stage = last
+        raise failure
 
     def _artifact(self, runtime: str, scheme: Scheme | None) -> Artifact:
         key = (runtime, scheme.name if scheme else "fp32")
@@ -253,14 +283,14 @@ class Workshop:
         job = self._job(runtime)
         if scheme is None:
             return self._converted(backend, job, runtime)
-        return backend.quantize(job, self._artifact(runtime, None), scheme)
+        with at("quantization"):
+            return backend.quantize(job, self._artifact(runtime, None), scheme)
 
     def _refuse_saturation(self, runtime: str, scheme: Scheme) -> None:
         """Raise ConversionError where products could saturate without VNNI."""
         key = (runtime, scheme.name)
         if key not in self._saturating:
-            calibration = self._backends[runtime].calibration(self._job(runtime), self._artifact(runtime, None))
-            self._saturating[key] = calibration.saturating(scheme)
+            self._saturating[key] = self.calibration(runtime).saturating(scheme)
         if found := self._saturating[key]:
             raise ConversionError(f"8-bit products could saturate without VNNI in {len(found)} layers, such as "
                                   f"{found[0]}", target=runtime)  # fmt: skip
@@ -304,8 +334,9 @@ class Workshop:
                        f"{outcome.schemes[trial.name].text}: {_said(trial)} on the selection samples; "
                        f"taken: {_said(taken)}")  # fmt: skip
 
-    def _note(self, target: Target, runtime: str, outcome: str, reason: str) -> None:
-        self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason))
+    def _note(self, target: Target, runtime: str, outcome: str, reason: str, stage: str = "") -> None:
+        self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason,
+                                  stage=stage))  # fmt: skip
 
     def _run(self, artifact: Artifact) -> Built:
         if artifact.model not in self._built:
@@ -334,17 +365,24 @@ class Workshop:
 
 
 class _Trials:
-    """The workshop as one runtime's search sees it."""
+    """The workshop as one runtime's search sees it; ``plan``: what stays in float in any case, attempts at most."""
 
-    def __init__(self, workshop: Workshop, target: Target, runtime: str, *, on_target: bool) -> None:
+    def __init__(
+        self, workshop: Workshop, target: Target, runtime: str, *, on_target: bool, plan: tuple[Sequence[str], int]
+    ) -> None:
         self._workshop = workshop
         self._target = target
         self._runtime = runtime
         self._on_target = on_target
+        self._keep, self._most = plan
+        self._attempts = 0
 
     def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
         """One candidate on some of the selection samples."""
-        comparison = self._workshop.attempt(self._target, self._runtime, scheme, samples, on_target=self._on_target)
+        self._workshop.progress.count(f"{self._runtime} {CANDIDATES}", self._attempts, self._most)
+        self._attempts += 1
+        made = kept(scheme, self._keep)
+        comparison = self._workshop.attempt(self._target, self._runtime, made, samples, on_target=self._on_target)
         if comparison is None:
             return None
         return Trial(
@@ -353,12 +391,16 @@ class _Trials:
             error=_error(comparison, by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes)),
             by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes),
             faulty=_faulty(comparison, classes=self._workshop.inputs.truth.classes),
-            size_bytes=self._workshop.size_bytes(self._runtime, scheme),
+            size_bytes=self._workshop.size_bytes(self._runtime, made),
         )
 
     def times_ms(self, schemes: Sequence[Scheme]) -> dict[str, float]:
         """Latency on this machine, where that says something about the target."""
-        return self._workshop.times_ms(self._runtime, schemes) if self._on_target else {}
+        if not self._on_target:
+            return {}
+        names = {kept(each, self._keep).name: each.name for each in schemes}
+        times = self._workshop.times_ms(self._runtime, [kept(each, self._keep) for each in schemes])
+        return {names[name]: time_ms for name, time_ms in times.items()}
 
 
 def _by_group(comparison: Comparison, *, classes: bool) -> bool:

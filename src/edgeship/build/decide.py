@@ -17,6 +17,7 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
 from edgeship.build.select import Choice, Judged
+from edgeship.build.stages import said
 from edgeship.build.target_gates import target_gates
 from edgeship.build.unlabelled import Field
 from edgeship.build.verify import Comparison
@@ -92,6 +93,7 @@ class Assessed(Struct, frozen=True, kw_only=True):
             memory_bytes=assemble.memory_bytes(self.entry.name, self.built),
             notes=(*artifact.notes, *self.notes, *_conditions(self)),
             class_recalls=comparison.class_recalls,
+            confusion=None if artifact.precision == "fp32" else comparison.confusion,
         )
 
 
@@ -157,8 +159,9 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
 def stopped(workshop: Workshop, target: Target, reason: str, progress: Progress) -> Decision:
     """A target that a check ruled out: nothing is built for it."""
     workshop.tried.append(
-        Attempt(target=target.id, runtime=target.runtimes[0].name, precision="fp32", outcome="refused", reason=reason)
-    )
+        Attempt(target=target.id, runtime=target.runtimes[0].name, precision="fp32", outcome="refused", reason=reason,
+                stage="check")
+    )  # fmt: skip
     progress.step("refused", f"{target.id}: {reason}", "failed")
     choice = Choice(verdict="fail", chosen="", reason=f"there is no way from this model to {target.id}: {reason}")
     progress.step(*chosen_line(target.id, choice, None))
@@ -192,7 +195,7 @@ def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[l
     try:
         reference = workshop.float_variant(place.entry.name)
     except ConversionError as error:
-        return [], [_refuse(workshop, place, "fp32", error.message)]
+        return [], [_refuse(workshop, place, "fp32", error.message, error.stage or "conversion")]
     wanted = tuple(dict.fromkeys(("int8", *options.precisions)))
     if options.effort == "thorough":
         wanted = tuple(dict.fromkeys((*wanted, *MORE[place.entry.name], _HALF)))
@@ -224,11 +227,11 @@ def _stage(
                 target, entry.name, precision, on_target=wanted == isa_class()
             )
         except ConversionError as error:
-            sentence = _refuse(workshop, place, precision, error.message)
+            sentence = _refuse(workshop, place, precision, error.message, error.stage or "quantization")
             refused += [sentence] if precision not in options.precisions else []
     built[name] = reference
     trials = place.bench.try_all(place.label, built, workshop.inputs, target.measure)
-    refused += [_refuse(workshop, place, label, reason) for label, reason in trials.refused.items()]
+    refused += [_refuse(workshop, place, label, reason, "runtime") for label, reason in trials.refused.items()]
     if name not in trials.tried:  # what every other figure of this runtime is compared with
         return [], refused
     found = [
@@ -277,13 +280,13 @@ def _judged(
                     notes=trial.notes)  # fmt: skip
 
 
-def _refuse(workshop: Workshop, place: _Place, precision: str, reason: str) -> str:
+def _refuse(workshop: Workshop, place: _Place, precision: str, reason: str, stage: str = "check") -> str:
     """Record a candidate that cannot be had, and say so in one sentence."""
     workshop.tried.append(
         Attempt(target=place.target.id, runtime=place.entry.name, precision=precision, outcome="refused",
-                reason=reason)
+                reason=reason, stage=stage)
     )  # fmt: skip
-    return f"{place.label}/{precision}: {reason}"
+    return f"{place.label}/{precision}: {said(stage, reason)}"
 
 
 def limits_of(options: BuildOptions, target: Target) -> Limits:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeship.build.backends.base import Bindings, Job, Samples, bind
 from edgeship.build.metrics import relative_rms
+from edgeship.build.stages import at
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Binding, TensorSpec
 from edgeship_agent.runtime.bound import from_artifact, to_artifact
@@ -23,6 +24,7 @@ PARITY_RMS: Final = 1e-3
 _MOST_LAYOUTS: Final = 64
 
 
+@at("layout")
 def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
     """Bindings under which the file computes what the source computes.
 
@@ -58,11 +60,14 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
         if outputs is not None and worst <= PARITY_RMS:
             return inputs, outputs
         best = worst if best is None else min(best, worst)
-    raise ConversionError(
+    failure = ConversionError(
         "the converted file does not compute what the source computes"
         + (f" (relative RMS {best:.3g}, limit {PARITY_RMS:g})" if best is not None else f": {refused}"),
         target=runtime,
     )
+    # every order of axes was tried: where numbers differ all the same, no layout is to blame
+    failure.stage = "runtime" if best is None else "conversion" if math.isfinite(best) else "layout"
+    raise failure
 
 
 def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo], runtime: str) -> tuple[Binding, ...]:
@@ -113,6 +118,7 @@ def _orders(spec: TensorSpec, info: TensorInfo) -> Iterator[tuple[int, ...]]:
             yield order
 
 
+@at("runtime")
 def _run(engine: Engine, inputs: Sequence[Binding], samples: Samples) -> list[list[Array]]:
     results = []
     for sample in samples:

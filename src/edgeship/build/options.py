@@ -38,6 +38,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         strict: a fallback is a failure.
         effort: how much the search for the best quantized file may try: ``quick``, ``normal`` or ``thorough``.
         precisions: made and judged besides the ladder int8, fp16, fp32, in this order of preference behind int8.
+        keep_float: names of operators that int8 leaves in float, as the report's sensitivity gives them.
         task: ``classification``, ``raw`` or ``auto`` (classification where the evaluation data has labels).
         labels: class names in the order of the output.
         output: folder for the results.
@@ -71,6 +72,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     strict: bool = False
     effort: str = "normal"
     precisions: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
     task: str = "auto"
     labels: tuple[str, ...] = ()
     name: str = ""

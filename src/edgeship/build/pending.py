@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import assemble, documents, few_labels, labelling, output
+from edgeship.build import assemble, ci, documents, few_labels, labelling, output
 from edgeship.build.decide import Assessed, Decision, rates_of
 from edgeship.build.inputs import Inputs
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
-from edgeship.build.schema import GateReport
+from edgeship.build.schema import BuildDocument, GateReport
 from edgeship.build.unlabelled import Field
 from edgeship.bundle import BundleDraft, LineageDocument, VariantDraft
 from edgeship_agent.contract.errors import VerificationError
@@ -34,6 +34,7 @@ class PendingBundle(Struct, frozen=True, kw_only=True):
         digests: label → file name → sha256 of each model file.
         latencies_ms: label → measured times, for the report.
         lineage, addition: for the documents that its variants will share.
+        base: the build that the report compares with, as it was then.
     """
 
     draft: BundleDraft
@@ -41,6 +42,7 @@ class PendingBundle(Struct, frozen=True, kw_only=True):
     latencies_ms: dict[str, tuple[float, ...]]
     lineage: LineageDocument
     addition: documents.CardAddition
+    base: BuildDocument | None = None
 
 
 def undecided_of(decisions: Sequence[Decision], metric: str) -> list[Assessed]:
@@ -190,4 +192,5 @@ def _pending(
         latencies_ms=latencies,
         lineage=documents.lineage_of(draft, read, statement),
         addition=statement.addition,
+        base=ci.read_base(options.base),
     )

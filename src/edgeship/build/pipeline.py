@@ -17,13 +17,16 @@ from edgeship.build import (
     assemble,
     checks,
     ci,
+    delegates,
     documents,
+    hints,
     inputs,
     labelling,
     output,
     pending,
     routes,
     select,
+    sensitivity,
     sources,
     target_files,
     toolchains,
@@ -96,7 +99,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             ready(toolchain)
         forms = routes.Forms(read.source, staging.scratch / "forms", ready)
         goals = Goals(max_relative_rms=options.max_relative_rms, size_bytes=options.size_bytes or 0,
-                      effort=options.effort)  # fmt: skip
+                      effort=options.effort, keep_float=options.keep_float)  # fmt: skip
         workshop = Workshop(read, staging.scratch, forms, goals, progress)
         try:
             decisions = tuple(
@@ -105,7 +108,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
                 else decide(workshop, target, options, benches, progress)
                 for target in targets
             )
-            _check_any_way(decisions, options)
+            _check_any_way(decisions, options, workshop)
             verdict = select.overall([each.choice.verdict for each in decisions])
             timings["build"] = time.monotonic() - started - timings["read"]
             bundle = None
@@ -123,11 +126,13 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             name=options.name,
             lineage=documents.lineage_report(read.source.facts, statement),
             tried=tuple(workshop.tried),
+            sensitivity=sensitivity.reports(workshop),
             timings_s={key: round(value, 3) for key, value in timings.items()},
             calibration=enough.report(),
             notes=(enough.note,) if enough.note else (),
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
+        document = hints.added(document, options, progress)
         latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
         output.write_synced(staging.draft / "report.md", ci.comment(document, base).encode())
         write_report(document, staging.draft / "report.html", latencies_ms=latencies)
@@ -213,16 +218,20 @@ def _runtimes(targets: Sequence[Target]) -> list[str]:
     return [entry.name for target in targets for entry in target.runtimes]
 
 
-def _check_any_way(decisions: Sequence[Decision], options: BuildOptions) -> None:
-    """Refuse a build that has nothing to show for any target.
+def _check_any_way(decisions: Sequence[Decision], options: BuildOptions, workshop: Workshop) -> None:
+    """Refuse a build that has nothing to show for any target, or that could not do what it was told.
 
     Raises:
         ConversionError: the first target's reason.
+        ConfigError: an operator that should stay in float is in no file.
     """
+    workshop.keep_float.check()
     if not _all(decisions):
         first = decisions[0]
+        looks = hints.of_attempts(options, workshop.inputs.source.format, workshop.tried)
         raise ConversionError(first.choice.reason, target=first.target.id, file=options.source,
-                              next_step="choose a target with another runtime: edgeship targets list")  # fmt: skip
+                              next_step=looks[0] if looks else "choose a target with another runtime: "
+                                                               "edgeship targets list")  # fmt: skip
 
 
 def _document(
@@ -283,4 +292,5 @@ def _variant_report(
     if each.target.format == C_ARRAY and each.judged.verdict != "fail":
         write_variant(each.built.artifact, read.calibration_inputs[0], name, folder)
     final = staging.final / relative / each.built.artifact.model.name
-    return each.report(str(final), chosen=each.judged.label == decision.choice.chosen)
+    described = each.report(str(final), chosen=each.judged.label == decision.choice.chosen)
+    return structs.replace(described, notes=(*described.notes, *delegates.note_of(each.entry, each.built.artifact)))

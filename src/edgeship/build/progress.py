@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
+
+#: A count whose label ends so is of candidates: ``total`` is how many there are at most, and others go on inside it.
+CANDIDATES: Final = "candidates"
 
 
 class Progress(Protocol):

@@ -137,6 +137,7 @@ class Project(Struct, frozen=True, kw_only=True):
         strict: a fallback is a failure.
         effort: how much the search for the best int8 may try: ``quick``, ``normal`` or ``thorough``.
         precisions: made and judged too: ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
+        keep_float: names of operators that int8 leaves in float, as the report's sensitivity gives them.
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
     """
@@ -149,6 +150,7 @@ class Project(Struct, frozen=True, kw_only=True):
     strict: bool = False
     effort: str = "normal"
     precisions: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
     measure: str = ""
     log_mlflow: bool = False
     preprocessing: Preprocessing = Preprocessing()
@@ -203,6 +205,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         strict=project.strict,
         effort=project.effort,
         precisions=project.precisions,
+        keep_float=project.keep_float,
         task=model.task,
         labels=model.labels,
         name=model.name,

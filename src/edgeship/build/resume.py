@@ -130,7 +130,7 @@ def _write(
         document = structs.replace(document, bundle=str((folder / "bundle").absolute()), bundle_digest=written.digest)
     else:
         document = structs.replace(document, bundle=None, bundle_digest="")
-    output.replace_synced(folder / "report.md", ci.comment(document, None).encode())
+    output.replace_synced(folder / "report.md", ci.comment(document, waiting.base).encode())
     write_report(document, folder / "report.html", latencies_ms=waiting.latencies_ms)
     output.replace_synced(folder / "build.json", pipeline.encode(document))
     if document.bundle is None:

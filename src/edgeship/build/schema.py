@@ -85,6 +85,40 @@ class ClassRecall(Struct, frozen=True, kw_only=True):
     neither: int
 
 
+class ConfusionCell(Struct, frozen=True, array_like=True):
+    """How often one class was answered with another: ``[actual, said, source, variant]`` in JSON.
+
+    Attributes:
+        actual, said: indices of classes.
+        source, variant: how many samples, by the source and by the variant.
+    """
+
+    actual: int
+    said: int
+    source: int
+    variant: int
+
+
+class ConfusionReport(Struct, frozen=True, kw_only=True):
+    """What source and variant answer to the evaluation samples of each class. Counts alone, no samples.
+
+    Attributes:
+        against: ``labels``, or ``source`` where there are none: then a class is what the source says.
+        classes: of the model.
+        labels: their names, empty where they have none.
+        samples: in the evaluation set; ``moved``: of these, answered otherwise than by the source.
+        cells: those with a count; where ``whole`` is false, only those whose count changes, the largest changes first.
+    """
+
+    against: str
+    classes: int
+    samples: int
+    moved: int
+    cells: tuple[ConfusionCell, ...]
+    whole: bool = True
+    labels: tuple[str, ...] = ()
+
+
 class FieldReport(Struct, frozen=True, kw_only=True):
     """What unlabelled samples say of a variant, and the labels of its disagreements with the source.
 
@@ -130,6 +164,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
         class_recalls: of every class that has samples, where the first output names classes; without labels, against
             what the source says.
         field: what unlabelled samples say, where the build was given some.
+        confusion: which classes are answered with which, where the first output names classes; None for fp32.
     """
 
     target: str
@@ -159,6 +194,7 @@ class VariantReport(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     class_recalls: tuple[ClassRecall, ...] = ()
     field: FieldReport | None = None
+    confusion: ConfusionReport | None = None
 
 
 class GateReport(Struct, frozen=True, kw_only=True):
@@ -194,13 +230,56 @@ class GateReport(Struct, frozen=True, kw_only=True):
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """A candidate that could not be built or run at all, or a fallback that was taken."""
+    """A candidate that could not be built or run at all, or a fallback that was taken.
+
+    Attributes:
+        stage: where it went wrong: ``check``, ``conversion``, ``layout``, ``quantization`` or ``runtime``; empty where
+            nothing did.
+    """
 
     target: str
     runtime: str
     precision: str
     outcome: str
     reason: str
+    stage: str = ""
+
+
+class OperatorSensitivity(Struct, frozen=True, kw_only=True):
+    """What rounding one operator to 8 bits costs.
+
+    Attributes:
+        name: by which the runtime's quantizer, and ``--keep-float``, know it.
+        kind: the format's name of what it does.
+        in_float: whether it stays in float in the variant.
+        sqnr_db: signal ÷ (error of its rounded weights + error of its rounded output), by itself, everything before it
+            in float; None where it is exact.
+        noise_share: its noise ÷ signal as a share of the sum over all operators that are rounded: an estimate.
+        removed_share: share of the whole net's squared error that went when it alone was left in float, as measured on
+            the selection samples; negative where that grew; None where it was not tried.
+    """
+
+    name: str
+    kind: str
+    in_float: bool
+    sqnr_db: float | None
+    noise_share: float
+    removed_share: float | None = None
+
+
+class SensitivityReport(Struct, frozen=True, kw_only=True):
+    """Which operators an int8 variant loses most in, the worst first.
+
+    Attributes:
+        samples: of the calibration data, from which ``sqnr_db`` is worked out.
+        operators: those that compute; what only moves numbers about is left out.
+    """
+
+    target: str
+    runtime: str
+    precision: str
+    samples: int
+    operators: tuple[OperatorSensitivity, ...]
 
 
 class TargetVerdict(Struct, frozen=True, kw_only=True):
@@ -292,6 +371,8 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
         bundle_digest: identity of the bundle.
         timings_s: stage → seconds.
         to_label: absolute path of the table of disagreements, where labels would decide (``edgeship gate resume``).
+        sensitivity: of every int8 that a search found.
+        next: commands that look into what failed.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -313,3 +394,5 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
     to_label: str = ""
     calibration: CalibrationReport | None = None
     lineage: LineageReport | None = None
+    sensitivity: tuple[SensitivityReport, ...] = ()
+    next: tuple[str, ...] = ()

@@ -15,7 +15,8 @@ from edgeship.build.metrics.groups import Group, group_errors
 from edgeship.build.oracle import stacked
 from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress, Silence
-from edgeship.build.schema import ClassRecall, MetricFigures
+from edgeship.build.schema import ClassRecall, ConfusionReport, MetricFigures
+from edgeship.build.stages import at
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Golden, MetricClaim, Variant
 from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
@@ -82,6 +83,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
         class_recalls: of every class that has samples, where the first output is read as classes.
         cosine: of the first output; None where it is zero or not finite.
         agreement: samples whose highest class is the source's; None where the output is not read as classes.
+        confusion: which classes are answered with which; likewise.
     """
 
     relative_rms: float | None
@@ -100,6 +102,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     worst_group_name: str = ""
     balanced_rms: float | None = None
     groups: Mapping[str, float | None] = {}
+    confusion: ConfusionReport | None = None
 
     @property
     def metric(self) -> MetricFigures:
@@ -107,6 +110,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
         return self.paired.figures
 
 
+@at("runtime")
 def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[str, Array]:
     """Every sample through a model: name → [N, …]; the batch axis of 1 gives way to the samples' axis.
 
@@ -121,6 +125,7 @@ def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[s
     return stacked(answers, label)
 
 
+@at("runtime")
 def open_artifact(artifact: Artifact, prober: Prober | None = None, *, threads: int = 1) -> BoundModel:
     """The artifact as a device runs it, held to fp32 arithmetic around its int8 operators.
 
@@ -144,6 +149,7 @@ def open_artifact(artifact: Artifact, prober: Prober | None = None, *, threads: 
         raise ConversionError(f"{artifact.runtime} refuses it: {error.message}", target=artifact.runtime) from error
 
 
+@at("runtime")
 def check_loads_agree(artifact: Artifact, inputs: Samples, outputs: Mapping[str, Array]) -> None:
     """Load the file again and refuse it if it answers something else than before.
 
@@ -221,6 +227,7 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         class_recalls=_class_recalls(truth, reference, candidate) if truth.classes else (),
         cosine=metrics.cosine(candidate, reference),
         agreement=sum(a == b for a, b in zip(said, meant, strict=True)) if truth.classes else None,
+        confusion=metrics.confusion(truth.labels, reference, candidate, truth.class_names) if truth.classes else None,
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from edgeship.build.metric_gate import shown_drop
 from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, VariantReport
 from edgeship.build.select import Choice
 
+#: Searches for a failing part that are offered, of those that the document names.
+_MOST_LOOKS: Final = 2
 #: Label, text, glyph.
 Line = tuple[str, str, str]
 
@@ -47,14 +50,15 @@ def next_commands(document: BuildDocument, folder: str) -> list[str]:
     """
     undecided = next((gate for gate in document.gates if not gate.holds), None)
     where = "" if folder == "build" else f"@{folder}"
+    looks = list(document.next[:_MOST_LOOKS])
     explain = f"edgeship explain build/{undecided.id}{where}" if undecided else ""
     if document.to_label:
         resume = f"edgeship gate resume{where and ' ' + where}"
-        return [*([f"edgeship verify {folder}/bundle"] if document.bundle else []), resume]
+        return [*([f"edgeship verify {folder}/bundle"] if document.bundle else []), resume, *looks]
     if document.bundle:
         add = f"edgeship releases add {folder}/bundle"
-        return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else [])]
-    return [explain] if explain else ["edgeship targets list"]
+        return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else []), *looks]
+    return [*([explain] if explain else []), *looks] or ["edgeship targets list"]
 
 
 def size(size_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from edgeship.build.progress import CANDIDATES
 from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
+from edgeship.cli.pace import Pace, shown
 from edgeship_agent.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +85,8 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--precision", "precisions", multiple=True,
               type=click.Choice(["fp16", "dynamic", "int4", "int16x8", "int8io"]),
               help="Make and judge this one too; repeat for several.")  # fmt: skip
+@click.option("--keep-float", multiple=True, metavar="OPERATOR",
+              help="Leave this operator in float; names stand in the report's sensitivity; repeatable.")  # fmt: skip
 @click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
@@ -195,24 +200,41 @@ class _Live:
         self._drawn = 0.0
         self._width = 0
         self._terminal = sys.stderr.isatty()
+        self._pace, self._search_pace = Pace(), Pace()
+        self._search = ""
 
     def step(self, label: str, text: str, glyph: str = "done") -> None:
         """A line that stays."""
         self._check()
         self.clear()
+        self._search = ""
         console.step(label, text, glyph)
 
     def count(self, label: str, done: int, total: int) -> None:
         """The running count."""
         self._check()
         now = time.monotonic()
-        if not self._terminal or now - self._drawn < _REDRAW_S:
+        if not self._terminal:
+            return
+        text = self._text(label, done, total, now)
+        if now - self._drawn < _REDRAW_S:
             return
         self._drawn = now
         self.clear()
-        text = f"… {label} {done} of {total}"
+        text = f"… {text}"[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be taken away
         self._width = len(text)
         click.echo(f"\r{text}", nl=False, err=True)
+
+    def _text(self, label: str, done: int, total: int, now_s: float) -> str:
+        """The count; within a search, behind that search's own."""
+        if label.endswith(CANDIDATES):
+            left_s = self._search_pace.left_s(label, done, total, now_s)
+            self._search = shown(label, done, total, left_s, most=True)
+            return self._search
+        left_s = self._pace.left_s(label, done, total, now_s)
+        if self._search:
+            return f"{self._search} · {label} {done} of {total}"
+        return shown(label, done, total, left_s)
 
     def clear(self) -> None:
         """Take the running count away."""

@@ -67,6 +67,17 @@ class Calibration:
         """With sizes."""
         return sized(self._graph.operators(), self.statistics.shapes)
 
+    @property
+    def sample_count(self) -> int:
+        """How many samples set ranges."""
+        return len(self._samples)
+
+    @property
+    def layers(self) -> dict[str, tuple[Layer, rounding.LayerInputs]]:
+        """Operator → its weights, and what they are multiplied with."""
+        found = {each.name: each.layer for each in self._graph.operators() if each.layer is not None}
+        return {name: (found[name], inputs) for name, inputs in self._layer_inputs.items()}
+
     def ranges(self, estimator: str) -> dict[str, Range]:
         """Tensor → range, by one of the estimators; worked out once."""
         if estimator not in self._ranges:

@@ -5,6 +5,7 @@ A new metric is one class with a name and :meth:`Metric.compare`, and one line i
 
 from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose
 from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
+from edgeship.build.metrics.confusion import confusion
 from edgeship.build.metrics.fidelity import cosine, predictions, relative_rms, sample_rms, sqnr_db
 from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells, figures
 from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
@@ -24,6 +25,7 @@ __all__ = [
     "check_name",
     "choose",
     "class_recalls",
+    "confusion",
     "cosine",
     "figures",
     "found_classes",

@@ -24,7 +24,7 @@ _WORTH_A_LAYER: Final = 0.95
 _RESCUE_SUSPECTS: Final = 10
 _RESCUE_SHARE: Final = 0.4
 #: Layers in float together, at most.
-_MOST_LAYERS: Final = 4
+MOST_LAYERS: Final = 4
 
 
 class Bench(Protocol):
@@ -160,7 +160,7 @@ class Search:
         whole = trial.error**2 or 1.0
         self._layers = {name: gain / whole for name, gain in gains.items()}
         together: list[str] = []
-        for name in floats.worst_first(gains, self._operators)[:_MOST_LAYERS]:
+        for name in floats.worst_first(gains, self._operators)[:MOST_LAYERS]:
             if floats.share([*together, name], self._operators) <= effort.float_share:
                 together.append(name)
                 self._try(space.with_layers(best, together))

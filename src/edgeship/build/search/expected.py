@@ -1,0 +1,33 @@
+"""How many candidates a search may try at most, for a clock that says how long it still takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeship.build.backends.base import Scheme
+from edgeship.build.search import space
+from edgeship.build.search.engine import MOST_LAYERS
+from edgeship.build.search.graph import Operator
+from edgeship.build.search.space import Effort
+
+
+def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effort: Effort) -> int:
+    """Attempts of all waves, the second look at the survivors included; a search that is close enough ends earlier.
+
+    Args:
+        bases: plain schemes by type.
+        operators: of the float file, sized; none where nothing may stay in float.
+        effort: how much may be tried.
+
+    >>> most_candidates([Scheme(), Scheme(activation="uint8")], [], space.EFFORT["quick"])
+    11
+    """
+    first = bases[0]
+    parts = space.parts(operators)
+    waves = len(bases) - 1 + sum(map(len, (space.ranges_wave(first, effort), space.rounding_wave(first, effort, parts),
+                                           space.around_wave(first, effort, parts))))  # fmt: skip
+    suspects = len(space.suspects(operators, first, effort))
+    layers = suspects + min(suspects, MOST_LAYERS)
+    tools = len(effort.tools) * (3 if parts else 2)
+    finals = effort.survivors + len(bases) - 1 + len(effort.tools)
+    return waves + layers + tools + finals

@@ -1,0 +1,55 @@
+"""Where something went wrong: conversion, layout, quantization or runtime; told apart where it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+from edgeship_agent.contract.errors import ConversionError, EdgeshipError, EngineError
+
+Stage = Literal["check", "conversion", "layout", "quantization", "runtime"]
+STAGES: Final[tuple[Stage, ...]] = ("check", "conversion", "layout", "quantization", "runtime")
+
+
+@contextmanager
+def at(stage: Stage) -> Iterator[None]:
+    """Errors that come from here carry this stage, unless one further in has said better.
+
+    >>> try:
+    ...     with at("quantization"), at("runtime"):
+    ...         raise ConversionError("refused")
+    ... except ConversionError as error:
+    ...     error.stage
+    'runtime'
+    """
+    try:
+        yield
+    except (ConversionError, EngineError) as error:
+        error.stage = error.stage or _caused(error) or stage
+        raise
+
+
+def words(error: EdgeshipError) -> str:
+    """What went wrong, with its stage before it.
+
+    >>> error = ConversionError("no such operator"); error.stage = "conversion"
+    >>> words(error), words(ConversionError("why"))
+    ('conversion error: no such operator', 'why')
+    """
+    return said(error.stage, error.message)
+
+
+def said(stage: str, reason: str) -> str:
+    """The same from its parts.
+
+    >>> said("layout", "axes moved"), said("check", "too large")
+    ('layout error: axes moved', 'too large')
+    """
+    return reason if stage in ("", "check") else f"{stage} error: {reason}"
+
+
+def _caused(error: EdgeshipError) -> str:
+    """The stage of the error that this one was made from."""
+    cause = error.__cause__
+    return cause.stage if isinstance(cause, EdgeshipError) else ""
