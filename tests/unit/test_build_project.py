@@ -63,7 +63,8 @@ def test_what_is_left_out_has_the_command_lines_default(tmp_path: Path) -> None:
 
 def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
     everything = (
-        'targets = ["t"]\noutput = "o"\nstrict = true\neffort = "quick"\nprecisions = ["fp16"]\nkeep_float = ["k"]\nmeasure = "ssh://h"\n'
+        'targets = ["t"]\noutput = "o"\nstrict = true\neffort = "quick"\nprecisions = ["fp16"]\nkeep_float = ["k"]\n'
+        'measure = "ssh://h"\n'
         "log_mlflow = true\n"
         '[model]\nsource = "s"\nname = "n"\nversion = "2"\ntask = "raw"\nlabels = ["a"]\ninput_shapes = ["1,2"]\n'
         'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\nsignature = "g"\n'

@@ -46,7 +46,8 @@ def said(stage: str, reason: str) -> str:
     >>> said("layout", "axes moved"), said("check", "too large")
     ('layout error: axes moved', 'too large')
     """
-    return reason if stage in ("", "check") else f"{stage} error: {reason}"
+    known = stage in ("", "check") or any(f"{each} error: " in reason for each in STAGES)
+    return reason if known else f"{stage} error: {reason}"
 
 
 def _caused(error: EdgeshipError) -> str:

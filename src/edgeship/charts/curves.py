@@ -24,11 +24,15 @@ class Curve:
         label: whose it is.
         points: (value > 0, share ≤ value), both ascending; empty for no data.
         n: how many values.
+        end: where its axis may end, so that a few outliers do not squeeze the rest; None for the largest value.
+        beyond: how many values lie further out.
     """
 
     label: str
     points: tuple[tuple[float, float], ...]
     n: int
+    end: float | None = None
+    beyond: int = 0
 
     def quantile(self, share: float) -> float | None:
         """The smallest known value that holds at least ``share`` of the distribution, None for no data."""
@@ -55,7 +59,8 @@ def ecdf_plot(
     """
     shown = [curve for curve in curves[:2] if curve.points]
     height = _PLOT_PX + 22
-    values = [value for curve in shown for value, _ in curve.points] + ([limit] if limit else [])
+    end = max((curve.end or curve.points[-1][0] for curve in shown), default=0.0)
+    values = [min(value, end) for curve in shown for value, _ in curve.points] + ([limit] if limit else [])
     if not shown:
         shapes = text("no data", "50%", _PLOT_PX / 2, anchor="middle", class_="es-muted")
     else:
@@ -66,9 +71,15 @@ def ecdf_plot(
             _limit_line(limit, bounds, unit) if limit else None,
             line(0, _PLOT_PX, "100%", _PLOT_PX, "es-axis"),
             _log_labels(bounds, unit),
+            _beyond(shown, end, unit),
         )
     rows = [
-        (curve.label, f"{curve.n:,}", *(format_value(curve.quantile(share), unit) for share, _ in _QUANTILES))
+        (
+            curve.label,
+            f"{curve.n:,}",
+            *(format_value(curve.quantile(share), unit) for share, _ in _QUANTILES),
+            format_value(curve.points[-1][0] if curve.points else None, unit),
+        )
         for curve in curves
     ]
     points = [
@@ -77,7 +88,7 @@ def ecdf_plot(
         for v, s in curve.points
     ]
     table = fragment(
-        number_table(title, ("", "n", *(name for _, name in _QUANTILES)), rows),
+        number_table(title, ("", "n", *(name for _, name in _QUANTILES), "largest"), rows),
         number_table("Points of the curve", ("values", "share"), points),
     )
     entries = [(swatch(_STYLES[i][0], hollow=bool(i)), f"{c.label} ({_STYLES[i][3]})") for i, c in enumerate(shown)]
@@ -94,9 +105,22 @@ def _share_line(share: float, name: str) -> Markup:
     return fragment(line(0, y, "100%", y, "es-grid"), text(name, 0, anchor_y, class_="es-muted"))
 
 
+def _beyond(curves: Sequence[Curve], end: float, unit: Unit) -> Markup | None:
+    """What the axis does not show."""
+    cut = [curve for curve in curves if curve.points[-1][0] > end]
+    if not cut:
+        return None
+    counts = " and ".join(f"{curve.beyond:,} of {curve.n:,}" for curve in cut)
+    largest = max(curve.points[-1][0] for curve in cut)
+    words = f"» {counts} beyond, up to {format_value(largest, unit)}"
+    return text(words, "100%", _PLOT_PX - 5, anchor="end", class_="es-muted es-halo")
+
+
 def _steps(curve: Curve, bounds: tuple[float, float], style: tuple[str, str, str | None, str]) -> Markup:
     points, previous = ["0,1000"], 1000.0
     for value, share in curve.points:
+        if value > bounds[1]:
+            break
         x, y = 1000.0 * _log_share(value, bounds), 1000.0 * (1 - share * 0.92)
         points += [f"{x:.1f},{previous:.1f}", f"{x:.1f},{y:.1f}"]
         previous = y

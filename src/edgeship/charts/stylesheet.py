@@ -9,12 +9,14 @@ STYLESHEET: Final = """\
   --es-ground: #ffffff; --es-ink: #16202a; --es-muted: #52606d; --es-rule: #c6ced6;
   --es-a: #0072B2; --es-b: #D55E00; --es-nothing: #8b96a1; --es-hatch: #ffffff;
   --es-step0: #dce9f2; --es-step1: #a9cbe3; --es-step2: #6aa5cf; --es-step3: #2f7fb5; --es-step4: #D55E00;
+  --es-on2: #0a1218; --es-on3: #ffffff;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --es-ground: #12181f; --es-ink: #e8edf2; --es-muted: #a7b3bf; --es-rule: #3b4754;
     --es-a: #3d9bd6; --es-b: #ec7a2b; --es-nothing: #7d8995; --es-hatch: #12181f;
     --es-step0: #1d2b38; --es-step1: #1f4663; --es-step2: #27668f; --es-step3: #3d9bd6; --es-step4: #ec7a2b;
+    --es-on2: #ffffff; --es-on3: #0a1218;
   }
 }
 .es-chart { margin: 0 0 1.25rem; }
@@ -59,6 +61,23 @@ STYLESHEET: Final = """\
   text-align: left; padding: .15rem .75rem .15rem 0; border-bottom: 1px solid var(--es-rule);
   font-variant-numeric: tabular-nums;
 }
+.es-rest { fill: var(--es-nothing); }
+.es-hollow { fill: var(--es-ground); }
+.es-halo { paint-order: stroke; stroke: var(--es-ground); stroke-width: 3px; }
+.es-confusion { border-collapse: separate; border-spacing: 1px; font-size: .8125rem; overflow-wrap: normal; }
+.es-confusion caption { text-align: left; color: var(--es-muted); }
+.es-confusion th { font-weight: 400; color: var(--es-muted); padding: .1rem .35rem; white-space: nowrap; }
+.es-confusion th[scope=row] {
+  position: sticky; left: 0; background: var(--es-ground); text-align: left; max-width: 9rem; overflow: hidden;
+  text-overflow: ellipsis;
+}
+.es-confusion td {
+  min-width: 2rem; padding: .1rem .25rem; text-align: center; white-space: nowrap; font-variant-numeric: tabular-nums;
+}
+.es-confusion td.es-step0 { background: var(--es-step0); } .es-confusion td.es-step1 { background: var(--es-step1); }
+.es-confusion td.es-step2 { background: var(--es-step2); color: var(--es-on2); }
+.es-confusion td.es-step3 { background: var(--es-a); color: var(--es-on3); }
+.es-confusion td.es-moved { outline: 2px solid var(--es-b); outline-offset: -2px; font-weight: 600; }
 .es-scroll { overflow-x: auto; max-width: 100%; }
 .es-spark { display: inline-block; vertical-align: middle; }
 """

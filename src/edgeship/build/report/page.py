@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from edgeship.build.report import sections
+from edgeship.build.report import closer, sections
 from edgeship.build.schema import BuildDocument
 from edgeship.charts import STYLESHEET, Markup, element, fragment
 
@@ -38,6 +38,7 @@ code { font: .9em ui-monospace, monospace; }
   font-variant-numeric: tabular-nums;
 }
 .scroll .words td:last-child { min-width: 16rem; }
+main details { margin: 0 0 .5rem; } main summary { cursor: pointer; min-height: 24px; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 30rem) {
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .5rem; } .es-text { font-size: 11px; }
@@ -96,6 +97,8 @@ def render_report(document: BuildDocument, *, latencies_ms: Mapping[str, Sequenc
             "main",
             sections.targets(document, latencies_ms or {}),
             sections.trade_offs(document),
+            closer.sensitivity(document),
+            closer.confusions(document),
             sections.class_recalls(document),
             sections.refused(document),
             sections.gates(document),

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from edgeship.build.report.words import chosen_of, label_of, mark, unit_of
+from edgeship.build.report.words import chosen_of, label_of, unit_of
 from edgeship.build.schema import BuildDocument, GateReport, VariantReport
 from edgeship.charts import (
-    Axis,
     Curve,
     IntervalRow,
     Markup,
-    ScatterPoint,
     ecdf_plot,
     format_value,
     fragment,
     interval_plot,
-    scatter_plot,
 )
 
+#: The axis of latencies ends at so many times this quantile: a pause of the machine must not squeeze all the rest.
+_ROBUST: Final = 0.99
+_ROBUST_SPAN: Final = 1.25
 #: Points of a distribution that are drawn.
 _CURVE_POINTS: Final = 60
 
@@ -63,37 +63,6 @@ def _gate(document: BuildDocument, variant: VariantReport, gate_id: str) -> Gate
     )
 
 
-def trade_off_plots(document: BuildDocument) -> Markup:
-    """Size and latency of every variant against its accuracy."""
-    variants = document.variants
-    if not variants:
-        return fragment()
-    y_axis = Axis(name=variants[0].metric.name, unit=unit_of(variants[0].metric.unit))
-    chosen = [each for each in variants if each.chosen]
-    smallest = min(variants, key=lambda each: each.size_bytes)
-    fastest = min(variants, key=lambda each: each.latency_p50_ms)
-    tail = f"; {len(chosen)} of {len(variants)} chosen."
-    size_finding = f"The smallest is {label_of(smallest)} with {format_value(smallest.size_bytes, 'bytes')}{tail}"
-    speed_finding = f"The fastest is {label_of(fastest)} with {format_value(fastest.latency_p50_ms, 'ms')}{tail}"
-    if not all(each.on_target for each in variants):
-        speed_finding += " Not every variant was measured on its target."
-    sizes = [_point(index, each, each.size_bytes) for index, each in enumerate(variants)]
-    speeds = [_point(index, each, each.latency_p50_ms) for index, each in enumerate(variants)]
-    size_axis, speed_axis = Axis(name="size", unit="bytes"), Axis(name="latency p50", unit="ms")
-    return fragment(
-        scatter_plot("Size and accuracy", size_finding, sizes, x_axis=size_axis, y_axis=y_axis),
-        scatter_plot("Latency and accuracy", speed_finding, speeds, x_axis=speed_axis, y_axis=y_axis),
-    )
-
-
-def _point(index: int, variant: VariantReport, x: float) -> ScatterPoint:
-    metric = variant.metric
-    return ScatterPoint(
-        label=label_of(variant), mark=mark(index), x=x, y=metric.value, low=metric.low, high=metric.high,
-        chosen=variant.chosen,
-    )  # fmt: skip
-
-
 def latency_plot(document: BuildDocument, target: str, latencies_ms: Mapping[str, Sequence[float]]) -> Markup:
     """Latency distribution of what was chosen, beside the target's fp32."""
     chosen = chosen_of(document, target)
@@ -101,15 +70,21 @@ def latency_plot(document: BuildDocument, target: str, latencies_ms: Mapping[str
     shown = {label_of(each): each for each in (chosen, float_variant) if each and latencies_ms.get(label_of(each))}
     if not shown:
         return fragment()
-    curves = [
-        Curve(
-            label=f"{each.precision} · {each.runtime}", points=_points(latencies_ms[label]), n=len(latencies_ms[label])
-        )
-        for label, each in shown.items()
-    ]
+    curves = [_curve(f"{each.precision} · {each.runtime}", latencies_ms[label]) for label, each in shown.items()]
     first = next(iter(shown.values()))
     finding = f"{first.precision}: p99 {format_value(curves[0].quantile(0.99), 'ms')} on {first.measured_on.cpu}."
     return ecdf_plot(f"Latency of one inference, {target}", finding, curves)
+
+
+def _curve(label: str, values: Sequence[float]) -> Curve:
+    """The distribution, with an end of its axis behind which only outliers lie."""
+    ordered = sorted(value for value in values if value > 0)
+    points = _points(values)
+    if not ordered:
+        return Curve(label=label, points=points, n=len(values))
+    end = _ROBUST_SPAN * ordered[int(_ROBUST * (len(ordered) - 1))]
+    beyond = sum(value > end for value in ordered)
+    return Curve(label=label, points=points, n=len(values), end=end if beyond else None, beyond=beyond)
 
 
 def _points(values: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgeship.build.report.plots import accuracy_plot, latency_plot, trade_off_plots
+from edgeship.build.report import attempts
+from edgeship.build.report.plots import accuracy_plot, latency_plot
+from edgeship.build.report.trade_offs import trade_off_plots
 from edgeship.build.report.words import (
     HOLDS_WORDS,
     chosen_of,
@@ -108,13 +110,19 @@ def _variant_row(index: int, variant: VariantReport) -> list[Child]:
 
 def refused(document: BuildDocument) -> Markup:
     """What was tried and is not shipped, each with its reason."""
-    rows: list[list[Child]] = [
-        [label_of(each), verdict_word(each.verdict), each.reason] for each in document.variants if not each.chosen
-    ]
-    rows += [[f"{each.target}/{each.runtime}/{each.precision}", each.outcome, each.reason] for each in document.tried]
-    if not rows:
-        return _section("Tried and not shipped", element("p", "Nothing: every variant that was tried ships."))
-    return _section("Tried and not shipped", _table("Tried and not shipped", ("variant", "outcome", "reason"), rows))
+    title, rows, groups = "Tried and not shipped", attempts.rows_in_the_open(document), attempts.searched(document)
+    looks = [element("p", "To look into it: ", _code(each)) for each in document.next]
+    if not rows and not groups:
+        return _section(title, element("p", "Nothing: every variant that was tried ships."))
+    return _section(
+        title,
+        _table(title, ("variant", "outcome", "reason"), rows) if rows else None,
+        looks,
+        [
+            attempts.folded(place, found, _table(place, ("outcome", "candidate", ""), attempts.rows_of(found)))
+            for place, found in groups.items()
+        ],
+    )
 
 
 def gates(document: BuildDocument) -> Markup:
