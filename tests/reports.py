@@ -47,8 +47,9 @@ def attempts(count: int) -> tuple[Attempt, ...]:
                 reason="s8s8: NNCF: no statistics" if index % 5 == 0 else f"s8s8, p{index}: relative RMS 0.0{index}")
         for index in range(count)
     ]  # fmt: skip
-    lost = Attempt(target="x86-64-litert", runtime="litert", precision="fp32", outcome="refused", stage="conversion",
-                   reason="onnx → onnx2tf: conversion error: no LSTM; tried next: onnx → fold → onnx2tf: the same")  # fmt: skip
+    reason = "onnx → onnx2tf: conversion error: no LSTM; tried next: onnx → fold → onnx2tf: the same"
+    lost = Attempt(target="x86-64-litert", runtime="litert", precision="fp32", outcome="refused", reason=reason,
+                   stage="conversion")  # fmt: skip
     return (*found, lost)
 
 
@@ -88,8 +89,6 @@ def alone() -> BuildDocument:
     """One variant, one operator, no latency, one class in the evaluation set."""
     only = structs.replace(builds.variant("box", "litert", "int8", chosen=True), latency_p50_ms=0.0, latency_p99_ms=0.0,
                            confusion=confusion([0] * 5, np.eye(2)[[0] * 5], np.eye(2)[[0] * 5]))  # fmt: skip
-    bare = SensitivityReport(
-        target="box", runtime="litert", precision="int8", samples=3,
-        operators=(OperatorSensitivity(name="fc", kind="FULLY_CONNECTED", in_float=False, sqnr_db=None, noise_share=0.0),),
-    )  # fmt: skip
+    exact = OperatorSensitivity(name="fc", kind="FULLY_CONNECTED", in_float=False, sqnr_db=None, noise_share=0.0)
+    bare = SensitivityReport(target="box", runtime="litert", precision="int8", samples=3, operators=(exact,))
     return structs.replace(builds.document(), variants=(only,), gates=(), targets=(), tried=(), sensitivity=(bare,))

@@ -20,6 +20,7 @@ from msgspec import structs
 from edgeship.build import pipeline, toolchains
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Silence
+from edgeship.build.schema import BuildDocument
 from edgeship.bundle import Bundle, verify
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.runtime.isa import isa_class
@@ -128,6 +129,47 @@ def test_three_runtimes_one_bundle(work: Workspace) -> None:
     assert manifest.output.activation == "softmax"
     assert not manifest.input_schema["x"][0].documented
     assert {file.role for file in manifest.variants[1].files} >= {"model", "weights", "golden_inputs", "profile"}
+    _looked_into(document)
+
+
+def _looked_into(document: BuildDocument) -> None:
+    """What the report shows of an int8: its operators, its confusions, its delegate."""
+    assert [(each.target, each.runtime) for each in document.sensitivity] == [
+        ("ort", "onnxruntime"), ("ov", "openvino"), ("lite", "litert"),
+    ]  # fmt: skip
+    for each in document.sensitivity:
+        assert sum(one.noise_share for one in each.operators) == pytest.approx(1.0)
+        assert {one.sqnr_db is None or 20 < one.sqnr_db < 80 for one in each.operators} == {True}
+        assert any("onv" in one.kind or "CONV" in one.kind for one in each.operators)
+    for variant in document.variants:
+        noted = [note for note in variant.notes if "XNNPACK partition" in note]
+        assert len(noted) == (variant.runtime == "litert")
+        if variant.precision == "fp32":
+            assert variant.confusion is None
+            continue
+        assert variant.confusion is not None
+        for counts in (
+            [each.source for each in variant.confusion.cells],
+            [each.variant for each in variant.confusion.cells],
+        ):
+            assert sum(counts) == EVALUATION_COUNT
+        right = sum(each.variant for each in variant.confusion.cells if each.actual == each.said)
+        assert right / EVALUATION_COUNT == pytest.approx(variant.metric.value)
+
+
+def test_an_operator_that_a_user_keeps_stays_in_float(work: Workspace) -> None:
+    quick = work.options("ort", effort="quick", keep_float=("Conv_0",))
+    document = _build(quick).document
+    int8 = next(each for each in document.variants if each.precision == "int8")
+    assert "Conv_0 in float" in int8.scheme.replace("head and ", "")
+    graph = onnx.load(int8.file).graph
+    conv = next(node for node in graph.node if node.name == "Conv_0")
+    weights = {tensor.name for tensor in graph.initializer}
+    assert conv.input[1] in weights, "its weights are read as they are, not from 8 bits"
+    assert {each.name for each in document.sensitivity[0].operators if each.in_float} >= {"Conv_0"}
+    with pytest.raises(ConfigError, match="no operator of this name") as refusal:
+        _build(structs.replace(quick, keep_float=("Conv_00",)))
+    assert "Conv_0" in str(refusal.value.expected)
 
 
 def test_the_same_inputs_give_the_same_bundle(work: Workspace) -> None:
@@ -269,6 +311,7 @@ def test_no_way_to_a_target_is_an_error_with_its_reason(work: Workspace) -> None
         _build(options)
     assert refusal.value.exit_code == 1
     assert "biasgelu" in str(refusal.value).lower()
+    assert refusal.value.next_step == f"edgeship bisect {model} --runtime litert --inputs {work.folder / 'c.npz'}"
     assert not (work.folder / "out").exists()
 
 
@@ -287,6 +330,9 @@ def test_a_route_that_fails_is_followed_by_the_next_and_told(work: Workspace) ->
     assert fp32.relative_rms < 1e-4
     assert any("fold → onnx2tf" in note for note in fp32.notes)
     assert any("does not compute what the source computes" in note for note in fp32.notes)
+    fallback = next(each for each in result.document.tried if each.outcome == "fallback")
+    assert fallback.stage == "runtime", "LiteRT does not run the first route's file"
+    assert fallback.reason.endswith("the next route was taken")
 
 
 def test_mnist_from_cntk_is_not_one_class(work: Workspace) -> None:
@@ -369,6 +415,11 @@ def test_a_target_without_a_way_fails_and_the_others_are_kept(work: Workspace) -
     assert by_target["ort"].verdict == "pass"
     assert by_target["lite"].verdict == "fail"
     assert "there is no way from this model to lite" in by_target["lite"].reason
+    lost = next(each for each in result.document.tried if each.target == "lite")
+    assert (lost.precision, lost.stage) == ("fp32", "conversion")
+    assert "tried next: onnx → fold → onnx2tf" in lost.reason
+    assert result.document.next == (f"edgeship bisect {model} --runtime litert --inputs {work.folder / 'c.npz'}",)
+    assert result.document.next[0] in (result.folder / "report.md").read_text()
     assert {each.target for each in result.document.variants} == {"ort"}
     assert result.document.bundle is None
     assert (result.folder / "report.html").is_file()

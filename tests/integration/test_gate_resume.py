@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeship.build import pipeline
 from edgeship.bundle import Bundle, verify
 from edgeship.demo.building import models_folder, write_data
 from edgeship.demo.digits import load_digits
+from tests import builds
 
 TARGET = """
 id = "box"
@@ -86,7 +88,8 @@ def test_few_disagreements_prove_without_any_label(site: Site) -> None:
 
 
 def test_labels_of_disagreements_decide_without_a_rebuild(site: Site) -> None:
-    done = site.build("--max-drop", "0.004")
+    (site.folder / "base.json").write_bytes(pipeline.encode(builds.document()))
+    done = site.build("--max-drop", "0.004", "--base", "base.json")
     assert done.returncode == 0, done.stderr
     before = site.document()
     assert (before["verdict"], _int8(before)["verdict"], _int8(before)["chosen"]) == ("pass", "inconclusive", False)
@@ -102,6 +105,7 @@ def test_labels_of_disagreements_decide_without_a_rebuild(site: Site) -> None:
     assert resumed.returncode == 0, resumed.stderr
     after = site.document()
     assert json.loads(resumed.stdout) == after
+    assert "against the base build 1.0" in (site.folder / "out" / "report.md").read_text()
     field = _int8(after)["field"]
     assert (field["samples"], field["labelled"], field["look"]) == (2800, rows, 1)
     assert field["only_source"] + field["only_variant"] + field["neither"] == rows

@@ -365,7 +365,7 @@ class Workshop:
 
 
 class _Trials:
-    """The workshop as one runtime's search sees it; ``plan``: what stays in float in any case, attempts at most."""
+    """The workshop as one runtime's search sees it; ``plan``: what stays in float in any case, attempts to expect."""
 
     def __init__(
         self, workshop: Workshop, target: Target, runtime: str, *, on_target: bool, plan: tuple[Sequence[str], int]
@@ -379,7 +379,9 @@ class _Trials:
 
     def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
         """One candidate on some of the selection samples."""
-        self._workshop.progress.count(f"{self._runtime} {CANDIDATES}", self._attempts, self._most)
+        self._workshop.progress.count(
+            f"{self._runtime} {CANDIDATES}", self._attempts, max(self._most, self._attempts + 1)
+        )
         self._attempts += 1
         made = kept(scheme, self._keep)
         comparison = self._workshop.attempt(self._target, self._runtime, made, samples, on_target=self._on_target)

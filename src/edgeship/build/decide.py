@@ -17,7 +17,7 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
 from edgeship.build.select import Choice, Judged
-from edgeship.build.stages import said
+from edgeship.build.stages import named_in, said
 from edgeship.build.target_gates import target_gates
 from edgeship.build.unlabelled import Field
 from edgeship.build.verify import Comparison
@@ -196,6 +196,11 @@ def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[l
         reference = workshop.float_variant(place.entry.name)
     except ConversionError as error:
         return [], [_refuse(workshop, place, "fp32", error.message, error.stage or "conversion")]
+    for each in reference.artifact.fallbacks:
+        workshop.tried.append(
+            Attempt(target=place.target.id, runtime=place.entry.name, precision=reference.artifact.precision,
+                    outcome="fallback", reason=f"{each}; the next route was taken", stage=named_in(each))
+        )  # fmt: skip
     wanted = tuple(dict.fromkeys(("int8", *options.precisions)))
     if options.effort == "thorough":
         wanted = tuple(dict.fromkeys((*wanted, *MORE[place.entry.name], _HALF)))

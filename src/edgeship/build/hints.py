@@ -10,7 +10,8 @@ from msgspec import structs
 
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
-from edgeship.build.schema import Attempt, BuildDocument, GateReport, SensitivityReport
+from edgeship.build.schema import Attempt, BuildDocument, GateReport
+from edgeship.build.words import worst_layer
 
 #: Runtimes and stages of a failure that can be cut down to a part of the model.
 _RUNTIMES: Final = frozenset({"onnxruntime", "openvino", "litert"})
@@ -66,22 +67,6 @@ def _bisect(options: BuildOptions, *words: str) -> str:
     as_it_is = options.preprocess is None and options.calibration.suffix == ".npz"
     inputs = ("--inputs", str(options.calibration)) if as_it_is else ()
     return shlex.join(["edgeship", "bisect", str(options.source), *words, *inputs])
-
-
-def worst_layer(one: SensitivityReport) -> str:
-    """The operator that adds most noise, and how it stays in float; empty where none stands out.
-
-    >>> from edgeship.build.sensitivity import ranked
-    >>> worst_layer(SensitivityReport(target="t", runtime="litert", precision="int8", samples=8,
-    ...     operators=ranked({"conv": 0.03, "fc": 0.01}, {"conv": "CONV_2D"}, (), {})))
-    't/litert: CONV_2D conv makes about 75 % of the rounding noise; --keep-float conv leaves it in float'
-    """
-    rounded = [each for each in one.operators if not each.in_float]
-    if not rounded or not rounded[0].noise_share:
-        return ""
-    worst = rounded[0]
-    return (f"{one.target}/{one.runtime}: {worst.kind} {worst.name} makes about {100 * worst.noise_share:.0f} % of the "
-            f"rounding noise; --keep-float {shlex.quote(worst.name)} leaves it in float")  # fmt: skip
 
 
 def added(document: BuildDocument, options: BuildOptions, progress: Progress) -> BuildDocument:

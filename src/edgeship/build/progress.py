@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-#: A count whose label ends so is of candidates: ``total`` is how many there are at most, and others go on inside it.
+#: A count whose label ends so is of candidates: ``total`` is a guess, and other counts go on inside it.
 CANDIDATES: Final = "candidates"
 
 

@@ -46,8 +46,17 @@ def said(stage: str, reason: str) -> str:
     >>> said("layout", "axes moved"), said("check", "too large")
     ('layout error: axes moved', 'too large')
     """
-    known = stage in ("", "check") or any(f"{each} error: " in reason for each in STAGES)
-    return reason if known else f"{stage} error: {reason}"
+    return reason if stage in ("", "check") or named_in(reason) else f"{stage} error: {reason}"
+
+
+def named_in(reason: str) -> str:
+    """The first stage that a sentence of :func:`words` names, empty where it names none.
+
+    >>> named_in("onnx → onnx2tf: layout error: axes moved"), named_in("too large")
+    ('layout', '')
+    """
+    places = {reason.find(f"{each} error: "): each for each in STAGES if f"{each} error: " in reason}
+    return places[min(places)] if places else ""
 
 
 def _caused(error: EdgeshipError) -> str:

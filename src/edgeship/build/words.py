@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
 from edgeship.build.metric_gate import shown_drop
-from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, VariantReport
+from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, SensitivityReport, VariantReport
 from edgeship.build.select import Choice
 
 #: Searches for a failing part that are offered, of those that the document names.
@@ -59,6 +60,23 @@ def next_commands(document: BuildDocument, folder: str) -> list[str]:
         add = f"edgeship releases add {folder}/bundle"
         return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else []), *looks]
     return [*([explain] if explain else []), *looks] or ["edgeship targets list"]
+
+
+def worst_layer(one: SensitivityReport) -> str:
+    """The operator that adds most noise, and how it stays in float; empty where none stands out.
+
+    >>> from edgeship.build.schema import OperatorSensitivity
+    >>> conv = OperatorSensitivity(name="conv", kind="CONV_2D", in_float=False, sqnr_db=15.2, noise_share=0.75)
+    >>> worst_layer(SensitivityReport(target="t", runtime="litert", precision="int8", samples=8,
+    ...     operators=(conv,)))
+    't/litert: CONV_2D conv makes about 75 % of the rounding noise; --keep-float conv leaves it in float'
+    """
+    rounded = [each for each in one.operators if not each.in_float]
+    if not rounded or not rounded[0].noise_share:
+        return ""
+    worst = rounded[0]
+    return (f"{one.target}/{one.runtime}: {worst.kind} {worst.name} makes about {100 * worst.noise_share:.0f} % of the "
+            f"rounding noise; --keep-float {shlex.quote(worst.name)} leaves it in float")  # fmt: skip
 
 
 def size(size_bytes: int) -> str:

@@ -229,7 +229,7 @@ class _Live:
         """The count; within a search, behind that search's own."""
         if label.endswith(CANDIDATES):
             left_s = self._search_pace.left_s(label, done, total, now_s)
-            self._search = shown(label, done, total, left_s, most=True)
+            self._search = shown(label, done, total, left_s, about=True)
             return self._search
         left_s = self._pace.left_s(label, done, total, now_s)
         if self._search:

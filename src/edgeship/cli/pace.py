@@ -39,7 +39,7 @@ class Pace:
         return max(total - done, 0) * elapsed_s / steps
 
 
-def shown(label: str, done: int, total: int, left_s: float | None, *, most: bool = False) -> str:
+def shown(label: str, done: int, total: int, left_s: float | None, *, about: bool = False) -> str:
     """A count in words.
 
     Args:
@@ -47,14 +47,14 @@ def shown(label: str, done: int, total: int, left_s: float | None, *, most: bool
         done: so far.
         total: where it ends.
         left_s: how long it still takes, None where that is not known.
-        most: whether it may end before ``total``.
+        about: whether ``total`` is a guess.
 
-    >>> shown("litert candidates", 7, 16, 41.6, most=True)
-    'litert candidates 7 of at most 16 · about 42 s left at this pace'
+    >>> shown("litert candidates", 7, 16, 41.6, about=True)
+    'litert candidates 7 of about 16 · about 42 s left at this pace'
     >>> shown("source", 50, 900, None)
     'source 50 of 900'
     """
-    count = f"{label} {done} of {'at most ' if most else ''}{total}"
+    count = f"{label} {done} of {'about ' if about else ''}{total}"
     if left_s is None or done >= total:
         return count
     return f"{count} · about {_duration(left_s)} left at this pace"

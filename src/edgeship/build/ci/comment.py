@@ -8,7 +8,7 @@ from typing import Final
 from edgeship.build.ci.findings import findings
 from edgeship.build.markdown import plain, table
 from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, VariantReport
-from edgeship.build.words import size
+from edgeship.build.words import size, worst_layer
 from edgeship.statistics import newcombe_independent
 
 #: A comment holds 65,536 characters; a byte is never more than a character, and the rest is left to whoever adds to it.
@@ -19,6 +19,7 @@ _MARKS: Final = {"pass": "✔ pass", "fail": "✖ fail", "inconclusive": "? inco
 _LEVELS: Final = {"error": "✖", "warning": "?", "note": "·"}
 _ROW_BYTES: Final = 40_000
 _FINDING_BYTES: Final = 12_000
+_INSIDE_BYTES: Final = 4_000
 
 
 def marker(name: str) -> str:
@@ -44,7 +45,7 @@ def comment(document: BuildDocument, base: BuildDocument | None) -> str:
     parts.append(table(header, rows))
     if left:
         parts.append(f"… and {left} more variants: see report.html.")
-    parts += [_gone(document, base), _findings(document), _replay(document)]
+    parts += [_gone(document, base), _findings(document), _inside(document), _replay(document)]
     text = "\n\n".join(part for part in parts if part) + "\n"
     return text.encode()[:MAX_BYTES].decode(errors="ignore")
 
@@ -172,6 +173,15 @@ def _findings(document: BuildDocument) -> str:
     kept, left = _within(lines, _FINDING_BYTES)
     listed = "\n".join(line for (line,) in kept) + (f"\n- … and {left} more: see report.html" if left else "")
     return f"<details><summary>Rules that do not hold ({len(lines)})</summary>\n\n{listed}\n\n</details>"
+
+
+def _inside(document: BuildDocument) -> str:
+    """Where int8 loses most, and what looks into a failure."""
+    lines = [[f"- {plain(text)}"] for each in document.sensitivity if (text := worst_layer(each))]
+    lines += [[f"- `{command}`"] for command in document.next if "`" not in command]
+    kept, _ = _within(lines, _INSIDE_BYTES)
+    listed = "\n".join(line for (line,) in kept)
+    return f"<details><summary>Where int8 loses most</summary>\n\n{listed}\n\n</details>" if kept else ""
 
 
 def _replay(document: BuildDocument) -> str:

@@ -1,4 +1,4 @@
-"""How many candidates a search may try at most, for a clock that says how long it still takes. Pure."""
+"""How many candidates a search will try, for a clock that says how long it still takes. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from edgeship.build.search.space import Effort
 
 
 def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effort: Effort) -> int:
-    """Attempts of all waves, the second look at the survivors included; a search that is close enough ends earlier.
+    """Attempts of all waves, the second look at the survivors included.
+
+    A search that is close enough ends earlier; one that comes within no limit tries more layers in float.
 
     Args:
         bases: plain schemes by type.
