@@ -17,7 +17,7 @@ from edgeship.build.inputs import Inputs
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.measure import measure
 from edgeship.build.probing import Prober
-from edgeship.build.progress import CANDIDATES, Progress
+from edgeship.build.progress import CANDIDATES, SELECT, Progress
 from edgeship.build.schema import Attempt
 from edgeship.build.schemes import guarded, schemes
 from edgeship.build.search.engine import Outcome, Search, Terms, speed_class
@@ -315,7 +315,7 @@ class Workshop:
         bound = verify.open_artifact(artifact, self._prober)
         try:
             outputs = verify.run_all(bound.run, [self._inputs.calibration_inputs[index] for index in indices],
-                                     f"select {artifact.runtime}", self._progress)  # fmt: skip
+                                     f"{SELECT} {artifact.runtime}", self._progress)  # fmt: skip
         finally:
             bound.close()
         whole = self._inputs.truth

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-#: A count whose label ends so is of candidates: ``total`` is a guess, and other counts go on inside it.
+#: A count whose label ends so is of candidates: ``total`` is a guess.
 CANDIDATES: Final = "candidates"
+#: A count whose label begins so goes on inside one candidate.
+SELECT: Final = "select"
 
 
 class Progress(Protocol):

@@ -58,9 +58,10 @@ def confusion_matrix(title: str, finding: str, found: Confusion) -> Markup:
                 [_cell(found, row, column, largest[row]) for column in range(found.classes)])
         for row in range(found.classes)
     ]  # fmt: skip
-    caption = element("caption", "Rows: classes. Columns: answers, by number. Darker: more of the row.")
-    table = element("table", caption, element("thead", head), element("tbody", rows), class_="es-confusion")
-    return _figure(title, finding, fragment(_scrolling(table, title), _moved(title, found, is_open=False)))
+    reading = element("p", "Rows: classes. Columns: answers, by number. Outlined: source → variant. Darker: more of "
+                      "the row.", class_="es-muted")  # fmt: skip
+    table = element("table", element("thead", head), element("tbody", rows), class_="es-confusion")
+    return _figure(title, finding, fragment(reading, _scrolling(table, title), _moved(title, found, is_open=False)))
 
 
 def moved_figure(title: str, finding: str, found: Confusion) -> Markup:

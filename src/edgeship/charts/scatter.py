@@ -209,7 +209,7 @@ def _legend(points: Sequence[ScatterPoint]) -> Markup:
     if any(point.front for point in points):
         stroke = element("line", x1=0, y1=7, x2=20, y2=7, stroke=FIRST, stroke_width=2, class_="es-a-line")
         entries.append(
-            (element("svg", stroke, width=20, height=14, aria_hidden="true"), "front: none is better in both")
+            (element("svg", stroke, width=20, height=14, aria_hidden="true"), "Pareto front: none is better in both")
         )
     if any(point.tie for point in points):
         entries.append((element("strong", _TIE), "tie with the most accurate: the intervals overlap"))

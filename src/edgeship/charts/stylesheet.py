@@ -55,7 +55,7 @@ STYLESHEET: Final = """\
 .es-legend svg { vertical-align: -2px; }
 .es-numbers { margin-top: .25rem; font-size: .875rem; }
 .es-numbers summary { cursor: pointer; color: var(--es-muted); min-height: 24px; }
-.es-numbers table { border-collapse: collapse; }
+.es-numbers table { border-collapse: collapse; overflow-wrap: normal; }
 .es-numbers caption { text-align: left; color: var(--es-muted); }
 .es-numbers th, .es-numbers td {
   text-align: left; padding: .15rem .75rem .15rem 0; border-bottom: 1px solid var(--es-rule);
@@ -65,7 +65,6 @@ STYLESHEET: Final = """\
 .es-hollow { fill: var(--es-ground); }
 .es-halo { paint-order: stroke; stroke: var(--es-ground); stroke-width: 3px; }
 .es-confusion { border-collapse: separate; border-spacing: 1px; font-size: .8125rem; overflow-wrap: normal; }
-.es-confusion caption { text-align: left; color: var(--es-muted); }
 .es-confusion th { font-weight: 400; color: var(--es-muted); padding: .1rem .35rem; white-space: nowrap; }
 .es-confusion th[scope=row] {
   position: sticky; left: 0; background: var(--es-ground); text-align: left; max-width: 9rem; overflow: hidden;

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from edgeship.build.progress import CANDIDATES
+from edgeship.build.progress import CANDIDATES, SELECT
 from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
 from edgeship.cli.pace import Pace, shown
@@ -232,8 +232,9 @@ class _Live:
             self._search = shown(label, done, total, left_s, about=True)
             return self._search
         left_s = self._pace.left_s(label, done, total, now_s)
-        if self._search:
+        if self._search and label.startswith(SELECT):
             return f"{self._search} · {label} {done} of {total}"
+        self._search = ""
         return shown(label, done, total, left_s)
 
     def clear(self) -> None:

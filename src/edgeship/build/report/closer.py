@@ -41,14 +41,14 @@ def _sensitivity(one: SensitivityReport) -> Markup:
     kept = [each.name for each in one.operators if each.in_float]
     bars = [_bar(each) for each in one.operators]
     title = f"Rounding noise by operator, {one.target}/{one.runtime}"
-    if not rounded:
-        finding, how = "Everything stays in float.", None
-    else:
+    finding, how = "Everything stays in float.", None
+    if rounded:
         worst = rounded[0]
         share = format_value(worst.noise_share, "fraction")
         finding = f"{worst.kind} {worst.name} makes {share} of the noise of {len(rounded)} rounded operators."
         option = element("code", f"--keep-float {shlex.quote(worst.name)}")
-        how = element("p", "To leave it in float, build again with ", option, "; repeatable.")
+        if worst.noise_share:
+            how = element("p", "To leave it in float, build again with ", option, "; repeatable.")
     if kept:
         finding += f" In float already: {len(kept)}."
     return fragment(
