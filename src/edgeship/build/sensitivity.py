@@ -96,27 +96,35 @@ def ranked(
 def activation_noise(operators: Sequence[Operator], calibration: Calibration, scheme: Scheme) -> dict[str, float]:
     """Operator → noise ÷ signal of its first output on its 8-bit grid; only of those whose output is held so."""
     statistics, ranges = calibration.statistics.tensors, calibration.ranges(scheme.estimator)
-    found = {}
+    held, found = held_in_8_bits(operators), {}
     for each in operators:
         name = next((output for output in each.outputs if output in statistics), None)
-        if name is None or not is_held(each, operators):
+        if name is None or each.name not in held:
             continue
         decibel = statistics[name].sqnr_db(ranges[name])
         found[each.name] = 0.0 if decibel is None else float(10.0 ** (-decibel / 10.0))
     return found
 
 
-def is_held(operator: Operator, operators: Sequence[Operator]) -> bool:
-    """Whether its result is put on a grid, or handed straight to what is computed together with it.
+def held_in_8_bits(operators: Sequence[Operator]) -> set[str]:
+    """Operators whose result is put on a grid, and not handed straight to what is computed together with them.
 
     >>> conv = Operator(name="c", kind="Conv", inputs=("x",), outputs=("a",))
     >>> relu = Operator(name="r", kind="Relu", inputs=("a",), outputs=("y",))
-    >>> is_held(conv, [conv, relu]), is_held(relu, [conv, relu])
-    (False, True)
+    >>> held_in_8_bits([conv, relu])
+    {'r'}
     """
-    readers = [each for each in operators if set(operator.outputs) & set(each.inputs)]
-    alone = len(readers) == 1 and len(readers[0].inputs) == 1
-    return not (alone and _word(readers[0].kind) in _FUSED)
+    readers: dict[str, list[Operator]] = {}
+    for each in operators:
+        for tensor in dict.fromkeys(each.inputs):
+            readers.setdefault(tensor, []).append(each)
+    held = set()
+    for each in operators:
+        found = [reader for tensor in each.outputs for reader in readers.get(tensor, ())]
+        alone = len(found) == 1 and len(found[0].inputs) == 1
+        if not (alone and _word(found[0].kind) in _FUSED):
+            held.add(each.name)
+    return held
 
 
 def weight_noise(calibration: Calibration, scheme: Scheme) -> dict[str, float]:
