@@ -76,7 +76,7 @@ def test_everything_of_a_large_build_is_told() -> None:
     assert "Rounding noise by operator, target-0/onnxruntime" in text
     assert "8 of 11 tie with the most accurate" in text
     assert reports.LONG in text, "the whole name stands in the table"
-    assert "--keep-float conv0" in text
+    assert f"--keep-float '{reports.LONG}' (measured: 34 % of the squared error goes)" in text
     assert "9 more" in text
     assert "35 cells moved" in text
     assert "edgeship bisect model.onnx --runtime litert --inputs calibration.npz" in text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from edgeship.build import hints, sensitivity
+from edgeship.build import hints, sensitivity, words
 from edgeship.build.backends.base import Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.keep_float import KeepFloat, kept
@@ -196,3 +196,25 @@ def test_a_new_count_has_a_pace_of_its_own() -> None:
     assert pace.left_s("b", 5, 10, 12.0) is None
     assert pace.left_s("b", 9, 10, 20.0) == pytest.approx(2.0)
     assert pace.left_s("b", 1, 10, 30.0) is None, "it began again"
+
+
+def test_a_measurement_is_believed_before_an_estimate() -> None:
+    one = reports.sensitivity_of("box", "litert", 5)
+    assert one.operators[0].name == "conv0", "the noisiest"
+    helped = words.to_keep(one)
+    assert helped is not None
+    assert helped.name == reports.LONG, "what took a third off the error when it was tried"
+    assert "in float takes 34 % off the squared error" in words.worst_layer(one)
+
+
+def test_an_operator_that_was_tried_in_vain_is_not_named() -> None:
+    one = reports.sensitivity_of("box", "litert", 3)
+    tried = structs.replace(
+        one,
+        operators=tuple(structs.replace(each, removed_share=-0.6) for each in one.operators[:1]) + one.operators[2:],
+    )
+    assert words.to_keep(tried) is None
+    untried = structs.replace(one, operators=tuple(structs.replace(each, removed_share=None) for each in one.operators))
+    found = words.to_keep(untried)
+    assert found is not None
+    assert found.name == "conv0"

@@ -7,11 +7,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from edgeship.build.metric_gate import shown_drop
-from edgeship.build.schema import BuildDocument, GateReport, MetricFigures, SensitivityReport, VariantReport
+from edgeship.build.schema import (
+    BuildDocument,
+    GateReport,
+    MetricFigures,
+    OperatorSensitivity,
+    SensitivityReport,
+    VariantReport,
+)
 from edgeship.build.select import Choice
 
 #: Searches for a failing part that are offered, of those that the document names.
 _MOST_LOOKS: Final = 2
+#: Share of the squared error that an operator in float must take off to be worth naming.
+_HELPS: Final = 0.05
 #: Label, text, glyph.
 Line = tuple[str, str, str]
 
@@ -62,21 +71,35 @@ def next_commands(document: BuildDocument, folder: str) -> list[str]:
     return [*([explain] if explain else []), *looks] or ["edgeship targets list"]
 
 
+def to_keep(one: SensitivityReport) -> OperatorSensitivity | None:
+    """The operator to leave in float first: that which took most off the error, else the noisiest one not yet tried.
+
+    An estimate never speaks against a measurement: where an operator's stay in float was tried and did not help, it is
+    not named.
+    """
+    rounded = [each for each in one.operators if not each.in_float]
+    helped = [each for each in rounded if (each.removed_share or 0.0) >= _HELPS]
+    if helped:
+        return max(helped, key=lambda each: each.removed_share or 0.0)
+    return next((each for each in rounded if each.removed_share is None and each.noise_share), None)
+
+
 def worst_layer(one: SensitivityReport) -> str:
-    """The operator that adds most noise, and how it stays in float; empty where none stands out.
+    """The operator to leave in float first, why, and how; empty where there is none.
 
     >>> from edgeship.build.schema import OperatorSensitivity
     >>> conv = OperatorSensitivity(name="conv", kind="CONV_2D", in_float=False, sqnr_db=15.2, noise_share=0.75)
-    >>> worst_layer(SensitivityReport(target="t", runtime="litert", precision="int8", samples=8,
-    ...     operators=(conv,)))
-    't/litert: CONV_2D conv makes about 75 % of the rounding noise; --keep-float conv leaves it in float'
+    >>> worst_layer(SensitivityReport(target="t", runtime="litert", precision="int8", samples=8, operators=(conv,)))
+    't/litert: a CONV_2D makes about 75 % of the rounding noise; --keep-float conv leaves it in float'
     """
-    rounded = [each for each in one.operators if not each.in_float]
-    if not rounded or not rounded[0].noise_share:
+    worst = to_keep(one)
+    if worst is None:
         return ""
-    worst = rounded[0]
-    return (f"{one.target}/{one.runtime}: {worst.kind} {worst.name} makes about {100 * worst.noise_share:.0f} % of the "
-            f"rounding noise; --keep-float {shlex.quote(worst.name)} leaves it in float")  # fmt: skip
+    what = f"makes about {100 * worst.noise_share:.0f} % of the rounding noise"
+    if worst.removed_share is not None:
+        what = f"in float takes {100 * worst.removed_share:.0f} % off the squared error"
+    option = f"--keep-float {shlex.quote(worst.name)}"
+    return f"{one.target}/{one.runtime}: a {worst.kind} {what}; {option} leaves it in float"
 
 
 def size(size_bytes: int) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from edgeship.build.report.words import label_of
 from edgeship.build.schema import BuildDocument, ConfusionReport, OperatorSensitivity, SensitivityReport, VariantReport
+from edgeship.build.words import to_keep
 from edgeship.charts import (
     Confusion,
     Markup,
@@ -41,20 +42,28 @@ def _sensitivity(one: SensitivityReport) -> Markup:
     kept = [each.name for each in one.operators if each.in_float]
     bars = [_bar(each) for each in one.operators]
     title = f"Rounding noise by operator, {one.target}/{one.runtime}"
-    finding, how = "Everything stays in float.", None
+    finding = "Everything stays in float."
     if rounded:
-        worst = rounded[0]
-        share = format_value(worst.noise_share, "fraction")
-        finding = f"{worst.kind} {worst.name} makes {share} of the noise of {len(rounded)} rounded operators."
-        option = element("code", f"--keep-float {shlex.quote(worst.name)}")
-        if worst.noise_share:
-            how = element("p", "To leave it in float, build again with ", option, "; repeatable.")
+        worst, share = rounded[0], format_value(rounded[0].noise_share, "fraction")
+        finding = f"{worst.kind} {_short(worst.name)} makes {share} of the noise of {len(rounded)} rounded operators."
     if kept:
         finding += f" In float already: {len(kept)}."
     return fragment(
         ranked_bars(title, finding, bars, share_name="share of the noise", measured_name="measured: error that goes"),
-        how,
+        _advice(one),
     )
+
+
+def _advice(one: SensitivityReport) -> Markup | None:
+    """Which operator to leave in float first, and how."""
+    worst = to_keep(one)
+    if worst is None:
+        return None
+    why = "the noisiest that was not tried in float yet"
+    if worst.removed_share is not None:
+        why = f"measured: {format_value(worst.removed_share, 'fraction')} of the squared error goes"
+    option = element("code", f"--keep-float {shlex.quote(worst.name)}")
+    return element("p", "To leave one in float, build again with ", option, f" ({why}); repeatable.")
 
 
 def _bar(one: OperatorSensitivity) -> RankedBar:
@@ -72,6 +81,7 @@ def _short(name: str) -> str:
     >>> _short("conv"), _short("functional_1/stage3/block2/separable_conv2d/depthwise")
     ('conv', '…ock2/separable_conv2d/depthwise')
     """
+    name = name.split(";", 1)[0]  # LiteRT's names of fused operators list them all
     return name if len(name) <= _LONGEST else f"…{name[-_LONGEST + 1 :]}"
 
 
