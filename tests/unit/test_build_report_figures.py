@@ -156,3 +156,12 @@ def test_a_former_build_without_the_new_fields_still_gives_a_page() -> None:
         del each["stage"]
     document = msgspec.convert(old, BuildDocument)
     assert "Sensitivity" not in render_report(document)
+
+
+def test_what_was_tried_in_vain_is_said() -> None:
+    document = reports.crowded()
+    first = document.sensitivity[0]
+    worst = structs.replace(first.operators[0], removed_share=-0.6)
+    tried = structs.replace(first, operators=(worst, *first.operators[1:]))
+    text = Reader(render_report(structs.replace(document, sensitivity=(tried,)))).text
+    assert "In float by itself it did not help: the squared error grew by 60 %." in text

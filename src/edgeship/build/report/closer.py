@@ -46,6 +46,9 @@ def _sensitivity(one: SensitivityReport) -> Markup:
     if rounded:
         worst, share = rounded[0], format_value(rounded[0].noise_share, "fraction")
         finding = f"{worst.kind} {_short(worst.name)} makes {share} of the noise of {len(rounded)} rounded operators."
+        if worst.removed_share is not None and worst.removed_share < 0:
+            grown = format_value(-worst.removed_share, "fraction")
+            finding += f" In float by itself it did not help: the squared error grew by {grown}."
     if kept:
         finding += f" In float already: {len(kept)}."
     return fragment(

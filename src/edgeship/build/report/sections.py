@@ -116,7 +116,7 @@ def refused(document: BuildDocument) -> Markup:
         return _section(title, element("p", "Nothing: every variant that was tried ships."))
     return _section(
         title,
-        _table(title, ("variant", "outcome", "reason"), rows) if rows else None,
+        _table(title, ("variant", "outcome", "reason"), rows, wordy=True) if rows else None,
         looks,
         [
             attempts.folded(place, found, _table(place, ("outcome", "candidate", ""), attempts.rows_of(found)))
@@ -211,13 +211,13 @@ def _facts(facts: Sequence[tuple[str, Child]]) -> Markup:
     return element("dl", [fragment(element("dt", name), element("dd", value)) for name, value in facts])
 
 
-def _table(caption: str, header_row: Sequence[str], rows: Sequence[Sequence[Child]]) -> Markup:
+def _table(caption: str, header_row: Sequence[str], rows: Sequence[Sequence[Child]], *, wordy: bool = False) -> Markup:
     """A table that scrolls by itself where the page is narrow, and can be reached with the keyboard."""
     head = element("tr", [element("th", name, scope="col") for name in header_row])
     body = [element("tr", [element("td", cell) for cell in row]) for row in rows]
-    table = element(
-        "table", element("caption", caption, class_="hidden"), element("thead", head), element("tbody", body)
-    )
+    name = element("caption", caption, class_="hidden")
+    kind = "words" if wordy else None  # its last column needs room to be read
+    table = element("table", name, element("thead", head), element("tbody", body), class_=kind)
     return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
