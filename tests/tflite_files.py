@@ -117,3 +117,21 @@ def int8_net(path: Path, *, width: int = 4, custom: str = "", float_ends: bool =
     if float_ends:
         net.operator(Ops.DEQUANTIZE, [y], [exit_], options=schema.DequantizeOptionsT())
     return net.write(path, [entry], [exit_])
+
+
+def one_convolution(path: Path) -> Path:
+    """``x`` [1, 8, 8, 3] float32 through one convolution and a mean to ``y`` [1, 5] float32."""
+    rng = np.random.default_rng(4)
+    net = TfliteWriter()
+    x = net.tensor("x", (1, 8, 8, 3), Types.FLOAT32)
+    w = net.tensor("w", (5, 3, 3, 3), Types.FLOAT32, data=rng.normal(0, 0.3, (5, 3, 3, 3)).astype(np.float32))
+    b = net.tensor("b", (5,), Types.FLOAT32, data=rng.normal(0, 0.3, 5).astype(np.float32))
+    hidden = net.tensor("hidden", (1, 8, 8, 5), Types.FLOAT32)
+    y = net.tensor("y", (1, 5), Types.FLOAT32)
+    axes = net.tensor("axes", (2,), Types.INT32, data=np.array([1, 2], np.int32))
+    convolution = schema.Conv2DOptionsT()
+    convolution.strideH = convolution.strideW = convolution.dilationHFactor = convolution.dilationWFactor = 1
+    convolution.fusedActivationFunction = schema.ActivationFunctionType.RELU
+    net.operator(Ops.CONV_2D, [x, w, b], [hidden], options=convolution)
+    net.operator(Ops.MEAN, [hidden, axes], [y], options=schema.ReducerOptionsT())
+    return net.write(path, [x], [y])

@@ -78,6 +78,12 @@ def test_the_identity_of_documents_does_not_change():
     assert digest_of(canonical_json(PROFILE)) == digest_of((GOLDEN / "profile.json").read_bytes())
 
 
+def test_manifests_from_before_folded_steps_are_read_as_before():
+    old = (GOLDEN / "manifest-before-folding.json").read_bytes()
+    assert b'"folded"' not in old
+    assert read_json(old, BundleManifest, file="m") == MANIFEST
+
+
 DEVICE_SIDE = """
 import sys
 from pathlib import Path

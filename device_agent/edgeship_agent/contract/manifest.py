@@ -120,6 +120,8 @@ class InputContract(Struct, frozen=True, kw_only=True):
         shape: shape of one raw sample without the batch axis; -1 where any size is taken.
         steps: applied in order; none means that the array is fed as it is.
         batched: whether the model input has a batch axis of 1 in front of the sample; states and scalars may not.
+        folded: what comes after ``steps`` and is part of the variants' files, or of their bindings; element by element,
+            with axes counted from the last one.
     """
 
     tensor: str
@@ -127,6 +129,7 @@ class InputContract(Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
     steps: tuple[Step, ...] = ()
     batched: bool = True
+    folded: tuple[Step, ...] = ()
 
 
 class Feature(Struct, frozen=True, kw_only=True):
@@ -176,6 +179,7 @@ class Binding(Struct, frozen=True, kw_only=True):
         shape: shape in the file, batch axis included (-1 for any).
         transpose: axes (batch included) that take the source's layout to the file's; empty for the same.
         scale, zero_point: of an integer input or output in the file; scale 0 for none.
+        steps: what an input needs before the rest, where this file does not do it itself: the contract's folded steps.
     """
 
     name: str
@@ -186,6 +190,7 @@ class Binding(Struct, frozen=True, kw_only=True):
     transpose: tuple[int, ...] = ()
     scale: float = 0.0
     zero_point: int = 0
+    steps: tuple[Step, ...] = ()
 
 
 class BundleFile(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import numpy as np
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Binding, Variant
 from edgeship_agent.processing.arrays import dtype_name
+from edgeship_agent.processing.steps import apply_step
 from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
 
 
@@ -76,6 +77,8 @@ def to_artifact(binding: Binding, array: Array) -> Array:
     >>> to_artifact(binding, np.array([[0.5, 900.0]], np.float32)).tolist()
     [[1, 127]]
     """
+    for step in binding.steps:  # element by element, axes counted from the last: the batch axis changes nothing
+        array = apply_step(step, array)
     if binding.transpose:
         array = array.transpose(binding.transpose)
     if array.size == 1 and array.ndim != len(binding.shape):

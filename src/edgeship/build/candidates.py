@@ -218,9 +218,9 @@ class Workshop:
     def _job(self, runtime: str) -> Job:
         if runtime not in self._jobs:
             inputs = self._inputs
-            samples = [inputs.calibration_inputs[index] for index in self._ranges]
+            samples = [inputs.source_inputs[index] for index in self._ranges]
             self._jobs[runtime] = Job(
-                source=inputs.source, samples=samples, checks=inputs.calibration_inputs[: len(inputs.answers)],
+                source=inputs.source, samples=samples, checks=inputs.source_inputs[: len(inputs.answers)],
                 expected=inputs.answers, folder=self._folder / runtime,
             )  # fmt: skip
         return self._jobs[runtime]
@@ -279,7 +279,7 @@ class Workshop:
         return made
 
     def _make(self, runtime: str, scheme: Scheme | None) -> Artifact:
-        backend = self._backends.setdefault(runtime, open_backend(runtime))
+        backend = self._backends.setdefault(runtime, open_backend(runtime, self._inputs.contracts))
         job = self._job(runtime)
         if scheme is None:
             return self._converted(backend, job, runtime)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct, structs
 
-from edgeship.build import data, metrics, oracle, preprocess, sources, unlabelled, verify
+from edgeship.build import data, folding, metrics, oracle, preprocess, sources, unlabelled, verify
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
@@ -43,7 +43,9 @@ class Inputs(Struct, frozen=True, kw_only=True):
     """What a build works from.
 
     Attributes:
-        calibration_inputs, evaluation_inputs: prepared, batch axis of 1 included.
+        contracts: what the device does of the preprocessing; the folded steps are in the files.
+        calibration_inputs, evaluation_inputs: as the files take them, batch axis of 1 included.
+        source_inputs: the calibration set as the source takes it; the same where nothing is folded.
         truth: the source on the evaluation set.
         calibration_outputs: name → [N, …], the source on the calibration set.
         answers: what the source says to the first calibration samples, batch axes and all.
@@ -58,6 +60,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     evaluation: Dataset
     calibration_inputs: tuple[dict[str, Array], ...]
     evaluation_inputs: tuple[dict[str, Array], ...]
+    source_inputs: tuple[dict[str, Array], ...]
     calibration_outputs: Mapping[str, Array]
     answers: tuple[Mapping[str, Array], ...]
     truth: Truth
@@ -119,20 +122,24 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
         answers = [opened.run(samples, "source", progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (oracle.stacked(each, "source") for each in answers)
         _check_finite(outputs, source)
+        fed = _fold(options, (contracts, source), (calibration, evaluation), (calibration_inputs, evaluation_inputs))
+        for sentence in fed.sentences:
+            progress.step("input", sentence, "note")
         output = _output_contract(options, source, evaluation, calibration_outputs)
         task = _metric(options, evaluation, evaluation_inputs, outputs, output)
-        field = _field(options, (contracts, calibration), opened, task, progress)
+        field = _field(options, (contracts, fed.contracts, calibration), opened, task, progress)
     finally:
         opened.close()
     return Inputs(
         source=source,
-        contracts=contracts,
+        contracts=fed.contracts,
         features=_features(options, contracts, calibration),
         output=_postprocessed(output, task),
         calibration=calibration,
         evaluation=evaluation,
-        calibration_inputs=calibration_inputs,
-        evaluation_inputs=evaluation_inputs,
+        calibration_inputs=fed.calibration,
+        evaluation_inputs=fed.evaluation,
+        source_inputs=calibration_inputs,
         calibration_outputs=calibration_outputs,
         answers=tuple(answers[0][:LAYOUT_SAMPLES]),
         truth=Truth(
@@ -177,6 +184,52 @@ def _prepared(
                 next_step="add steps to --preprocess FILE.toml (cast, scale, reshape, transpose, …)",
             )
     return prepared
+
+
+class _Fed(Struct, frozen=True, kw_only=True):
+    """What the files take.
+
+    Attributes:
+        sentences: what was folded, or why not; none where there is no arithmetic.
+    """
+
+    contracts: tuple[InputContract, ...]
+    calibration: tuple[dict[str, Array], ...]
+    evaluation: tuple[dict[str, Array], ...]
+    sentences: tuple[str, ...] = ()
+
+
+def _fold(
+    options: BuildOptions,
+    known: tuple[tuple[InputContract, ...], SourceModel],
+    sets: tuple[Dataset, Dataset],
+    prepared: tuple[tuple[dict[str, Array], ...], tuple[dict[str, Array], ...]],
+) -> _Fed:
+    """The contracts with their arithmetic folded where it is exact: proven on every sample of both sets."""
+    contracts, source = known
+    plain = _Fed(contracts=contracts, calibration=prepared[0], evaluation=prepared[1])
+    if not options.fold_normalisation:
+        return plain
+    shorter = [folding.shorten(each, spec) for each, spec in zip(contracts, source.inputs, strict=True)]
+    sentences = [
+        f"{each.tensor}: its arithmetic stays on the device: {short}"
+        for each, short in zip(contracts, shorter, strict=True)
+        if isinstance(short, str) and short
+    ]
+    folded = tuple(each if isinstance(short, str) else short for each, short in zip(contracts, shorter, strict=True))
+    if folded == contracts:
+        return structs.replace(plain, sentences=tuple(sentences))
+    fed = [tuple(dataset.prepared(folded)) for dataset in sets]
+    for taken, wanted in zip(fed, prepared, strict=True):
+        for sample, whole in zip(taken, wanted, strict=True):
+            again = folding.source_sample(folded, sample)
+            if not all(np.array_equal(again[name], whole[name]) for name in whole):
+                return structs.replace(
+                    plain, sentences=("the arithmetic stays on the device: bytes give other numbers",)
+                )
+    sentences += [f"{each.tensor}: files take bytes; in them: {folding.words(each.folded)}; on the device: "
+                  f"{folding.words(each.steps) or 'nothing'}" for each in folded if each.folded]  # fmt: skip
+    return _Fed(contracts=folded, calibration=fed[0], evaluation=fed[1], sentences=tuple(sentences))
 
 
 def _check_finite(outputs: Mapping[str, Array], source: SourceModel) -> None:
@@ -254,12 +307,19 @@ def _metric(
 
 def _field(
     options: BuildOptions,
-    known: tuple[Sequence[InputContract], Dataset],
+    known: tuple[Sequence[InputContract], tuple[InputContract, ...], Dataset],
     opened: oracle.Oracle,
     task: metrics.Metric,
     progress: Progress,
 ) -> unlabelled.Field | None:
     """The unlabelled samples with the source's answers.
+
+    Args:
+        options: say where they are.
+        known: contracts of the source and of the files, and the calibration data.
+        opened: the source.
+        task: the metric.
+        progress: told how far it is.
 
     Raises:
         ConfigError: the metric is not one that labels of disagreements decide.
@@ -271,10 +331,10 @@ def _field(
         raise ConfigError("labels of disagreements decide about answers alone", key="unlabelled",
                           expected="--metric top1, or another top-k", got=f"--metric {task.name}",
                           next_step="leave --unlabelled out, or choose --metric top1")  # fmt: skip
-    contracts, calibration = known
+    contracts, fed, calibration = known
     samples = unlabelled.open_samples(options.unlabelled, contracts)
     k = task.k if isinstance(task, metrics.Top) else 1
-    return unlabelled.read_field(samples, opened, k, calibration, progress)
+    return structs.replace(unlabelled.read_field(samples, opened, k, calibration, progress), fed=fed)
 
 
 def _postprocessed(output: OutputContract, task: metrics.Metric) -> OutputContract:

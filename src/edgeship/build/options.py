@@ -50,6 +50,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         card: Markdown that goes into the model card.
         base: a former build (its folder or build.json) that ``report.md`` compares with, or None.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
+        fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
         install_toolchains: create a missing converter environment without asking.
     """
 
@@ -86,6 +87,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     card: Path | None = None
     base: Path | None = None
     log_mlflow: bool = False
+    fold_normalisation: bool = True
     install_toolchains: bool = False
     input_shapes: tuple[InputShape, ...] = ()
     weights: Path | None = None

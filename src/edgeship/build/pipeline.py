@@ -145,7 +145,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
 def _sufficiency(read: inputs.Inputs, staging: output.Staging, progress: Progress) -> Sufficiency:
     """Whether the calibration data is enough; said where it is not."""
     folder = staging.scratch / "observed"
-    enough = activations.sufficiency(read.source, read.calibration_inputs, read.calibration_outputs, folder)
+    enough = activations.sufficiency(read.source, read.source_inputs, read.calibration_outputs, folder)
     if enough.note:
         progress.step("note", enough.note, "note")
     return enough

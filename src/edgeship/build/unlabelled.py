@@ -74,11 +74,11 @@ class UnlabelledSamples:
         """What a person finds the sample by: its file, or its position."""
         return self.files[index] if self.files else str(index)
 
-    def batches(self) -> Iterator[tuple[list[Mapping[str, Array]], Samples]]:
-        """Raw and prepared samples in order, a few hundred at a time."""
+    def batches(self, contracts: Sequence[InputContract] = ()) -> Iterator[tuple[list[Mapping[str, Array]], Samples]]:
+        """Raw and prepared samples in order, a few hundred at a time; by other contracts where some are given."""
         for start in range(0, len(self), _BATCH):
             raw = [self.raw(index) for index in range(start, min(start + _BATCH, len(self)))]
-            yield raw, [prepare(self._contracts, sample) for sample in raw]
+            yield raw, [prepare(contracts or self._contracts, sample) for sample in raw]
 
 
 class Field(Struct, frozen=True, kw_only=True):
@@ -88,12 +88,14 @@ class Field(Struct, frozen=True, kw_only=True):
         k: how many of the highest classes are an answer.
         source: of every sample.
         digests: sha256 of each sample's content.
+        fed: contracts of the files, where they are others than the source's.
     """
 
     samples: UnlabelledSamples
     k: int
     source: tuple[AnswerSet, ...]
     digests: tuple[str, ...]
+    fed: tuple[InputContract, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -108,7 +110,7 @@ class Field(Struct, frozen=True, kw_only=True):
         """
         found: dict[int, AnswerSet] = {}
         done = 0
-        for _, prepared in self.samples.batches():
+        for _, prepared in self.samples.batches(self.fed):
             said = _answers([bound.run(sample) for sample in prepared], self.k, label)
             found |= {index: answer for index, answer in enumerate(said, start=done) if answer != self.source[index]}
             done += len(prepared)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Final
 
 from edgeship.build.backends.base import Artifact, Backend, Job, Samples, Scheme
 from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.contract.manifest import InputContract
 
 __all__ = ["BACKENDS", "Artifact", "Backend", "Job", "Samples", "Scheme", "open_backend"]
 
@@ -18,8 +20,12 @@ BACKENDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-def open_backend(runtime: str) -> Backend:
+def open_backend(runtime: str, contracts: Sequence[InputContract] = ()) -> Backend:
     """The backend of a runtime.
+
+    Args:
+        runtime: which one.
+        contracts: of the inputs, whose folded steps become part of every file.
 
     Raises:
         ConversionError: nothing here builds for that runtime, or its libraries are not installed.
@@ -32,4 +38,8 @@ def open_backend(runtime: str) -> Backend:
     except ModuleNotFoundError as error:
         raise ConversionError(f"{error.name} is not installed", target=runtime,
                               next_step=f"pip install {error.name}") from error  # fmt: skip
-    return backend
+    if not any(each.folded for each in contracts):
+        return backend
+    from edgeship.build.backends.folded import FoldedBackend
+
+    return FoldedBackend(backend, contracts)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from edgeship.build import data, metrics, oracle, sources, verify
+from edgeship.build import data, folding, metrics, oracle, sources, verify
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import THRESHOLDS
 from edgeship.build.progress import Progress
@@ -50,10 +50,16 @@ class Recomputed(Struct, frozen=True, kw_only=True):
 
 
 class _Evidence(Struct, frozen=True, kw_only=True):
-    """Prepared samples, and the source's answers to them where the source was given."""
+    """Prepared samples, and the source's answers to them where the source was given.
+
+    Attributes:
+        samples: as the source takes them.
+        fed: as the files take them.
+    """
 
     dataset: Dataset
     samples: tuple[dict[str, Array], ...]
+    fed: tuple[dict[str, Array], ...]
     outputs: Mapping[str, Array] | None
     ground_truth: Path | None = None
 
@@ -107,9 +113,10 @@ def _check_digest(what: str, file: Path, expected: str, got: str) -> None:
 
 
 def _evidence(dataset: Dataset, manifest: BundleManifest, source: Path | None, progress: Progress) -> _Evidence:
-    samples = tuple(dataset.prepared(manifest.input_contracts))
+    samples = tuple(dataset.prepared([folding.whole(each) for each in manifest.input_contracts]))
+    fed = tuple(dataset.prepared(manifest.input_contracts))
     if source is None:
-        return _Evidence(dataset=dataset, samples=samples, outputs=None)
+        return _Evidence(dataset=dataset, samples=samples, fed=fed, outputs=None)
     model = _load(source, manifest)
     _check_digest("source", source, manifest.lineage.source.digest, model.digest)
     with tempfile.TemporaryDirectory(prefix="edgeship-verify-") as folder:
@@ -118,7 +125,7 @@ def _evidence(dataset: Dataset, manifest: BundleManifest, source: Path | None, p
             outputs = oracle.stacked(opened.run(samples, "source", progress), "source")
         finally:
             opened.close()
-    return _Evidence(dataset=dataset, samples=samples, outputs=outputs)
+    return _Evidence(dataset=dataset, samples=samples, fed=fed, outputs=outputs)
 
 
 def _load(source: Path, manifest: BundleManifest) -> SourceModel:
@@ -137,7 +144,7 @@ def _variant(
 ) -> tuple[list[ClaimCheck], list[str]]:
     try:
         with _opened(bundle, variant) as model:
-            outputs = verify.run_all(model.run, evidence.samples, f"verify {variant.label}", progress)
+            outputs = verify.run_all(model.run, evidence.fed, f"verify {variant.label}", progress)
     except EdgeshipError as error:
         wrong = [ClaimCheck(variant=variant.label, claim="it runs on the evaluation data", holds=False,
                             detail=error.sentence())]  # fmt: skip
