@@ -67,6 +67,7 @@ def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
         'measure = "ssh://h"\n'
         "log_mlflow = true\nfold_normalisation = false\n"
         '[model]\nsource = "s"\nname = "n"\nversion = "2"\ntask = "raw"\nlabels = ["a"]\ninput_shapes = ["1,2"]\n'
+        'input_values = ["z=3"]\n'
         'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\nsignature = "g"\n'
         'license = "l"\nlineage = ["k=v"]\ncard = "d"\n'
         '[data]\ncalibration = "c"\nevaluation = "e"\nunlabelled = "u"\n'

@@ -27,6 +27,8 @@ _TOOLS: Final = {
     "openvino": ("openvino", "nncf"),
 }
 _COMMON: Final = ("edgeship", "numpy", "onnx", "onnxruntime")
+#: Note of an input that was made a constant: this, then its name.
+GIVEN_VALUE: Final = "input_value "
 _MEGABYTE: Final = 1_000_000
 
 
@@ -126,6 +128,8 @@ def _variant(shipped: Shipped) -> VariantDraft:
 
 def _notes(inputs: Inputs, shipped: Sequence[Shipped]) -> dict[str, str]:
     notes = {"source_opset": str(inputs.source.opset)} if inputs.source.opset else {}
+    values = inputs.source.options.get("input_values", {})
+    notes |= {f"{GIVEN_VALUE}{name}": f"{value:g}" for name, value in values.items()}
     for each in shipped:
         if each.built.artifact.scheme:
             notes[f"{each.target.id}/{each.entry.name}"] = each.built.artifact.scheme

@@ -91,7 +91,9 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
         ready = _Toolchains(options, progress)
         ready.source()
-        hopeless = checks.before_build(sources.resolved(options.request).path, targets, progress)
+        hopeless = checks.before_build(
+            sources.file_to_check(options.request, staging.scratch / "pinned"), targets, progress
+        )
         read = inputs.read(options, staging.scratch / "source", progress)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)

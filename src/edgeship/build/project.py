@@ -10,7 +10,7 @@ from msgspec import Struct
 from edgeship.build.inputs import TASKS
 from edgeship.build.options import MAX_RELATIVE_RMS, BuildOptions
 from edgeship.build.search.space import EFFORTS
-from edgeship.build.sources import InputShape
+from edgeship.build.sources import InputShape, InputValue
 from edgeship.build.strict import convert, read_table
 from edgeship_agent.contract.errors import ConfigError
 
@@ -30,6 +30,7 @@ class Model(Struct, frozen=True, kw_only=True):
         task: ``classification``, ``raw``, or ``auto``: classification where the evaluation data has labels.
         labels: class names in the order of the output; empty for those that the data tells.
         input_shapes: shapes that the source leaves open, as ``[NAME=]1,3,224,224[:DTYPE]``.
+        input_values: inputs that are to be constants, as ``NAME=NUMBER``; ONNX alone.
         weights: state dict for a ``package.module:factory`` source; empty for none.
         allow_pickle: read files that can run code when they are read.
         input_tensors, output_tensors: where to cut the graph; empty for its own ends.
@@ -45,6 +46,7 @@ class Model(Struct, frozen=True, kw_only=True):
     task: str = "auto"
     labels: tuple[str, ...] = ()
     input_shapes: tuple[str, ...] = ()
+    input_values: tuple[str, ...] = ()
     weights: str = ""
     allow_pickle: bool = False
     input_tensors: tuple[str, ...] = ()
@@ -217,6 +219,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         measure=project.measure,
         log_mlflow=project.log_mlflow,
         input_shapes=tuple(InputShape.parse(text) for text in model.input_shapes),
+        input_values=tuple(InputValue.parse(text) for text in model.input_values),
         weights=_path(model.weights, folder),
         allow_pickle=model.allow_pickle,
         input_tensors=model.input_tensors,

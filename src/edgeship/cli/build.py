@@ -62,6 +62,8 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--accept-proxy-latency", is_flag=True, help="Let a latency of another ISA class judge the budget.")
 @click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME=]1,3,224,224[:DTYPE]",
               help="Shape of an input that the source leaves open; repeat for several.")  # fmt: skip
+@click.option("--input-value", "input_values", multiple=True, metavar="NAME=NUMBER",
+              help="Make an input of an ONNX model a constant; repeat for several.")  # fmt: skip
 @click.option("--weights", type=_FILE, help="State dict for a package.module:factory source.")
 @click.option("--allow-pickle", is_flag=True, help="Read files that can run code when they are read.")
 @click.option("--input-tensor", "input_tensors", multiple=True, help="Cut the graph here; repeat for several.")

@@ -75,11 +75,13 @@ def _project(given: Mapping[str, Any]) -> BuildOptions | None:
 
 def _parsed(typed: dict[str, Any]) -> dict[str, Any]:
     """Texts of options as the values that they stand for."""
-    from edgeship.build.sources import InputShape
+    from edgeship.build.sources import InputShape, InputValue
 
     fields = dict(typed)
     if "input_shapes" in fields:
         fields["input_shapes"] = tuple(InputShape.parse(text) for text in fields["input_shapes"])
+    if "input_values" in fields:
+        fields["input_values"] = tuple(InputValue.parse(text) for text in fields["input_values"])
     if "labels" in fields:
         fields["labels"] = tuple(label.strip() for label in fields["labels"].split(",") if label.strip())
     return fields

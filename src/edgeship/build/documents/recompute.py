@@ -14,10 +14,11 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from edgeship.build import data, folding, metrics, oracle, sources, verify
+from edgeship.build.assemble import GIVEN_VALUE
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import THRESHOLDS
 from edgeship.build.progress import Progress
-from edgeship.build.sources import InputShape, SourceModel, SourceRequest
+from edgeship.build.sources import InputShape, InputValue, SourceModel, SourceRequest
 from edgeship.build.verify import Comparison, Truth
 from edgeship.bundle import Bundle, Certificate, ClaimCheck
 from edgeship.bundle.claims import read_certificate
@@ -129,14 +130,20 @@ def _evidence(dataset: Dataset, manifest: BundleManifest, source: Path | None, p
 
 
 def _load(source: Path, manifest: BundleManifest) -> SourceModel:
-    """The source; where it leaves its shapes open, with those that the bundle was built for."""
+    """The source; where it leaves its shapes or values open, with those that the bundle was built for."""
+    values = tuple(
+        InputValue(name=key.removeprefix(GIVEN_VALUE), value=float(text))
+        for key, text in manifest.lineage.notes.items()
+        if key.startswith(GIVEN_VALUE)
+    )
     try:
-        return sources.load(source)
+        if not values:
+            return sources.load(source)
     except (InputError, ConfigError):
         if not source.exists():
             raise
-        shapes = tuple(InputShape(name=each.name, shape=each.call_shape, dtype=each.dtype) for each in manifest.inputs)
-        return sources.load(SourceRequest(text=str(source), input_shapes=shapes))
+    shapes = tuple(InputShape(name=each.name, shape=each.call_shape, dtype=each.dtype) for each in manifest.inputs)
+    return sources.load(SourceRequest(text=str(source), input_shapes=shapes, input_values=values))
 
 
 def _variant(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from edgeship.build.sources.model import SourceModel
-from edgeship.build.sources.request import InputShape, SourceRequest
-from edgeship_agent.contract.errors import InputError
+from edgeship.build.sources.request import InputShape, InputValue, SourceRequest
+from edgeship_agent.contract.errors import ConfigError, InputError
 
-__all__ = ["InputShape", "SourceModel", "SourceRequest", "load"]
+__all__ = ["InputShape", "InputValue", "SourceModel", "SourceRequest", "load"]
 
 #: File suffix → the module that reads it; each has ``load(request) -> SourceModel``.
 BY_SUFFIX: Final[dict[str, str]] = {
@@ -23,6 +23,8 @@ BY_MARKER: Final[dict[str, str]] = {"MLmodel": "mlflow", "saved_model.pb": "tens
 #: How an address begins → the module that resolves it; every other text with a colon is a factory.
 BY_SCHEME: Final[dict[str, str]] = {"models:/": "mlflow", "runs:/": "mlflow"}
 _FACTORIES: Final = "torch"
+#: Readers that make inputs constants, or hand the request on to one that does.
+_KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
 #: Reader → the toolchain that it needs to look into a source.
 TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
 
@@ -36,8 +38,12 @@ def load(asked: SourceRequest | Path) -> SourceModel:
         ConversionError: it holds an operator that nothing here can run.
     """
     request = asked if isinstance(asked, SourceRequest) else SourceRequest(text=str(asked))
-    reader = importlib.import_module(f"{__name__}.{reader_of(request)}")
-    model: SourceModel = reader.load(request)
+    name = reader_of(request)
+    if request.input_values and name not in _KNOW_VALUES:
+        raise ConfigError("inputs of this format cannot be made constants", key="--input-value",
+                          file=request.path, expected="an ONNX model",
+                          next_step="leave the option out, or export the model as ONNX")  # fmt: skip
+    model: SourceModel = importlib.import_module(f"{__name__}.{name}").load(request)
     return model
 
 
@@ -64,6 +70,18 @@ def resolved(request: SourceRequest) -> SourceRequest:
     reader = importlib.import_module(f"{__name__}.{reader_of(request)}")
     found: SourceRequest = reader.resolved(request) if hasattr(reader, "resolved") else request
     return found
+
+
+def file_to_check(request: SourceRequest, folder: Path) -> Path:
+    """The model's file for checks of its operators; where an ONNX file is pinned, what is left of it then.
+
+    Raises:
+        InputError, ConfigError, ConversionError: it cannot be read, or a value or a shape does not fit.
+    """
+    request = resolved(request)
+    if not (request.input_values or request.input_shapes) or reader_of(request) != "onnx":
+        return request.path
+    return load(request).copy_to(folder)
 
 
 def stem_of(request: SourceRequest) -> str:

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper, helper, shape_inference
 
+from edgeship.build.sources import onnx_branches
 from edgeship.build.sources.model import SourceModel, digest_of_files
 from edgeship.build.sources.request import InputShape, SourceRequest
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
@@ -37,7 +38,11 @@ def load(request: SourceRequest) -> SourceModel:
     _check_domains(model, path)
     _load_weights(model, path)
     _check(model, path)
-    pinned = _pin(model, request.input_shapes, path)
+    onnx_branches.give_values(model, request.input_values, path)
+    pinned = _pin(model, request.input_shapes, path) or bool(request.input_values)
+    notes = _branches(model, path) if pinned else ()
+    if pinned:
+        _forget_shapes(model)
     inputs, outputs = _signature(model, path)
     nodes = list(_nodes(model.graph.node))
     return SourceModel(
@@ -53,6 +58,10 @@ def load(request: SourceRequest) -> SourceModel:
         inputs=inputs,
         outputs=outputs,
         quantized=any(node.op_type in _QUANTIZED for node in nodes),
+        notes=notes,
+        options={"input_values": {each.name: each.value for each in request.input_values}}
+        if request.input_values
+        else {},
     )
 
 
@@ -149,9 +158,19 @@ def _pin(model: Any, shapes: tuple[InputShape, ...], path: Path) -> bool:
                               next_step="give sizes for the free axes only")  # fmt: skip
         for axis, size in zip(axes, given.shape, strict=True):
             axis.dim_value = size
-    if shapes:
-        _forget_shapes(model)
     return bool(shapes)
+
+
+def _branches(model: Any, path: Path) -> tuple[str, ...]:
+    """Keep the branches that are taken; what was done, and which inputs still decide."""
+    kept = onnx_branches.keep_taken(model, path)
+    said = []
+    if kept:
+        said.append(f"{kept} branches depend on nothing but fixed sizes and values: only what is taken was kept")
+    if open_ := onnx_branches.branching_inputs(model):
+        said.append(f"it branches on {', '.join(open_)}: with a fixed value (--input-value {open_[0]}=NUMBER) one "
+                    "branch is kept, which other runtimes convert more easily")  # fmt: skip
+    return tuple(said)
 
 
 def _forget_shapes(model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Final
@@ -54,12 +55,40 @@ class InputShape(Struct, frozen=True, kw_only=True):
         return cls(shape=sizes, name=found["name"] or "", dtype=dtype)
 
 
+class InputValue(Struct, frozen=True, kw_only=True):
+    """A number that the user gave for an input, which is a constant from then on."""
+
+    name: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> InputValue:
+        """Read ``NAME=NUMBER``.
+
+        Raises:
+            ConfigError: it has another form.
+
+        >>> InputValue.parse("sr=16000")
+        InputValue(name='sr', value=16000.0)
+        """
+        name, equals, number = text.strip().rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not equals or not name or math.isnan(value):
+            raise ConfigError("cannot be read", key="--input-value", expected="NAME=NUMBER", got=repr(text),
+                              next_step="name an input and its value, such as rate=16000")  # fmt: skip
+        return cls(name=name, value=value)
+
+
 class SourceRequest(Struct, frozen=True, kw_only=True):
     """A trained model as the user named it.
 
     Attributes:
         text: a path, ``package.module:factory`` or a tracker's address.
         input_shapes: for inputs whose shape the source leaves open.
+        input_values: for inputs that are to be constants.
         weights: state dict for a factory.
         allow_pickle: whether files that can run code when they are read may be read.
         input_tensors, output_tensors: where to cut a graph; empty for its own ends.
@@ -73,6 +102,7 @@ class SourceRequest(Struct, frozen=True, kw_only=True):
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
     signature: str = ""
+    input_values: tuple[InputValue, ...] = ()
 
     @property
     def path(self) -> Path:
