@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import types
@@ -229,6 +230,13 @@ def targets_page() -> str:
     return reference(target_files.list_all())
 
 
+def models_page() -> str:
+    """What became of every model of the test data; recorded by scripts/record_models.py, since it takes an hour."""
+    from model_matrix.page import page
+
+    return page(json.loads((FOLDER / "models.json").read_text("utf-8")))
+
+
 def _struct_sections(kind: type[msgspec.Struct], path: str, least: Mapping[str, float]) -> Iterator[str]:
     """A table of keys for a struct, then one for every struct inside it."""
     title = f"`[{path}]`" if path else "Top level"
@@ -307,6 +315,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "agent-config.md": agent_page,
     "cli.md": cli_page,
+    "models.md": models_page,
     "project-file.md": project_page,
     "rollout-policy.md": policy_page,
     "server-config.md": server_page,
