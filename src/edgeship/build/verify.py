@@ -202,12 +202,19 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
     Args:
         truth: of the same samples.
         outputs: name → [N, …].
+
+    Raises:
+        ConversionError: an output has another shape than the source's, as a quantizer may leave it.
     """
+    for name, meant in truth.outputs.items():
+        if outputs[name].shape != meant.shape:
+            raise ConversionError(f"its output {name} is {list(outputs[name].shape[1:])} a sample, "
+                                  f"the source's {list(meant.shape[1:])}")  # fmt: skip
     first, *others = truth.outputs
     reference, candidate = truth.outputs[first], outputs[first]
     rms = metrics.relative_rms(candidate, reference)
     said = metrics.predictions(candidate, classes=truth.classes)
-    meant = metrics.predictions(reference, classes=truth.classes)
+    told = metrics.predictions(reference, classes=truth.classes)
     groups = group_errors(candidate, reference, truth.groups)
     worst_name, worst = groups.worst
     return Comparison(
@@ -220,13 +227,13 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         other_outputs={name: metrics.relative_rms(outputs[name], truth.outputs[name]) for name in others},
         grouped=reference.ndim > 2,
         distinct_predictions=len(set(said)),
-        distinct_reference=len(set(meant)),
+        distinct_reference=len(set(told)),
         paired=truth.judge.compare(truth.outputs, {name: outputs[name] for name in truth.outputs}),
         samples=len(reference),
         differing=_differing(truth.judge, reference, candidate),
         class_recalls=_class_recalls(truth, reference, candidate) if truth.classes else (),
         cosine=metrics.cosine(candidate, reference),
-        agreement=sum(a == b for a, b in zip(said, meant, strict=True)) if truth.classes else None,
+        agreement=sum(a == b for a, b in zip(said, told, strict=True)) if truth.classes else None,
         confusion=metrics.confusion(truth.labels, reference, candidate, truth.class_names) if truth.classes else None,
     )
 

@@ -66,7 +66,7 @@ class TfliteGraph:
             for each in self._inputs:
                 interpreter.set_tensor(entries[each.artifact_index]["index"], to_artifact(each, sample[each.name]))
             interpreter.invoke()
-            yield {self._names[index]: interpreter.get_tensor(index) for index in watched}
+            yield {self._names[index]: value for index in watched if (value := _held(interpreter, index)) is not None}
 
     def write(self, weights: Mapping[str, Array], biases: Mapping[str, Array], file: Path) -> None:
         """The same file with other weights, and with something added to biases.
@@ -143,6 +143,15 @@ class TfliteGraph:
             pads=None if same else ((0, 0), (0, 0)),
             channels_last=True,
         )
+
+
+def _held(interpreter: Any, index: int) -> Array | None:
+    """A tensor's value; None where the runtime keeps none, as of a recurrent layer's scratch outputs."""
+    try:
+        value: Array = interpreter.get_tensor(index)
+    except ValueError:
+        return None
+    return value
 
 
 def _stored(kind: str, weight: Array) -> Array:

@@ -90,7 +90,14 @@ def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = (
     >>> f = np.array([[100.0, 0.1], [200.0, 0.2]])
     >>> group_errors(np.array([[100.0, 0.0], [200.0, 0.0]]), f).worst
     ('channel 1', 1.0)
+
+    Of an output that is one number a sample, all samples are the group:
+
+    >>> group_errors(np.array([1.0, 3.0]), np.array([1.0, 2.0])).worst
+    ('channel 0', 0.4472135954999579)
     """
+    if reference.ndim == 1:
+        candidate, reference = candidate[:, None], reference[:, None]
     axis = groups[0].axis if groups else channel_axis(reference.shape)
     others = tuple(index for index in range(reference.ndim) if index != axis % reference.ndim)
     errors, scales = np.zeros((2, reference.shape[axis]))
