@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +28,11 @@ _LABELS: Final = "save y as one class index (0, 1, …) per sample, or as float 
 _FORMS: Final = "an .npz file with x (and y), or a folder with one sub-folder of images per class"
 #: With fewer samples than this, all of them set ranges and the target's default scheme is taken.
 SELECTION_MIN: Final = 50
+
+
+#: What NumPy says of an archive that is none, is damaged, or declares what it does not hold.
+UNREADABLE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError, KeyError,
+                     NotImplementedError, RuntimeError, SyntaxError, zlib.error)  # fmt: skip
 
 
 class Dataset(Struct, frozen=True, kw_only=True):
@@ -134,9 +142,10 @@ def read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
         InputError: unreadable, or not what the model takes.
     """
     try:
+        check_unpacked(path)
         with np.load(path, allow_pickle=False) as archive:
             arrays: dict[str, Array] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"not a readable .npz file: {error}", file=path, next_step=_SUPPLY) from error
     inputs = {contract.tensor: _array_of(arrays, contract, len(contracts), path) for contract in contracts}
     sizes = {name: len(array) for name, array in inputs.items()}
@@ -153,6 +162,28 @@ def read_archive(path: Path, contracts: Sequence[InputContract]) -> _Read:
     if y is not None and y.dtype.kind == "f":
         return _Read(samples=samples, targets=_targets(y, count, path))
     return _Read(samples=samples, labels=None if y is None else _labels(y, count, path))
+
+
+def check_unpacked(path: Path) -> None:
+    """Refuse an archive that unpacks to more than this machine's free memory, before anything is unpacked.
+
+    Raises:
+        InputError: it does.
+        OSError, zipfile.BadZipFile: not an archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    free = free_memory_bytes()
+    if size > free:
+        raise InputError(f"it unpacks to {size / 1e9:.3g} GB, more than the memory that is free", file=path,
+                         expected=f"at most {free / 1e9:.3g} GB", got=f"{path.stat().st_size / 1e9:.3g} GB packed",
+                         next_step="give fewer samples, or a folder of images")  # fmt: skip
+
+
+def free_memory_bytes(report: Path = Path("/proc/meminfo")) -> int:
+    """Memory that can be had without swapping. Source: proc(5), MemAvailable."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", report.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _array_of(arrays: Mapping[str, Array], contract: InputContract, inputs: int, path: Path) -> Array:
@@ -227,7 +258,7 @@ def read_image(file: Path, contract: InputContract) -> Array:
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("L" if len(contract.shape) == 2 else "RGB"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError("not a readable image", file=file, next_step="take it out or save it again") from error
 
 

@@ -18,7 +18,7 @@ from edgeship.build.progress import Progress
 from edgeship.build.schema import DataReport, MetricFigures, SourceReport
 from edgeship.build.sources import SourceModel
 from edgeship.build.verify import Truth
-from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
+from edgeship_agent.contract.errors import ConfigError, ConversionError, EdgeshipError, EngineError, InputError
 from edgeship_agent.contract.manifest import Feature, InputContract, OutputContract
 from edgeship_agent.runtime.engine import Array
 
@@ -119,8 +119,8 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     evaluation_inputs = _prepared(evaluation, contracts, source)
     opened = oracle.open_oracle(source, folder)
     try:
-        answers = [opened.run(samples, "source", progress) for samples in (calibration_inputs, evaluation_inputs)]
-        calibration_outputs, outputs = (oracle.stacked(each, "source") for each in answers)
+        answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
+        calibration_outputs, outputs = (_stacked(each, source) for each in answers)
         _check_finite(outputs, source)
         fed = _fold(options, (contracts, source), (calibration, evaluation), (calibration_inputs, evaluation_inputs))
         for sentence in fed.sentences:
@@ -232,6 +232,24 @@ def _fold(
     return _Fed(contracts=folded, calibration=fed[0], evaluation=fed[1], sentences=tuple(sentences))
 
 
+def _answered(
+    opened: oracle.Oracle, samples: Sequence[Mapping[str, Array]], source: SourceModel, progress: Progress
+) -> list[Mapping[str, Array]]:
+    try:
+        return opened.run(samples, "source", progress)
+    except EngineError as error:
+        raise ConversionError(f"the source cannot be run: {error.message}", file=source.path,
+                              next_step="run it on this data in its own framework first") from error  # fmt: skip
+
+
+def _stacked(answers: list[Mapping[str, Array]], source: SourceModel) -> dict[str, Array]:
+    try:
+        return oracle.stacked(answers, "")
+    except EngineError as error:
+        raise InputError(error.message, file=source.path, expected="one size", got=error.got,
+                         next_step=error.next_step) from error  # fmt: skip
+
+
 def _check_finite(outputs: Mapping[str, Array], source: SourceModel) -> None:
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -249,7 +267,8 @@ def _output_contract(
         return OutputContract(kind="raw")
     if count < 2:
         raise InputError("a classification needs an output with one entry per class", file=source.path,
-                         key=source.outputs[0].name, got=f"{count} entry", next_step="add --task raw")  # fmt: skip
+                         key=source.outputs[0].name, got=f"{count} entry",
+                         next_step="add --task raw, or --metric auc where it scores two classes")  # fmt: skip
     labels = options.labels or evaluation.class_names
     if labels and len(labels) != count:
         raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels),

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
+from edgeship.build.data import UNREADABLE, check_unpacked
 from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
 from edgeship.build.tflite_file import TfliteTensor, read_tflite
 from edgeship.bundle import Bundle
@@ -234,10 +235,12 @@ def _arrays(path: Path) -> Inspection:
     import numpy as np
 
     try:
+        if zipfile.is_zipfile(path):
+            check_unpacked(path)
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise InputError(f"not a readable array file: {error}", file=path,
                          next_step="write it with numpy.savez(FILE, x=…, y=…)") from error  # fmt: skip
     tensors = tuple(_array(name, array) for name, array in arrays.items())

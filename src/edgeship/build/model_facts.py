@@ -147,7 +147,8 @@ def _tensor_types(model: Any) -> dict[str, tuple[str, tuple[int | None, ...]]]:
         if not tensor.elem_type or not tensor.HasField("shape"):
             continue
         sizes = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
-        types[value.name] = (str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), sizes)
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        types[value.name] = ("string" if dtype == "object" else dtype, sizes)  # NumPy holds texts as objects
     return types
 
 
@@ -183,7 +184,8 @@ def _peak_activation_bytes(
             known = [1 if axis == 0 and size is None else size for axis, size in enumerate(shape)]
             if any(size is None for size in known):
                 return None
-            sizes[name] = math.prod(size or 0 for size in known) * np.dtype(dtype).itemsize
+            item_bytes = np.dtype("O" if dtype == "string" else dtype).itemsize
+            sizes[name] = math.prod(size or 0 for size in known) * item_bytes
     folded = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
     made = [name for node in model.graph.node for name in node.output if name and name not in folded]
     if any(name not in sizes for name in made):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
 from edgeship.build.backends.base import Samples, bind
+from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress
 from edgeship.build.quiet import quiet
 from edgeship.build.sources import SourceModel
@@ -106,6 +108,8 @@ def open_oracle(source: SourceModel, folder: Path) -> Oracle:
     if source.toolchain:
         return WorkerOracle(source, model)
     try:
+        with closing(Prober()) as prober:  # a file that kills its runtime must not kill the build
+            prober.refusal(RUNS_IN[source.format], model)
         return EngineOracle(source, model)
     except EngineError as error:
         raise ConversionError(f"{RUNS_IN[source.format]} refuses the source: {error.message}",
@@ -124,7 +128,13 @@ def stacked(answers: list[Mapping[str, Array]], label: str) -> dict[str, Array]:
     try:
         return {name: np.stack([_unbatched(answer[name]) for answer in answers]) for name in answers[0]}
     except ValueError as error:
-        raise EngineError("an output changes its size from sample to sample", key=label) from error
+        sizes = {name: {np.shape(answer[name]) for answer in answers} for name in answers[0]}
+        name = next(name for name, shapes in sizes.items() if len(shapes) > 1)
+        raise EngineError(f"the output {name} changes its size from sample to sample", key=label,
+                          got=" and ".join(str(list(shape)) for shape in sorted(sizes[name])[:2]),
+                          next_step="end the graph before the operator that selects, such as NonMaxSuppression or "
+                                    "NonZero, and select in the application; --metric map decodes boxes itself",
+                          ) from error  # fmt: skip
 
 
 def _unbatched(array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 #: What an output folder may hold; a folder with anything else in it is not ours to replace.
 ENTRIES: Final = frozenset(
@@ -28,6 +29,9 @@ ENTRIES: Final = frozenset(
         "to_label.csv",
     }
 )
+
+#: With less than this free, what fails is the disk's doing.
+_FULL_BYTES: Final = 1 << 18
 
 
 class Staging(Struct, frozen=True, kw_only=True):
@@ -50,6 +54,7 @@ def staging(final: Path) -> Iterator[Staging]:
 
     Raises:
         ConfigError: ``final`` holds something that is not a build's, or cannot be written.
+        EdgeshipError: the disk is full.
     """
     final = final.absolute()
     check(final)
@@ -66,8 +71,21 @@ def staging(final: Path) -> Iterator[Staging]:
         scratch.mkdir()
         yield Staging(draft=draft, final=final, scratch=scratch)
         _replace(draft, final, base / "former")
+    except EdgeshipError:
+        raise
+    except Exception as error:  # a runtime that cannot write its file says so in many ways, or in none
+        if _is_full(error, base):
+            raise EdgeshipError("no space is left on this disk", file=final.parent,
+                                got=f"{shutil.disk_usage(base).free / 1e3:,.0f} kB free",
+                                next_step="free some, or name another folder with -o DIR") from error  # fmt: skip
+        raise
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return told or shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 def check(final: Path) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
 def _refusal(runtime: str, model: Path) -> str:
     try:
         engine = open_engine(runtime, model)
-        engine.run([np.zeros(info.shape, info.dtype) for info in engine.signature.inputs])
+        engine.run([np.zeros([max(size, 1) for size in info.shape], info.dtype) for info in engine.signature.inputs])
         engine.close()
     except EdgeshipError as error:
         return error.message or "no reason given"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Final
 
 from edgeship.build.backends.base import Artifact
@@ -26,7 +27,15 @@ class Prober:
         Raises:
             ConversionError: it crashes its runtime, is refused by it, or takes too long.
         """
-        runtime = artifact.runtime
+        if refusal := self.refusal(artifact.runtime, artifact.model):
+            raise ConversionError(f"{artifact.runtime} refuses it: {refusal}", target=artifact.runtime)
+
+    def refusal(self, runtime: str, model: Path) -> str:
+        """Why a runtime refuses a file, or to run it once on zeros; empty where it does not.
+
+        Raises:
+            ConversionError: the file crashes its runtime, or takes too long.
+        """
         process = self._running()
         late = threading.Event()
 
@@ -37,16 +46,16 @@ class Prober:
         timer = threading.Timer(_LOAD_TIMEOUT_S, end)
         timer.start()
         try:
-            answer = _ask(process, runtime, str(artifact.model))
+            answer = _ask(process, runtime, str(model))
         finally:
             timer.cancel()
         if answer is None:
             code = self._end()
             if late.is_set():
                 raise ConversionError(f"{runtime} did not load it within {_LOAD_TIMEOUT_S} s", target=runtime)
-            raise ConversionError(f"the file kills {runtime} (signal {-code})", target=runtime)
-        if answer:
-            raise ConversionError(f"{runtime} refuses it: {answer}", target=runtime)
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise ConversionError(f"the file kills {runtime} ({how})", target=runtime)
+        return answer
 
     def close(self) -> None:
         """End the process."""

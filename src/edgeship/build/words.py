@@ -61,13 +61,14 @@ def next_commands(document: BuildDocument, folder: str) -> list[str]:
     undecided = next((gate for gate in document.gates if not gate.holds), None)
     where = "" if folder == "build" else f"@{folder}"
     looks = list(document.next[:_MOST_LOOKS])
-    explain = f"edgeship explain build/{undecided.id}{where}" if undecided else ""
+    explain = f"edgeship explain {shlex.quote(f'build/{undecided.id}{where}')}" if undecided else ""
+    bundle = shlex.quote(f"{folder}/bundle")
     if document.to_label:
-        resume = f"edgeship gate resume{where and ' ' + where}"
-        return [*([f"edgeship verify {folder}/bundle"] if document.bundle else []), resume, *looks]
+        resume = f"edgeship gate resume{where and ' ' + shlex.quote(where)}"
+        return [*([f"edgeship verify {bundle}"] if document.bundle else []), resume, *looks]
     if document.bundle:
-        add = f"edgeship releases add {folder}/bundle"
-        return [f"edgeship verify {folder}/bundle", add, *([explain] if explain else []), *looks]
+        add = f"edgeship releases add {bundle}"
+        return [f"edgeship verify {bundle}", add, *([explain] if explain else []), *looks]
     return [*([explain] if explain else []), *looks] or ["edgeship targets list"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -12,6 +14,11 @@ import click
 from edgeship import __version__
 from edgeship.cli import console
 from edgeship_agent.contract.errors import EdgeshipError
+
+#: A variable that lets an error that nobody foresaw end with its traceback.
+_DEBUG: Final = "EDGESHIP_DEBUG"
+#: A full disk, a quota, a limit on file sizes.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 #: command → (module, function, one-line help). Help stands here so that listing the commands imports none of them.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -90,3 +97,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except (OSError, MemoryError) as error:
+        console.print_error(_of_the_system(error))
+        sys.exit(1)
+    except Exception as error:  # the process's outermost place: a person is told in words, whatever it was
+        if os.environ.get(_DEBUG):
+            raise
+        console.print_error(EdgeshipError(f"a defect of edgeship, or a file that it does not foresee: "
+                                          f"{type(error).__name__}: {_first_line(error)}",
+                                          next_step=f"report it with what {_DEBUG}=1 shows"))  # fmt: skip
+        sys.exit(1)
+
+
+def _of_the_system(error: OSError | MemoryError) -> EdgeshipError:
+    """What the system refused, in one sentence: a full disk, a folder that cannot be written, no memory left."""
+    if isinstance(error, MemoryError):
+        return EdgeshipError("not enough memory", got=_first_line(error) or None,
+                             next_step="give fewer or smaller samples, or build on a larger machine")  # fmt: skip
+    reason = error.strerror or _first_line(error) or type(error).__name__
+    place = error.filename2 or error.filename
+    if error.errno in _FULL:
+        room = "free space there, or set TMPDIR and -o to folders on a larger disk; nothing half-written was left"
+        return EdgeshipError(f"cannot be written: {reason}", file=place, next_step=room)
+    return EdgeshipError(f"cannot be read or written: {reason}", file=place, next_step="check the path and its rights")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -157,5 +157,5 @@ def _types(target: Target, facts: ModelFacts) -> CheckResult:
         return CheckResult(id="types", holds=False, sure=True,
                            sentence=f"{target.id} takes no {listed(foreign)} at its inputs and outputs, only "
                                     f"{', '.join(target.dtypes.io)}",
-                           next_step="cast inside the application, or export the model with another type")  # fmt: skip
+                           next_step="export the model with such types at its ends; inside it may cast")  # fmt: skip
     return CheckResult(id="types", holds=True, sentence=f"inputs and outputs are {words}")

@@ -21,7 +21,21 @@ from edgeship_agent.contract.manifest import TensorSpec
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
                                "MatMulInteger", "DynamicQuantizeLinear"})  # fmt: skip
+#: Of one file. Source: Protocol Buffers, "Proto Limits": a message is smaller than 2 GiB.
+_LARGEST_BYTES: Final = 2**31 - 1
 _DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
+
+
+def check(request: SourceRequest) -> None:
+    """Refuse what cannot be used before any of its weights are read.
+
+    Raises:
+        InputError: damaged, larger than protobuf allows, or with weights that are missing or lie elsewhere.
+    """
+    path = request.path
+    _check_size(path, path.stat().st_size)
+    files = _weight_files(_read(path), path)
+    _check_size(path, sum(file.stat().st_size for file in (path, *files)))
 
 
 def load(request: SourceRequest) -> SourceModel:
@@ -32,6 +46,7 @@ def load(request: SourceRequest) -> SourceModel:
         ConfigError: a given shape that does not fit.
         ConversionError: an operator of an unknown domain.
     """
+    check(request)
     path = request.path
     model = _read(path)
     files = (path, *_weight_files(model, path))
@@ -65,6 +80,12 @@ def load(request: SourceRequest) -> SourceModel:
     )
 
 
+def _check_size(path: Path, size_bytes: int) -> None:
+    if size_bytes > _LARGEST_BYTES:
+        raise InputError("too large to convert", file=path, expected="at most 2.1 GB, weights included",
+                         got=f"{size_bytes / 1e9:.1f} GB", next_step="export a smaller model")  # fmt: skip
+
+
 def _read(path: Path) -> Any:
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -85,7 +106,10 @@ def _weight_files(model: Any, path: Path) -> tuple[Path, ...]:
         if entry.key == "location"
     }
     files = tuple(path.parent / name for name in sorted(names))
-    for file in files:
+    for name, file in zip(sorted(names), files, strict=True):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError("its weights lie outside of its folder", file=path, expected="a file beside the model",
+                             got=name, next_step="put them beside the .onnx file, or export it whole")  # fmt: skip
         if not file.is_file():
             raise InputError(
                 "the model's weight file is missing",

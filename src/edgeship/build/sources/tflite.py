@@ -17,10 +17,24 @@ from edgeship_agent.contract.manifest import TensorSpec
 
 #: Source: TensorFlow Lite schema v3, ``file_identifier "TFL3"``; it stands behind the 4-byte root offset.
 _IDENTIFIER: Final = b"TFL3"
+#: Source: FlatBuffers, internals: offsets are 32 bits, signed.
+_LARGEST_BYTES: Final = 2**31 - 1
 _DAMAGED: Final = (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError)
 #: Custom operators that LiteRT brings along. Source: TensorFlow Lite, built-in resolver with all operators.
 _KNOWN_CUSTOM: Final = frozenset({"TFLite_Detection_PostProcess", "AudioSpectrogram", "Mfcc"})
 _INTEGER_WEIGHTS: Final = frozenset({"int8", "uint8", "int4"})
+
+
+def check(request: SourceRequest) -> None:
+    """Refuse a file that is larger than its format can be, before it is read.
+
+    Raises:
+        InputError: it is.
+    """
+    size_bytes = request.path.stat().st_size
+    if size_bytes > _LARGEST_BYTES:
+        raise InputError("not a TFLite model: too large to be one", file=request.path, expected="at most 2.1 GB",
+                         got=f"{size_bytes / 1e9:.1f} GB", next_step="export a smaller model")  # fmt: skip
 
 
 def load(request: SourceRequest) -> SourceModel:
@@ -35,6 +49,7 @@ def load(request: SourceRequest) -> SourceModel:
     if request.input_shapes:
         raise ConfigError("a TFLite file says its own shapes", file=path, key="--input-shape",
                           next_step="leave the option out")  # fmt: skip
+    check(request)
     data = path.read_bytes()
     model, schema = _parsed(data, path)
     graph = model.subgraphs[0]
