@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,8 @@ SELECTION_MIN: Final = 50
 
 #: What NumPy says of an archive that is none, is damaged, or declares what it does not hold.
 UNREADABLE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError, KeyError,
-                     NotImplementedError, RuntimeError, SyntaxError, zlib.error)  # fmt: skip
+                     NotImplementedError, RuntimeError, SyntaxError, TypeError, tokenize.TokenError,
+                     zlib.error)  # fmt: skip
 
 
 class Dataset(Struct, frozen=True, kw_only=True):

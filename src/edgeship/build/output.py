@@ -71,8 +71,6 @@ def staging(final: Path) -> Iterator[Staging]:
         scratch.mkdir()
         yield Staging(draft=draft, final=final, scratch=scratch)
         _replace(draft, final, base / "former")
-    except EdgeshipError:
-        raise
     except Exception as error:  # a runtime that cannot write its file says so in many ways, or in none
         if _is_full(error, base):
             raise EdgeshipError("no space is left on this disk", file=final.parent,
@@ -84,8 +82,10 @@ def staging(final: Path) -> Iterator[Staging]:
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return told or shutil.disk_usage(folder).free < _FULL_BYTES
+    told = any(isinstance(each, OSError) and each.errno in {errno.ENOSPC, errno.EDQUOT}
+               for each in (error, error.__cause__))  # fmt: skip
+    known = isinstance(error, EdgeshipError)
+    return told or (not known and shutil.disk_usage(folder).free < _FULL_BYTES)
 
 
 def check(final: Path) -> None:

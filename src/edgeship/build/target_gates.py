@@ -54,7 +54,13 @@ class _Rules:
         sentence = f"TensorFlow Lite Micro takes its {kinds} kinds of operators"
         if refused:
             sentence = f"TensorFlow Lite Micro does not take {listed(refused)}"
-        return self._gate("operators", "operators of TensorFlow Lite Micro", holds=not refused, sentence=sentence)
+        # float ends are another rule's
+        ends = {model.main.tensors[index].dtype for index in (*model.main.inputs, *model.main.outputs)}
+        floats = () if "float32" in ends else operators.floats_inside(model)
+        if not refused and floats:
+            sentence = f"not in integers throughout: {listed(floats)} would be computed in float"
+        return self._gate("operators", "operators of TensorFlow Lite Micro, in integers",
+                          holds=not refused and not floats, sentence=sentence)  # fmt: skip
 
     def arena(self) -> GateReport:
         """A tensor arena that fits into the memory."""

@@ -55,8 +55,29 @@ def is_full_int8(model: TfliteModel) -> bool:
     """Whether inputs, outputs and every tensor between operators are integers."""
     main = model.main
     ends = [main.tensors[index].dtype for index in (*main.inputs, *main.outputs)]
-    inner = {tensor.dtype for graph in model.graphs for tensor in graph.tensors if not tensor.constant}
-    return all(dtype in _INTEGERS for dtype in ends) and not inner & _FLOATS
+    return all(dtype in _INTEGERS for dtype in ends) and not floats_inside(model)
+
+
+def floats_inside(model: TfliteModel) -> tuple[str, ...]:
+    """Operators that read or write floats that are no constants.
+
+    A recurrent layer in integers may name empty float tensors beside its inputs, which nothing reads.
+
+    >>> from edgeship.build.tflite_file import TfliteTensor
+    >>> tensors = tuple(TfliteTensor(name=name, dtype=name, shape=(1, 4)) for name in ("int8", "float32"))
+    >>> operators = (TfliteOperator(name="DEQUANTIZE", inputs=(0,), outputs=(1,)),)
+    >>> graph = TfliteGraph(tensors=tensors, operators=operators, inputs=(0,), outputs=(0,))
+    >>> floats_inside(TfliteModel(graphs=(graph,), weight_bytes=0))
+    ('DEQUANTIZE',)
+    """
+    found = {
+        operator.name: None
+        for graph in model.graphs
+        for operator in graph.operators
+        for index in (*operator.inputs, *operator.outputs)
+        if index >= 0 and not graph.tensors[index].constant and graph.tensors[index].dtype in _FLOATS
+    }
+    return tuple(found)
 
 
 def _refused(graph: TfliteGraph, operator: TfliteOperator) -> str:

@@ -145,7 +145,7 @@ def _check_domains(model: Any, path: Path) -> None:
 def _check(model: Any, path: Path) -> None:
     try:
         checker.check_model(model)
-    except checker.ValidationError as error:
+    except (checker.ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"not a valid ONNX model: {_first_line(error)}", file=path,
                          next_step="copy or export the file again")  from error  # fmt: skip
 
