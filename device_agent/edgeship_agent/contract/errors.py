@@ -120,6 +120,9 @@ class ConversionError(EdgeshipError):
         target: the runtime or hardware target it was for.
     """
 
+    #: Whether it was this machine's doing (time, memory, a signal) and another try may succeed.
+    passing = False
+
     def __init__(
         self,
         message: str,

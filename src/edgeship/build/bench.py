@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct, structs
 
 from edgeship.build import verify
@@ -75,7 +76,16 @@ class Here:
     def try_all(self, _label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure) -> Trials:
         """Latency alone."""
         runs = {precision: built.bound.run for precision, built in variants.items()}
-        times = measure(runs, inputs.evaluation_inputs, plan, self._progress) if runs else {}
+        memory = inputs.memory
+        key = {
+            "cpu": cpu_name(),
+            "files": {precision: memory.key_of(each.artifact) for precision, each in variants.items()},
+            "samples": memory.digest(inputs.evaluation_inputs), "plan": msgspec.to_builtins(plan),
+        }  # fmt: skip
+        times = memory.figures(
+            "latency", key, dict[str, Latency],
+            lambda: measure(runs, inputs.evaluation_inputs, plan, self._progress) if runs else {},
+        )  # fmt: skip
         tried = {precision: Trial(built=variants[precision], latency=latency) for precision, latency in times.items()}
         return Trials(tried=tried, refused={})
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from msgspec import Struct, structs
 
 from edgeship.build import data, routes, stages, verify
@@ -15,7 +16,10 @@ from edgeship.build.backends.calibration import Calibration
 from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
 from edgeship.build.inputs import Inputs
 from edgeship.build.keep_float import KeepFloat, kept
+from edgeship.build.lazy_model import LazyModel
 from edgeship.build.measure import measure
+from edgeship.build.oracle import stacked
+from edgeship.build.outline import Outline, outlined, restored
 from edgeship.build.probing import Prober
 from edgeship.build.progress import CANDIDATES, SELECT, Progress
 from edgeship.build.schema import Attempt
@@ -30,7 +34,8 @@ from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
-from edgeship_agent.runtime.bound import BoundModel
+from edgeship_agent.runtime.engine import Array
+from edgeship_agent.runtime.isa import cpu_name
 
 _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
 #: Every sample costs a slow net time, and few tell candidates apart: multiplications that one proxy may take.
@@ -51,7 +56,7 @@ class Built(Struct, frozen=True, kw_only=True):
 
     artifact: Artifact
     comparison: Comparison
-    bound: BoundModel
+    bound: LazyModel
     classes: bool
     disagreements: Mapping[int, AnswerSet] | None = None
 
@@ -85,6 +90,7 @@ class Workshop:
 
     def __init__(self, inputs: Inputs, folder: Path, forms: routes.Forms, goals: Goals, progress: Progress) -> None:
         self._inputs = inputs
+        self._memory = inputs.memory
         self._folder = folder
         self._forms = forms
         self._goals = goals
@@ -118,14 +124,14 @@ class Workshop:
             ConversionError: none can be made.
         """
         if precision != "int8":
-            return self._run(self._artifact(runtime, self._scheme(f"{target.id}/{runtime}", precision)))
-        calibration = self.calibration(runtime)
-        terms = Terms(effort=self._effort(runtime, calibration.operators), limit=self._goals.max_relative_rms,
+            return self._run(self._final(runtime, self._scheme(f"{target.id}/{runtime}", precision)))
+        known = self._operators(runtime)
+        terms = Terms(effort=self._effort(runtime, known), limit=self._goals.max_relative_rms,
                       size_bytes=self._goals.size_bytes)  # fmt: skip
         bases = schemes(target, runtime, on_target=on_target)
         floats = not target.dtypes.activations or "float32" in target.dtypes.activations
-        keep = self.keep_float.among(calibration.operators, runtime, allowed=floats)
-        operators = calibration.operators if floats else ()
+        keep = self.keep_float.among(known, runtime, allowed=floats)
+        operators = known if floats else ()
         most = most_candidates(bases, operators, terms.effort)
         bench = _Trials(self, target, runtime, on_target=on_target, plan=(keep, most))
         outcome = Search(bases, operators, bench, terms).run()
@@ -137,7 +143,7 @@ class Workshop:
         self._record(target, runtime, outcome)
         outcome = structs.replace(outcome, chosen=kept(outcome.chosen, keep))
         self.searches[f"{target.id}/{runtime}"] = outcome
-        return self._run(self._artifact(runtime, outcome.chosen))
+        return self._run(self._final(runtime, outcome.chosen))
 
     def _scheme(self, searched: str, precision: str) -> Scheme:
         """How another precision is made: static ones in the manner that the search for int8 found."""
@@ -147,9 +153,7 @@ class Workshop:
             return structs.replace(found, precision=precision, integer_ends=True)
         return Scheme(precision=precision, rounding="compensated" if precision == "int16x8" else "nearest")
 
-    def attempt(
-        self, target: Target, runtime: str, scheme: Scheme, samples: int, *, on_target: bool
-    ) -> Comparison | None:
+    def attempt(self, target: Target, runtime: str, scheme: Scheme, samples: int, *, on_target: bool) -> Trial | None:
         """Compare a candidate with the source on the selection part of the calibration data.
 
         The evaluation set is for claims alone.
@@ -161,17 +165,41 @@ class Workshop:
             samples: how many of the selection samples; 0 for all of them.
             on_target: whether this machine shows what saturates on the target.
         """
-        try:
-            if guarded(scheme, target, on_target=on_target):
+        guard = guarded(scheme, target, on_target=on_target)
+        indices, truth = self._selection[: samples or None], self._inputs.truth
+        key = {
+            **self.key(runtime, scheme), "guard": guard, "selection": list(indices),
+            "inputs": self._memory.digest(self._inputs.calibration_inputs), "source": self._inputs.source.key,
+            "classes": truth.classes, "groups": msgspec.to_builtins(truth.groups),
+        }  # fmt: skip
+
+        def make() -> Trial:
+            if guard:
                 self._refuse_saturation(runtime, scheme)
             artifact = self._artifact(runtime, scheme)
-            return self._screened(artifact, samples)
+            return self._trial(scheme, artifact, self._screened(artifact, samples))
+
+        try:
+            return self._memory.figures("trial", key, Trial, make)
         except ConversionError as error:
             self._note(target, runtime, "failed", f"{scheme.text}: {error.message}", error.stage or "quantization")
             return None
 
+    def _trial(self, scheme: Scheme, artifact: Artifact, comparison: Comparison) -> Trial:
+        classes = self._inputs.truth.classes
+        by_group = _by_group(comparison, classes=classes)
+        return Trial(
+            name=scheme.name, speed_class=speed_class(scheme), error=_error(comparison, by_group=by_group),
+            by_group=by_group, faulty=_faulty(comparison, classes=classes), size_bytes=artifact.size_bytes,
+        )  # fmt: skip
+
     def times_ms(self, runtime: str, candidates: Sequence[Scheme]) -> dict[str, float]:
         """Median latency of candidates in one interleaved run on this machine, by their schemes' names."""
+        key = {"cpu": cpu_name(), "of": [self.key(runtime, each) for each in candidates],
+               "samples": self._memory.digest(self._inputs.calibration_inputs)}  # fmt: skip
+        return self._memory.figures("screening", key, dict[str, float], lambda: self._timed(runtime, candidates))
+
+    def _timed(self, runtime: str, candidates: Sequence[Scheme]) -> dict[str, float]:
         opened = {each.name: verify.open_artifact(self._artifact(runtime, each), self._prober) for each in candidates}
         try:
             runs = {name: bound.run for name, bound in opened.items()}
@@ -181,9 +209,14 @@ class Workshop:
                 bound.close()
         return {name: latency.p50_ms for name, latency in times.items()}
 
-    def size_bytes(self, runtime: str, scheme: Scheme) -> int:
-        """Of a candidate's files."""
-        return self._artifact(runtime, scheme).size_bytes
+    def key(self, runtime: str, scheme: Scheme) -> dict[str, Any]:
+        """What a quantized file depends on: the float file, the samples that set ranges, how it is made.
+
+        Raises:
+            ConversionError: there is no float file.
+        """
+        return {"float": self._memory.key_of(self._artifact(runtime, None)), "scheme": msgspec.to_builtins(scheme),
+                "samples": self._memory.digest(self._job(runtime).samples)}  # fmt: skip
 
     def calibration(self, runtime: str) -> Calibration:
         """What a runtime's float file and the calibration samples say.
@@ -192,7 +225,16 @@ class Workshop:
             ConversionError: there is no float file.
         """
         float_artifact = self._artifact(runtime, None)
-        return self._backends[runtime].calibration(self._job(runtime), float_artifact)
+        return self._backend(runtime).calibration(self._job(runtime), float_artifact)
+
+    def _operators(self, runtime: str) -> tuple[Operator, ...]:
+        """Of the float file, sized."""
+        key = {"float": self._memory.key_of(self._artifact(runtime, None)),
+               "samples": self._memory.digest(self._job(runtime).samples)}  # fmt: skip
+        kind = tuple[Outline, ...]
+        return restored(
+            self._memory.figures("operators", key, kind, lambda: outlined(self.calibration(runtime).operators))
+        )
 
     @property
     def progress(self) -> Progress:
@@ -244,7 +286,7 @@ class Workshop:
             reason = "a quantized TFLite file is passed through to LiteRT alone: build from its float model"
             raise ConversionError(reason, target=runtime)
         gave_up: list[str] = []
-        last = "conversion"
+        last, passing = "conversion", False
         for position, route in enumerate(routes.plan(source.format, runtime)):
             by = routes.words(source.format, route)
             try:
@@ -253,7 +295,7 @@ class Workshop:
                     artifact = backend.convert(attempt, self._forms.file(route))
             except (ConversionError, EngineError) as error:
                 gave_up.append(f"{by}: {stages.words(error)}")
-                last = error.stage
+                last, passing = error.stage, passing or getattr(error, "passing", False)
                 continue
             gave_up += self._forms.fallbacks(route)
             # what was quantized before is called by what it is, and compared with nothing but itself
@@ -261,7 +303,7 @@ class Workshop:
             return structs.replace(artifact, precision=precision, fallbacks=(*artifact.fallbacks, *gave_up),
                                    notes=(*artifact.notes, f"converted by {by}", *gave_up))  # fmt: skip
         failure = ConversionError("; tried next: ".join(gave_up), target=runtime)
-        failure.stage = last
+        failure.stage, failure.passing = last, passing
         raise failure
 
     def _artifact(self, runtime: str, scheme: Scheme | None) -> Artifact:
@@ -278,13 +320,35 @@ class Workshop:
             raise made
         return made
 
+    def _backend(self, runtime: str) -> Backend:
+        """Opened when something has to be made."""
+        if runtime not in self._backends:
+            self._backends[runtime] = open_backend(runtime, self._inputs.contracts)
+        return self._backends[runtime]
+
     def _make(self, runtime: str, scheme: Scheme | None) -> Artifact:
-        backend = self._backends.setdefault(runtime, open_backend(runtime, self._inputs.contracts))
         job = self._job(runtime)
-        if scheme is None:
-            return self._converted(backend, job, runtime)
-        with at("quantization"):
-            return backend.quantize(job, self._artifact(runtime, None), scheme)
+        if scheme is not None:
+            with at("quantization"):
+                return self._backend(runtime).quantize(job, self._artifact(runtime, None), scheme)
+        source = self._inputs.source
+        if not source.is_lasting:
+            return self._converted(self._backend(runtime), job, runtime)
+        key = {
+            "source": source.key, "runtime": runtime, "contracts": msgspec.to_builtins(self._inputs.contracts),
+            "checks": self._memory.digest(job.checks), "expected": self._memory.digest(job.expected),
+        }  # fmt: skip
+        return self._memory.artifact(
+            "convert", key, self._folder, lambda: self._converted(self._backend(runtime), job, runtime)
+        )
+
+    def _final(self, runtime: str, scheme: Scheme) -> Artifact:
+        """A quantized file that is judged, and may ship: the only ones that are kept for later builds."""
+        made = self._memory.artifact(
+            "quantize", self.key(runtime, scheme), self._folder, lambda: self._artifact(runtime, scheme)
+        )
+        self._artifacts[runtime, scheme.name] = made
+        return made
 
     def _refuse_saturation(self, runtime: str, scheme: Scheme) -> None:
         """Raise ConversionError where products could saturate without VNNI."""
@@ -340,28 +404,42 @@ class Workshop:
 
     def _run(self, artifact: Artifact) -> Built:
         if artifact.model not in self._built:
-            bound = verify.open_artifact(artifact, self._prober)
-            label = f"verify {artifact.runtime} {artifact.precision}"
-            try:
-                outputs = verify.run_all(bound.run, self._inputs.evaluation_inputs, label, self._progress)
-                verify.check_loads_agree(artifact, self._inputs.evaluation_inputs, outputs)
-                disagreements = self._disagreements(bound, artifact)
-            except EngineError as error:
-                raise ConversionError(error.sentence(), target=artifact.runtime) from error
+            bound = LazyModel(artifact, self._prober)
+            outputs = self._verified(bound, artifact)
             self._built[artifact.model] = Built(
                 artifact=artifact,
                 comparison=verify.compare(self._inputs.truth, outputs),
                 bound=bound,
                 classes=self._inputs.truth.classes,
-                disagreements=disagreements,
+                disagreements=self._disagreements(bound, artifact),
             )
         return self._built[artifact.model]
 
-    def _disagreements(self, bound: BoundModel, artifact: Artifact) -> Mapping[int, AnswerSet] | None:
+    def _verified(self, bound: LazyModel, artifact: Artifact) -> dict[str, Array]:
+        """What an artifact says to the evaluation samples, the same at each load."""
+        inputs, label = self._inputs.evaluation_inputs, f"verify {artifact.runtime} {artifact.precision}"
+
+        def run() -> list[Mapping[str, Array]]:
+            answers = verify.run_each(bound.run, inputs, label, self._progress)
+            verify.check_loads_agree(artifact, inputs, stacked(answers, label))
+            return answers
+
+        key = {"artifact": self._memory.key_of(artifact), "samples": self._memory.digest(inputs)}
+        try:
+            return stacked(self._memory.answers("verify", key, run), label)
+        except EngineError as error:
+            raise ConversionError(error.sentence(), target=artifact.runtime) from error
+
+    def _disagreements(self, bound: LazyModel, artifact: Artifact) -> Mapping[int, AnswerSet] | None:
         field = self._inputs.field
         if field is None or artifact.precision == "fp32":
             return None
-        return field.variant(bound, f"unlabelled {artifact.runtime} {artifact.precision}", self._progress)
+        label = f"unlabelled {artifact.runtime} {artifact.precision}"
+        key = {"artifact": self._memory.key_of(artifact), "samples": list(field.digests), "k": field.k,
+               "source": list(field.source)}  # fmt: skip
+        return self._memory.figures(
+            "unlabelled", key, dict[int, AnswerSet], lambda: field.variant(bound, label, self._progress)
+        )
 
 
 class _Trials:
@@ -384,17 +462,8 @@ class _Trials:
         )
         self._attempts += 1
         made = kept(scheme, self._keep)
-        comparison = self._workshop.attempt(self._target, self._runtime, made, samples, on_target=self._on_target)
-        if comparison is None:
-            return None
-        return Trial(
-            name=scheme.name,
-            speed_class=speed_class(scheme),
-            error=_error(comparison, by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes)),
-            by_group=_by_group(comparison, classes=self._workshop.inputs.truth.classes),
-            faulty=_faulty(comparison, classes=self._workshop.inputs.truth.classes),
-            size_bytes=self._workshop.size_bytes(self._runtime, made),
-        )
+        trial = self._workshop.attempt(self._target, self._runtime, made, samples, on_target=self._on_target)
+        return None if trial is None else structs.replace(trial, name=scheme.name, speed_class=speed_class(scheme))
 
     def times_ms(self, schemes: Sequence[Scheme]) -> dict[str, float]:
         """Latency on this machine, where that says something about the target."""

@@ -10,6 +10,8 @@ import numpy as np
 from msgspec import Struct, structs
 
 from edgeship.build import data, folding, metrics, oracle, preprocess, sources, unlabelled, verify
+from edgeship.build.cache import Cache
+from edgeship.build.cache.memory import Memory
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
@@ -49,6 +51,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
         truth: the source on the evaluation set.
         calibration_outputs: name → [N, …], the source on the calibration set.
         answers: what the source says to the first calibration samples, batch axes and all.
+        memory: of earlier builds.
         field: unlabelled samples and what the source says of them, where the build was given some.
     """
 
@@ -64,6 +67,7 @@ class Inputs(Struct, frozen=True, kw_only=True):
     calibration_outputs: Mapping[str, Array]
     answers: tuple[Mapping[str, Array], ...]
     truth: Truth
+    memory: Memory
     field: unlabelled.Field | None = None
 
     @property
@@ -89,19 +93,21 @@ class Inputs(Struct, frozen=True, kw_only=True):
         )
 
 
-def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
+def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory | None = None) -> Inputs:
     """Read the source and the data, and run the source on both sets.
 
     Args:
         options: what to read.
         folder: for the private copy that the oracle runs.
         progress: told what was read.
+        memory: of earlier builds; None for none.
 
     Raises:
         InputError: something cannot be used.
         ConfigError: a TOML file or an option does not fit.
         ConversionError: the source cannot be run.
     """
+    memory = memory or Memory(Cache(None), folder / "memory")
     metrics.check_name(options.metric)
     source = sources.load(options.request)
     progress.step("read", _described(source))
@@ -117,7 +123,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
     data.check_disjoint(calibration, evaluation)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    opened = oracle.open_oracle(source, folder)
+    opened = oracle.RememberedOracle(source, folder, memory)
     try:
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (_stacked(each, source) for each in answers)
@@ -152,6 +158,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress) -> Inputs:
             class_names=output.labels,
             groups=_groups(task, outputs),
         ),
+        memory=memory,
         field=field,
     )
 

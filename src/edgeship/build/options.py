@@ -50,6 +50,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
         card: Markdown that goes into the model card.
         base: a former build (its folder or build.json) that ``report.md`` compares with, or None.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
+        cache: whether results of earlier builds are used, and this one's are kept.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
         install_toolchains: create a missing converter environment without asking.
     """
@@ -88,6 +89,7 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     base: Path | None = None
     log_mlflow: bool = False
     fold_normalisation: bool = True
+    cache: bool = True
     install_toolchains: bool = False
     input_shapes: tuple[InputShape, ...] = ()
     input_values: tuple[InputValue, ...] = ()

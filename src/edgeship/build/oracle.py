@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from edgeship.build.backends.base import Samples, bind
+from edgeship.build.cache.memory import Memory
 from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress
 from edgeship.build.quiet import quiet
@@ -96,6 +97,39 @@ class WorkerOracle:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+class RememberedOracle:
+    """A source that is opened only where nothing is remembered of what it says.
+
+    Args:
+        source: the model.
+        folder: for the private copy that is run.
+        memory: of earlier builds; of a factory, whose code may change unseen, nothing is remembered.
+    """
+
+    def __init__(self, source: SourceModel, folder: Path, memory: Memory) -> None:
+        self._source = source
+        self._folder = folder
+        self._memory = memory
+        self._opened: Oracle | None = None
+
+    def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+        """See :class:`Oracle`."""
+        if not self._source.is_lasting:
+            return self._open().run(samples, label, progress)
+        key = {"source": self._source.key, "samples": self._memory.digest(samples)}
+        return self._memory.answers("source", key, lambda: self._open().run(samples, label, progress))
+
+    def close(self) -> None:
+        """Release it, where it was opened."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _open(self) -> Oracle:
+        if self._opened is None:
+            self._opened = open_oracle(self._source, self._folder)
+        return self._opened
 
 
 def open_oracle(source: SourceModel, folder: Path) -> Oracle:

@@ -34,6 +34,9 @@ from edgeship.build import (
     tracking,
 )
 from edgeship.build.bench import open_benches
+from edgeship.build.cache import Cache
+from edgeship.build.cache.basis import open_cache
+from edgeship.build.cache.memory import Memory
 from edgeship.build.candidates import Goals, Workshop
 from edgeship.build.decide import Assessed, Decision, decide, stopped
 from edgeship.build.microcontroller.export import C_ARRAY, write_variant
@@ -41,7 +44,7 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
 from edgeship.build.report import write_report
-from edgeship.build.schema import BuildDocument, VariantReport
+from edgeship.build.schema import BuildDocument, CacheReport, VariantReport
 from edgeship.build.sufficiency import Sufficiency
 from edgeship.bundle import AuthorKey, BundleDraft, WrittenBundle, write_bundle
 from edgeship.targets import Target
@@ -94,7 +97,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         hopeless = checks.before_build(
             sources.file_to_check(options.request, staging.scratch / "pinned"), targets, progress
         )
-        read = inputs.read(options, staging.scratch / "source", progress)
+        memory = Memory(open_cache(progress, enabled=options.cache), staging.scratch / "memory")
+        read = inputs.read(options, staging.scratch / "source", progress, memory)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)
         for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
@@ -121,6 +125,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         finally:
             workshop.close()
         read.source.check_unchanged()
+        memory.cache.trim()
         timings["total"] = time.monotonic() - started
         document = _document(options, read, decisions, staging, bundle)
         document = structs.replace(
@@ -130,6 +135,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             tried=tuple(workshop.tried),
             sensitivity=sensitivity.reports(workshop),
             timings_s={key: round(value, 3) for key, value in timings.items()},
+            cache=cache_report(memory.cache),
             calibration=enough.report(),
             notes=(enough.note,) if enough.note else (),
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
@@ -147,10 +153,21 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
 def _sufficiency(read: inputs.Inputs, staging: output.Staging, progress: Progress) -> Sufficiency:
     """Whether the calibration data is enough; said where it is not."""
     folder = staging.scratch / "observed"
-    enough = activations.sufficiency(read.source, read.source_inputs, read.calibration_outputs, folder)
+    key = {"source": read.source.key, "samples": read.memory.digest(read.source_inputs),
+           "lasting": read.source.is_lasting}  # fmt: skip
+    enough = read.memory.figures(
+        "ranges", key, Sufficiency,
+        lambda: activations.sufficiency(read.source, read.source_inputs, read.calibration_outputs, folder),
+    )  # fmt: skip
     if enough.note:
         progress.step("note", enough.note, "note")
     return enough
+
+
+def cache_report(cache: Cache) -> CacheReport:
+    """What of a build came from earlier ones."""
+    found, made = (sum(counts[index] for counts in cache.counts.values()) for index in (0, 1))
+    return CacheReport(found=found, made=made, saved_s=round(cache.saved_s, 1))
 
 
 def encode(document: BuildDocument) -> bytes:

@@ -52,7 +52,9 @@ class Prober:
         if answer is None:
             code = self._end()
             if late.is_set():
-                raise ConversionError(f"{runtime} did not load it within {_LOAD_TIMEOUT_S} s", target=runtime)
+                late_error = ConversionError(f"{runtime} did not load it within {_LOAD_TIMEOUT_S} s", target=runtime)
+                late_error.passing = True
+                raise late_error
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise ConversionError(f"the file kills {runtime} ({how})", target=runtime)
         return answer

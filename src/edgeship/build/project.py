@@ -141,6 +141,7 @@ class Project(Struct, frozen=True, kw_only=True):
         precisions: made and judged too: ``fp16``, ``dynamic``, ``int4``, ``int16x8``, ``int8io``.
         keep_float: names of operators that int8 leaves in float, as the report's sensitivity gives them.
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
+        cache: use results of earlier builds, and keep this one's.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
     """
@@ -156,6 +157,7 @@ class Project(Struct, frozen=True, kw_only=True):
     keep_float: tuple[str, ...] = ()
     measure: str = ""
     fold_normalisation: bool = True
+    cache: bool = True
     log_mlflow: bool = False
     preprocessing: Preprocessing = Preprocessing()
     input_schema: InputSchema = InputSchema()
@@ -208,6 +210,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         accept_proxy_latency=budgets.accept_proxy_latency,
         strict=project.strict,
         fold_normalisation=project.fold_normalisation,
+        cache=project.cache,
         effort=project.effort,
         precisions=project.precisions,
         keep_float=project.keep_float,

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct
 
+from edgeship.build.backends.base import Samples
 from edgeship.build.candidates import Built
 from edgeship.build.inputs import Inputs
 from edgeship.build.progress import Progress
@@ -51,11 +52,9 @@ def make_proof(inputs: Inputs, built: Built, label: str, progress: Progress) -> 
         label: for the progress.
         progress: told how far it is.
     """
-    answers: list[Mapping[str, Array]] = []
-    for index, sample in enumerate(inputs.calibration_inputs):
-        answers.append(built.bound.run(sample))
-        if (index + 1) % _EVERY == 0:
-            progress.count(f"baseline {label}", index + 1, len(inputs.calibration_inputs))
+    memory, prepared = inputs.memory, inputs.calibration_inputs
+    key = {"artifact": memory.key_of(built.artifact), "samples": memory.digest(prepared)}
+    answers = memory.answers("baseline", key, lambda: _answers(built, prepared, f"baseline {label}", progress))
     raw = inputs.calibration.samples
     signals = [measure(sample, answer, inputs.output) for sample, answer in zip(raw, answers, strict=True)]
     first = next(iter(inputs.truth.outputs.values()))
@@ -67,6 +66,15 @@ def make_proof(inputs: Inputs, built: Built, label: str, progress: Progress) -> 
         golden_outputs=encode_tensor_file([answers[index] for index in chosen]),
         profile=make_profile(signals, class_count=classes),
     )
+
+
+def _answers(built: Built, prepared: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+    answers: list[Mapping[str, Array]] = []
+    for index, sample in enumerate(prepared):
+        answers.append(built.bound.run(sample))
+        if (index + 1) % _EVERY == 0:
+            progress.count(label, index + 1, len(prepared))
+    return answers
 
 
 def spread(count: int, wanted: int) -> list[int]:

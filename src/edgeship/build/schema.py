@@ -362,6 +362,19 @@ class LineageReport(Struct, frozen=True, kw_only=True):
     license: str = ""
 
 
+class CacheReport(Struct, frozen=True, kw_only=True):
+    """What of a build came from earlier ones.
+
+    Attributes:
+        found, made: results that were there, and that were not.
+        saved_s: what the first ones took when they were made, in seconds.
+    """
+
+    found: int = 0
+    made: int = 0
+    saved_s: float = 0.0
+
+
 class BuildDocument(Struct, frozen=True, kw_only=True):
     """The whole of ``build.json``.
 
@@ -370,6 +383,7 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
         bundle: absolute path of the OCI layout, or None where the verdict is not ``pass``.
         bundle_digest: identity of the bundle.
         timings_s: stage → seconds.
+        cache: what came from earlier builds.
         to_label: absolute path of the table of disagreements, where labels would decide (``edgeship gate resume``).
         sensitivity: of every int8 that a search found.
         next: commands that look into what failed.
@@ -390,6 +404,7 @@ class BuildDocument(Struct, frozen=True, kw_only=True):
     data: tuple[DataReport, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
+    cache: CacheReport = CacheReport()
     notes: tuple[str, ...] = ()
     to_label: str = ""
     calibration: CalibrationReport | None = None

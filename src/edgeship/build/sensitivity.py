@@ -18,6 +18,7 @@ from edgeship.build.backends.calibration import Calibration
 from edgeship.build.candidates import Workshop
 from edgeship.build.schema import OperatorSensitivity, SensitivityReport
 from edgeship.build.search import rounding
+from edgeship.build.search.engine import Outcome
 from edgeship.build.search.graph import Layer, Operator
 from edgeship_agent.runtime.engine import Array
 
@@ -57,10 +58,16 @@ def report(key: str, scheme: Scheme, layers: Mapping[str, float], calibration: C
 
 def reports(workshop: Workshop) -> tuple[SensitivityReport, ...]:
     """Of every search that found an int8."""
-    return tuple(
-        report(key, outcome.chosen, outcome.layers, workshop.calibration(key.rsplit("/", 1)[1]))
-        for key, outcome in workshop.searches.items()
-    )
+    return tuple(_remembered(workshop, key, outcome) for key, outcome in workshop.searches.items())
+
+
+def _remembered(workshop: Workshop, key: str, outcome: Outcome) -> SensitivityReport:
+    runtime = key.rsplit("/", 1)[1]
+    basis = {"of": key, **workshop.key(runtime, outcome.chosen), "layers": outcome.layers}
+    return workshop.inputs.memory.figures(
+        "sensitivity", basis, SensitivityReport,
+        lambda: report(key, outcome.chosen, outcome.layers, workshop.calibration(runtime)),
+    )  # fmt: skip
 
 
 def ranked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -19,7 +19,6 @@ from edgeship.build.progress import Progress
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
 from edgeship_agent.processing import prepare
-from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.engine import Array
 
 #: Fixed, so that the same samples are always labelled in the same order; written into few_labels.json.
@@ -81,6 +80,13 @@ class UnlabelledSamples:
             yield raw, [prepare(contracts or self._contracts, sample) for sample in raw]
 
 
+class Model(Protocol):
+    """What answers."""
+
+    def run(self, sample: Mapping[str, Array], /) -> Mapping[str, Array]:
+        """One inference."""
+
+
 class Field(Struct, frozen=True, kw_only=True):
     """Unlabelled samples with the source's answers.
 
@@ -102,7 +108,7 @@ class Field(Struct, frozen=True, kw_only=True):
         """What labels of disagreements judge."""
         return f"top{self.k}"
 
-    def variant(self, bound: BoundModel, label: str, progress: Progress) -> dict[int, AnswerSet]:
+    def variant(self, bound: Model, label: str, progress: Progress) -> dict[int, AnswerSet]:
         """Where a variant's answer is not the source's: position → its answer.
 
         Raises:

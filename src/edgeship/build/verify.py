@@ -117,12 +117,21 @@ def run_all(run: Run, inputs: Samples, label: str, progress: Progress) -> dict[s
     Raises:
         EngineError: the runtime failed, or an output changes its size from sample to sample.
     """
+    return stacked(run_each(run, inputs, label, progress), label)
+
+
+def run_each(run: Run, inputs: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
+    """Every sample through a model, batch axes included.
+
+    Raises:
+        EngineError: the runtime failed.
+    """
     answers: list[Mapping[str, Array]] = []
     for index, sample in enumerate(inputs):
         answers.append({name: np.array(array) for name, array in run(sample).items()})
         if (index + 1) % _EVERY == 0 or index + 1 == len(inputs):
             progress.count(label, index + 1, len(inputs))
-    return stacked(answers, label)
+    return answers
 
 
 @at("runtime")

@@ -91,6 +91,7 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
               help="Leave this operator in float; names stand in the report's sensitivity; repeatable.")  # fmt: skip
 @click.option("--fold-normalisation/--no-fold-normalisation", "fold_normalisation", default=True, show_default=True,
               help="Let the files take bytes and normalise them, where that is exact.")  # fmt: skip
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Use and keep results of builds.")
 @click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")

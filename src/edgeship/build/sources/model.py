@@ -49,6 +49,18 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     facts: dict[str, str] = field(default_factory=dict)
     address: str = ""
 
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the files say all; a factory is code of the user's, and what that imports may change unseen."""
+        return "factory" not in self.options
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What is computed: the content as it is run, shapes pinned and all."""
+        content = hashlib.sha256(self.data).hexdigest() if self.data else self.digest
+        names = {"inputs": [each.name for each in self.inputs], "outputs": [each.name for each in self.outputs]}
+        return {"content": content, "format": self.format, "options": self.options, **names}
+
     def copy_to(self, folder: Path) -> Path:
         """A private copy for one tool, since converters rewrite their input files (onnx2tf's simplification does)."""
         folder.mkdir(parents=True, exist_ok=True)

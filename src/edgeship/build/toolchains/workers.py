@@ -95,10 +95,17 @@ def _talk(
         finally:
             timer.cancel()
     if late.is_set():
-        raise ConversionError(f"{toolchain} took longer than {timeout_s:g} s")
+        raise _passing(f"{toolchain} took longer than {timeout_s:g} s")
     if answer is None:
-        raise ConversionError(f"{toolchain}: {_why(process.returncode, said)}")
+        raise _passing(f"{toolchain}: {_why(process.returncode, said)}")
     return answer
+
+
+def _passing(message: str) -> ConversionError:
+    """A failure that says more about this machine than about the model."""
+    error = ConversionError(message)
+    error.passing = True
+    return error
 
 
 def _last_answer(stdout: IO[bytes], on_count: Callable[[int, int], None] | None) -> dict[str, Any] | None:
