@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from edgeship.build.cache.memory import Memory
 from edgeship.build.model_facts import facts_of
 from edgeship.build.progress import Progress
-from edgeship.targets import CheckResult, Target, blocking, check
+from edgeship.build.sources.model import digest_of_files
+from edgeship.targets import CheckResult, ModelFacts, Target, blocking, check
 from edgeship_agent.contract.errors import ConversionError, InputError
 
 #: Suffixes of the formats that can be looked into without running them.
 READABLE: Final = (".onnx", ".tflite")
 
 
-def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> dict[str, str]:
+def before_build(
+    model: Path, targets: Sequence[Target], progress: Progress, memory: Memory | None = None
+) -> dict[str, str]:
     """Check a model against every target.
 
     A format that cannot be looked into is left to its converter, and a file that cannot be read to its reader, which
@@ -25,6 +29,7 @@ def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> 
         model: the source.
         targets: what it is to be built for.
         progress: told how many checks hold, and what else is known.
+        memory: of earlier builds; None for none.
 
     Returns:
         Target → why nothing that a build does could succeed; targets that may work are missing.
@@ -35,7 +40,7 @@ def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> 
     if model.suffix.lower() not in READABLE:
         return {}
     try:
-        facts = facts_of(model, {entry.name for target in targets for entry in target.runtimes}, pieces=False)
+        facts = _facts(model, {entry.name for target in targets for entry in target.runtimes}, memory)
     except InputError:
         return {}
     hopeless: dict[str, str] = {}
@@ -53,6 +58,13 @@ def before_build(model: Path, targets: Sequence[Target], progress: Progress) -> 
         raise ConversionError(f"there is no way from this model to {names}: {reasons}", target=names, file=model,
                               next_step=steps[0] if steps else "choose another target")  # fmt: skip
     return hopeless
+
+
+def _facts(model: Path, runtimes: Collection[str], memory: Memory | None) -> ModelFacts:
+    if memory is None or not model.is_file():
+        return facts_of(model, runtimes, pieces=False)
+    key = {"model": digest_of_files((model,)), "runtimes": sorted(runtimes)}
+    return memory.figures("facts", key, ModelFacts, lambda: facts_of(model, runtimes, pieces=False))
 
 
 def _line(target: Target, results: Sequence[CheckResult]) -> str:

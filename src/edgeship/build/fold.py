@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnxruntime
 
 from edgeship.build.quiet import quiet
 from edgeship.build.sources import SourceModel
@@ -23,6 +22,8 @@ def fold(source: SourceModel, model: Path, folder: Path) -> Path:
     Raises:
         ConversionError: ONNX Runtime refuses the file.
     """
+    import onnxruntime  # a build that finds everything remembered folds nothing
+
     document = onnx.load(str(model))
     weights = {tensor.name for tensor in document.graph.initializer}
     values = [value for value in document.graph.input if value.name not in weights]

@@ -94,10 +94,10 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
         ready = _Toolchains(options, progress)
         ready.source()
-        hopeless = checks.before_build(
-            sources.file_to_check(options.request, staging.scratch / "pinned"), targets, progress
-        )
         memory = Memory(open_cache(progress, enabled=options.cache), staging.scratch / "memory")
+        hopeless = checks.before_build(
+            sources.file_to_check(options.request, staging.scratch / "pinned"), targets, progress, memory
+        )
         read = inputs.read(options, staging.scratch / "source", progress, memory)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)
