@@ -28,10 +28,14 @@ def explain(subject: str, server: str, as_json: bool) -> None:
     \b
     ID is one of
       build/GATE[@DIR]          a gate of a build, from DIR/build.json (default: build)
+      cache/PASS                why a build did something again
       rollout/ID[/GATE]         a rollout's newest verdict, or one gate of it
       incident/ID               why an incident was opened
       refusal/DEVICE/ATTEMPT    why a device did not take an update
     """  # noqa: D301 (\b is click's mark for text that is not to be wrapped)
+    if subject.startswith("cache/"):
+        _explain_cache(subject, as_json=as_json)
+        return
     if subject.startswith("build/"):
         document = _explain_build(subject)
     else:
@@ -43,6 +47,37 @@ def explain(subject: str, server: str, as_json: bool) -> None:
         console.result_json(document)
         return
     _print(document)
+
+
+def _explain_cache(subject: str, *, as_json: bool) -> None:
+    """What of its key made the newest entry of a pass another one than those before.
+
+    Raises:
+        ConfigError: nothing is kept of that pass.
+    """
+    from edgeship.build.cache.basis import root
+    from edgeship.build.cache.store import entries
+    from edgeship.build.cache.why import why
+
+    name = subject.removeprefix("cache/")
+    found = entries(root())
+    answer = why(found, name)
+    if answer is None:
+        known = ", ".join(sorted({each.entry.name for each in found})) or "none"
+        raise ConfigError("nothing is kept of this pass", key=name, expected=known, next_step="edgeship cache list")
+    newest, nearest = answer.newest.entry, answer.nearest
+    sentence = f"{name} was done at {_moment(newest.made_at_s)} and took {newest.seconds:g} s"
+    reason = "; ".join(each.sentence for each in answer.differences)
+    sentence += f": {reason}" if nearest is not None else ": nothing of it was known before"
+    if as_json:
+        console.result_json({
+            "schema_version": 1, "id": subject, "sentence": sentence, "made_at_s": newest.made_at_s,
+            "nearest_made_at_s": nearest.entry.made_at_s if nearest is not None else None,
+            "differences": answer.differences, "key": newest.key,
+        })  # fmt: skip
+        return
+    console.result(sentence)
+    console.next_steps("edgeship cache list")
 
 
 def _print(document: dict[str, Any]) -> None:

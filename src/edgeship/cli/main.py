@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "ci": ("edgeship.cli.ci", "ci", "Set up continuous integration, and tell it a build's results."),
     "push": ("edgeship.cli.registry", "push", "Push a bundle to an OCI registry."),
     "pull": ("edgeship.cli.registry", "pull", "Pull a bundle from an OCI registry, verified."),
+    "cache": ("edgeship.cli.cache", "cache", "List, check and clear what builds have kept."),
     "toolchains": ("edgeship.cli.toolchains", "toolchains", "List, install, check and remove converters."),
     "server": ("edgeship.cli.server", "server", "Run the fleet server."),
     "releases": ("edgeship.cli.releases", "releases", "Add, list and show releases."),

@@ -181,13 +181,20 @@ class Cache:
     def _read(self, folder: Path, key: dict[str, Any], base: Path) -> Entry | None:
         if not folder.is_dir():
             return None
+        # beside their places first: what is damaged must leave nothing where the pass will write
+        stage = base / f".found-{secrets.token_hex(6)}"
         try:
             entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
             sound = entry.schema_version == _SCHEMA_VERSION and canonical_json(entry.key) == canonical_json(key)
             for inside, digest in entry.files.items() if sound else ():
-                sound = sound and _copied(folder / FILES_FOLDER / inside, base / inside) == digest
+                sound = sound and _copied(folder / FILES_FOLDER / inside, stage / inside) == digest
+            for inside in entry.files if sound else ():
+                (base / inside).parent.mkdir(parents=True, exist_ok=True)
+                (stage / inside).replace(base / inside)
         except (OSError, msgspec.MsgspecError):
             sound = False
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
         if not sound:
             self._on_damage(f"cache: an entry of {folder.parent.name} is damaged; removed, and made again")
             shutil.rmtree(folder, ignore_errors=True)
