@@ -135,3 +135,25 @@ def one_convolution(path: Path) -> Path:
     net.operator(Ops.CONV_2D, [x, w, b], [hidden], options=convolution)
     net.operator(Ops.MEAN, [hidden, axes], [y], options=schema.ReducerOptionsT())
     return net.write(path, [x], [y])
+
+
+def remembering(path: Path) -> Path:
+    """``x`` [1, 2] float32 to ``y`` [1, 3]: a recurrent layer of one step, whose state stays in a variable tensor."""
+    rng = np.random.default_rng(8)
+    net = TfliteWriter()
+    x = net.tensor("x", (1, 2), Types.FLOAT32)
+    step_shape = net.tensor("step_shape", (3,), Types.INT32, data=np.array([1, 1, 2], np.int32))
+    step = net.tensor("step", (1, 1, 2), Types.FLOAT32)
+    w = net.tensor("w", (3, 2), Types.FLOAT32, data=rng.normal(0, 0.5, (3, 2)).astype(np.float32))
+    r = net.tensor("r", (3, 3), Types.FLOAT32, data=rng.normal(0, 0.5, (3, 3)).astype(np.float32))
+    b = net.tensor("b", (3,), Types.FLOAT32, data=np.zeros(3, np.float32))
+    state = net.tensor("state", (1, 3), Types.FLOAT32, variable=True)
+    seen = net.tensor("seen", (1, 1, 3), Types.FLOAT32)
+    y_shape = net.tensor("y_shape", (2,), Types.INT32, data=np.array([1, 3], np.int32))
+    y = net.tensor("y", (1, 3), Types.FLOAT32)
+    layer = schema.SequenceRNNOptionsT()
+    layer.fusedActivationFunction = schema.ActivationFunctionType.TANH
+    net.operator(Ops.RESHAPE, [x, step_shape], [step], options=schema.ReshapeOptionsT())
+    net.operator(Ops.UNIDIRECTIONAL_SEQUENCE_RNN, [step, w, r, b, state], [seen], options=layer)
+    net.operator(Ops.RESHAPE, [seen, y_shape], [y], options=schema.ReshapeOptionsT())
+    return net.write(path, [x], [y])

@@ -120,6 +120,8 @@ class InputContract(Struct, frozen=True, kw_only=True):
         shape: shape of one raw sample without the batch axis; -1 where any size is taken.
         steps: applied in order; none means that the array is fed as it is.
         batched: whether the model input has a batch axis of 1 in front of the sample; states and scalars may not.
+        sequence: whether the first axis of a raw sample is time: its steps go through the model one by one, from a
+            state that is as new, and the answers have that axis too. A call is one sequence.
         folded: what comes after ``steps`` and is part of the variants' files, or of their bindings; element by element,
             with axes counted from the last one.
     """
@@ -130,6 +132,7 @@ class InputContract(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...] = ()
     batched: bool = True
     folded: tuple[Step, ...] = ()
+    sequence: bool = False
 
 
 class Feature(Struct, frozen=True, kw_only=True):
@@ -247,6 +250,8 @@ class Variant(Struct, frozen=True, kw_only=True):
     Attributes:
         runtime_version: version that verified it; ``runtime_range`` is what a device may have (``>=1.20,<2``).
         min_memory_bytes: measured need of the worker process.
+        state: what the file keeps from step to step, which every call begins anew: empty for nothing, ``variables``
+            that the runtime sets back, or ``resources`` that loading the file again does.
     """
 
     target: str
@@ -262,6 +267,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     golden: Golden
     metric: MetricClaim
     relative_rms: float
+    state: str = ""
 
     @property
     def label(self) -> str:

@@ -25,7 +25,8 @@ def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dic
         raw: model input name → one raw sample, without batch axis.
 
     Returns:
-        Model input name → array with a batch axis of 1 in front, where the input has one.
+        Model input name → array with a batch axis of 1 in front, where the input has one; of a sequence, with the axis
+        of its steps before that.
 
     Raises:
         InputError: an input is missing or of the wrong shape or dtype.
@@ -41,10 +42,17 @@ def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dic
         if sample is None:
             raise InputError("missing input", key=contract.tensor, got=", ".join(raw) or "none")
         check_raw(contract, sample)
-        for step in contract.steps:
-            sample = apply_step(step, sample)
-        prepared[contract.tensor] = sample[np.newaxis] if contract.batched else sample
+        if contract.sequence:
+            prepared[contract.tensor] = np.stack([_prepared(contract, step) for step in sample])
+        else:
+            prepared[contract.tensor] = _prepared(contract, sample)
     return prepared
+
+
+def _prepared(contract: InputContract, sample: Array) -> Array:
+    for step in contract.steps:
+        sample = apply_step(step, sample)
+    return sample[np.newaxis] if contract.batched else sample
 
 
 def check_raw(contract: InputContract, array: Array) -> None:

@@ -11,7 +11,7 @@ from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Binding, Variant
 from edgeship_agent.processing.arrays import dtype_name
 from edgeship_agent.processing.steps import apply_step
-from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
+from edgeship_agent.runtime.engine import Array, Engine, TensorInfo, run_steps, state_of
 
 
 class BoundModel:
@@ -36,12 +36,14 @@ class BoundModel:
             )
         self._inputs = variant.inputs
         self._outputs = variant.outputs
+        self._state = state_of(engine)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One inference in the source model's terms.
 
         Args:
-            inputs: source name → array in the source's layout, batch axis of 1 included.
+            inputs: source name → array in the source's layout, batch axis of 1 included; with an axis more in front,
+                the steps of a sequence, where the file keeps a state.
 
         Returns:
             Source name → array in the source's layout; float32 where the file's output is quantized.
@@ -50,12 +52,32 @@ class BoundModel:
             InputError: an input is missing.
             EngineError: wrong shape or dtype, or the runtime failed.
         """
-        arrays: list[Any] = [None] * len(self._inputs)
         for binding in self._inputs:
             if binding.name not in inputs:
                 raise InputError("missing input", key=binding.name, got=", ".join(inputs) or "none")
+        if self._state and all(inputs[each.name].ndim > len(each.shape) for each in self._inputs):
+            return self._run_sequence(inputs)
+        return self._answer(self._engine.run(self._arrays(inputs)))
+
+    def _run_sequence(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Steps along the first axis; the answers have it too."""
+        counts = {len(inputs[binding.name]) for binding in self._inputs}
+        if len(counts) != 1:
+            raise InputError("inputs of one sequence have different numbers of steps", got=sorted(counts))
+        steps = [
+            self._arrays({binding.name: inputs[binding.name][step] for binding in self._inputs})
+            for step in range(counts.pop())
+        ]
+        answers = [self._answer(results) for results in run_steps(self._engine, steps)]
+        return {binding.name: np.stack([answer[binding.name] for answer in answers]) for binding in self._outputs}
+
+    def _arrays(self, inputs: Mapping[str, Array]) -> list[Array]:
+        arrays: list[Any] = [None] * len(self._inputs)
+        for binding in self._inputs:
             arrays[binding.artifact_index] = to_artifact(binding, inputs[binding.name])
-        results = self._engine.run(arrays)
+        return arrays
+
+    def _answer(self, results: Sequence[Array]) -> dict[str, Array]:
         return {binding.name: from_artifact(binding, results[binding.artifact_index]) for binding in self._outputs}
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -15,9 +15,12 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Signature",
+    "SteppingEngine",
     "TensorInfo",
     "check_arrays",
     "pinned_shape",
+    "run_steps",
+    "state_of",
 ]
 
 
@@ -81,6 +84,36 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the model; the engine cannot be used afterwards."""
+
+
+@runtime_checkable
+class SteppingEngine(Protocol):
+    """An engine whose files may keep a state from step to step; a call of :meth:`Engine.run` is a sequence of one."""
+
+    state: str
+
+    def run_steps(self, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
+        """Inferences one after the other, from a new state that goes from each to the next.
+
+        Raises:
+            EngineError: a wrong array, or the runtime failed.
+        """
+
+
+def state_of(engine: Engine) -> str:
+    """What its file keeps from step to step; empty for nothing."""
+    return engine.state if isinstance(engine, SteppingEngine) else ""
+
+
+def run_steps(engine: Engine, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """A sequence through an engine.
+
+    Raises:
+        EngineError: its runtime keeps no state, or a step failed.
+    """
+    if not isinstance(engine, SteppingEngine):
+        raise EngineError("this runtime keeps no state from step to step")
+    return engine.run_steps(steps)
 
 
 def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:

@@ -12,22 +12,33 @@ from ai_edge_litert.interpreter import Interpreter
 from edgeship_agent.contract.errors import EngineError
 from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, check_arrays, pinned_shape
 
+#: Operators on variables that live outside tensors: nothing but loading the file again sets them back.
+_RESOURCES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
+#: Operators with tensors that keep their values. Source: TensorFlow Lite, kernels that call ``IsVariableTensor``.
+_KEEPING: Final = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN",
+                             "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN", "SVDF"})  # fmt: skip
 #: What LiteRT raises, for a bad file as for a bad call.
 _FOREIGN: Final = (ValueError, RuntimeError, TypeError)
 
 
 class LiteRtEngine:
-    """A ``.tflite`` file, called by set, invoke, get: no view of a tensor is ever held, which LiteRT would refuse."""
+    """A ``.tflite`` file, called by set, invoke, get: no view of a tensor is ever held, which LiteRT would refuse.
+
+    Where the file keeps a state, every call begins with a new one; steps that belong together go into one call.
+    """
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         self._file = model
+        self._threads = options.threads
+        self._used = False
         try:
-            self._interpreter: Any = Interpreter(model_path=str(model), num_threads=options.threads)
-            self._interpreter.allocate_tensors()
+            self._interpreter: Any = self._loaded()
+            operators = {detail["op_name"] for detail in self._interpreter._get_ops_details()}
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except _FOREIGN as error:
             raise EngineError(f"LiteRT refused the model: {_first_line(error)}", file=model) from error
+        self.state = "resources" if operators & _RESOURCES else "variables" if operators & _KEEPING else ""
         for detail in inputs:
             pinned_shape(detail["name"], [None if size < 0 else size for size in detail["shape_signature"]], model)
         self._input_indices = [detail["index"] for detail in inputs]
@@ -44,10 +55,42 @@ class LiteRtEngine:
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """One inference; see :class:`edgeship_agent.runtime.engine.Engine`."""
+        if self.state:
+            return self.run_steps([arrays])[0]
+        return self._step(arrays)
+
+    def run_steps(self, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
+        """Inferences one after the other, from a new state that goes from each to the next.
+
+        Raises:
+            EngineError: a wrong array, or the runtime failed.
+        """
+        self._begin()
+        return [self._step(arrays) for arrays in steps]
+
+    def _loaded(self) -> Any:
+        interpreter = Interpreter(model_path=str(self._file), num_threads=self._threads)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    def _begin(self) -> None:
+        """A state as new."""
+        if not self._used or self._interpreter is None:
+            return
+        try:
+            if self.state == "resources":
+                self._interpreter = self._loaded()
+            elif self.state == "variables":
+                self._interpreter.reset_all_variables()
+        except _FOREIGN as error:
+            raise EngineError(f"LiteRT failed: {_first_line(error)}", file=self._file) from error
+
+    def _step(self, arrays: Sequence[Array]) -> list[Array]:
         check_arrays(self._signature.inputs, arrays)
         interpreter = self._interpreter
         if interpreter is None:
             raise EngineError("the engine is closed", file=self._file)
+        self._used = True
         try:
             for index, array in zip(self._input_indices, arrays, strict=True):
                 interpreter.set_tensor(index, array)

@@ -122,6 +122,7 @@ def _variant(shipped: Shipped) -> VariantDraft:
         golden=proof.golden,
         metric=claim(built.comparison.metric),
         relative_rms=built.comparison.relative_rms or 0.0,
+        state=artifact.state,
     )
     return VariantDraft(variant=variant, files=tuple(files))
 

@@ -14,7 +14,7 @@ from edgeship.build import data, routes, stages, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
-from edgeship.build.inputs import Inputs
+from edgeship.build.inputs import Inputs, inputs_are_sequences
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.lazy_model import LazyModel
 from edgeship.build.measure import measure
@@ -260,11 +260,10 @@ class Workshop:
     def _job(self, runtime: str) -> Job:
         if runtime not in self._jobs:
             inputs = self._inputs
-            samples = [inputs.source_inputs[index] for index in self._ranges]
+            samples, checks, expected = inputs.steps(self._ranges)
             self._jobs[runtime] = Job(
-                source=inputs.source, samples=samples, checks=inputs.source_inputs[: len(inputs.answers)],
-                expected=inputs.answers, folder=self._folder / runtime,
-            )  # fmt: skip
+                source=inputs.source, samples=samples, checks=checks, expected=expected, folder=self._folder / runtime
+            )
         return self._jobs[runtime]
 
     def _effort(self, runtime: str, operators: Sequence[Operator]) -> Effort:
@@ -285,6 +284,9 @@ class Workshop:
         if source.format == "tflite" and source.quantized and runtime != "litert":
             reason = "a quantized TFLite file is passed through to LiteRT alone: build from its float model"
             raise ConversionError(reason, target=runtime)
+        if source.state and inputs_are_sequences(self._inputs.contracts) and runtime != "litert":
+            reason = f"the file hides its state from step to step ({source.state}); {runtime} would need it as an input"
+            raise ConversionError(f"{reason} and an output", target=runtime)
         gave_up: list[str] = []
         last, passing = "conversion", False
         for position, route in enumerate(routes.plan(source.format, runtime)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
@@ -93,6 +93,29 @@ def load(path: Path, contracts: Sequence[InputContract]) -> Dataset:
         path=path, samples=samples, labels=read.labels, class_names=read.class_names, digests=digests,
         digest=f"sha256:{whole}", targets=read.targets, files=read.files,
     )  # fmt: skip
+
+
+def as_sequences(path: Path, contracts: tuple[InputContract, ...]) -> tuple[InputContract, ...]:
+    """Contracts of sequences, where every array of the file has one axis more than samples and their own axes.
+
+    Args:
+        path: an .npz file; anything else holds single samples.
+        contracts: of one step.
+    """
+    if not path.is_file():
+        return contracts
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            shapes = {name: archive[name].shape for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError):
+        return contracts  # whoever reads it says so
+    found = [shapes.get(each.tensor, shapes.get("x", ())) for each in contracts]
+    if not all(len(shape) == len(each.shape) + 2 for shape, each in zip(found, contracts, strict=True)):
+        return contracts
+    return tuple(
+        structs.replace(each, shape=(shape[1], *each.shape), sequence=True)
+        for shape, each in zip(found, contracts, strict=True)
+    )
 
 
 def check_disjoint(calibration: Dataset, evaluation: Dataset) -> None:

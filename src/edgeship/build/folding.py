@@ -55,7 +55,7 @@ def shorten(contract: InputContract, spec: TensorSpec) -> InputContract | str:
     ((Reshape(shape=(1, 8, 8)),), (Scale(factor=0.5),))
     """
     position = next((at for at, step in enumerate(contract.steps) if _makes_floats(step)), None)
-    if position is None:
+    if position is None or contract.sequence:
         return ""
     if contract.dtype != RAW:
         return f"the raw input is {contract.dtype}, not bytes"

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct, structs
 
 from edgeship.build import data, folding, metrics, oracle, preprocess, sources, unlabelled, verify
+from edgeship.build.backends.base import Samples
 from edgeship.build.cache import Cache
 from edgeship.build.cache.memory import Memory
 from edgeship.build.data import Dataset
@@ -70,6 +71,20 @@ class Inputs(Struct, frozen=True, kw_only=True):
     memory: Memory
     field: unlabelled.Field | None = None
 
+    def steps(self, indices: Sequence[int]) -> tuple[Samples, Samples, Samples]:
+        """For backends: calibration samples, a few to check with, and what the source says to those; single steps."""
+        samples = [self.source_inputs[index] for index in indices]
+        checks = self.source_inputs[: len(self.answers)]
+        if not inputs_are_sequences(self.contracts):
+            return samples, checks, self.answers
+        flat = [{name: array[step] for name, array in each.items()}
+                for each in samples for step in range(len(next(iter(each.values()))))]  # fmt: skip
+        # the state is new at the first step of each
+        firsts = [
+            [{name: array[0] for name, array in each.items()} for each in some] for some in (checks, self.answers)
+        ]
+        return flat, firsts[0], firsts[1]
+
     @property
     def source_metric(self) -> MetricFigures:
         """The source's own figures on the evaluation set."""
@@ -118,6 +133,10 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         if options.preprocess
         else preprocess.fed_as_is(source.inputs)
     )
+    if source.state:
+        contracts = data.as_sequences(options.calibration, contracts)
+        if inputs_are_sequences(contracts):
+            progress.step("input", "each sample is a sequence: a new state, then step by step", "note")
     calibration = data.load(options.calibration, contracts)
     evaluation = data.load(options.evaluation, contracts)
     data.check_disjoint(calibration, evaluation)
@@ -163,6 +182,11 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     )
 
 
+def inputs_are_sequences(contracts: Sequence[InputContract]) -> bool:
+    """Whether a sample is a sequence of steps."""
+    return any(each.sequence for each in contracts)
+
+
 def _described(source: SourceModel) -> str:
     opset = f" opset {source.opset}" if source.opset else ""
     return (f"{FORMAT_WORDS.get(source.format, source.format)}{opset} · {source.operators} operators · "
@@ -180,7 +204,7 @@ def _prepared(
                           next_step="correct the steps in --preprocess FILE.toml") from error  # fmt: skip
     for spec in source.inputs:
         array = prepared[0][spec.name]
-        wanted = spec.call_shape
+        wanted = (*array.shape[:1], *spec.call_shape) if inputs_are_sequences(contracts) else spec.call_shape
         if array.shape != wanted or array.dtype.name != spec.dtype:
             raise InputError(
                 "what the preprocessing contract makes is not what the model takes",
@@ -272,6 +296,9 @@ def _output_contract(
     kind = options.task if options.task != "auto" else _kind(options.metric, evaluation, count)
     if kind == "raw":
         return OutputContract(kind="raw")
+    if first.ndim > len(source.outputs[0].shape) + 1 - source.outputs[0].batched and source.state:
+        raise InputError("the answers to a sequence are judged as numbers, step by step", file=evaluation.path,
+                         next_step="add --task raw, and leave y out")  # fmt: skip
     if count < 2:
         raise InputError("a classification needs an output with one entry per class", file=source.path,
                          key=source.outputs[0].name, got=f"{count} entry",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeship.build import partitions
+from edgeship.build.tflite_file import read_tflite
 from edgeship.targets import ModelFacts, OperatorUse, Partitions
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.runtime import RUNTIMES, runtime_version
@@ -18,6 +19,8 @@ _STANDARD: Final = ("", "ai.onnx")
 _INTEGER_OPERATORS: Final = frozenset(
     {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QuantizeLinear"}
 )
+#: TFLite operators on variables that live outside tensors.
+_VARIABLES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
 #: How OpenVINO names what it cannot read, in its different front ends.
 _NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?|failed for:)\s*([^\n]+)")
 
@@ -230,6 +233,20 @@ def _unknown_to_onnxruntime(model: Any) -> tuple[str, ...]:
     return tuple(sorted(unknown))
 
 
+def _keeping_state(path: Path) -> tuple[str, ...]:
+    """Operators of a TFLite file that keep a state inside it: nothing but LiteRT does, and tf2onnx cannot help."""
+    if path.suffix.lower() != ".tflite":
+        return ()
+    model = read_tflite(path)
+    found = {
+        operator.name
+        for graph in model.graphs
+        for operator in graph.operators
+        if operator.name in _VARIABLES or any(graph.tensors[index].variable for index in operator.inputs if index >= 0)
+    }
+    return (f"{', '.join(sorted(found))}, whose state stays in the file from step to step",) if found else ()
+
+
 def unknown_to_openvino(path: Path) -> tuple[str, ...]:
     """Operators that the installed OpenVINO cannot read, or that its CPU plug-in cannot run."""
     import openvino
@@ -238,6 +255,8 @@ def unknown_to_openvino(path: Path) -> tuple[str, ...]:
     try:
         model = core.read_model(str(path))
     except RuntimeError as error:
+        if kept := _keeping_state(path):
+            return kept
         named = _NAMED.findall(str(error))
         names = {re.sub(r"^ai\.onnx\.", "", part).strip(" .") for text in named for part in re.split(r"[,\s]+", text)}
         first = str(error).strip().splitlines()[-1][:160]

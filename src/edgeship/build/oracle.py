@@ -19,7 +19,7 @@ from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import from_artifact
-from edgeship_agent.runtime.engine import Array
+from edgeship_agent.runtime.engine import Array, run_steps
 
 #: Formats that a runtime of the agent runs as they are.
 RUNS_IN: Final = {"onnx": "onnxruntime", "tflite": "litert"}
@@ -57,8 +57,17 @@ class EngineOracle:
         order = [spec.name for spec in self._source.inputs]
         answers: list[Mapping[str, Array]] = []
         for index, sample in enumerate(samples):
-            results = self._engine.run([np.asarray(sample[name], order="C") for name in order])
-            answers.append({each.name: from_artifact(each, results[each.artifact_index]) for each in outputs})
+            if all(sample[spec.name].ndim > len(spec.shape) for spec in self._source.inputs):
+                count = len(sample[order[0]])
+                steps = [[np.asarray(sample[name][step], order="C") for name in order] for step in range(count)]
+                said = run_steps(self._engine, steps)
+                answers.append({
+                    each.name: np.stack([from_artifact(each, results[each.artifact_index]) for results in said])
+                    for each in outputs
+                })  # fmt: skip
+            else:
+                results = self._engine.run([np.asarray(sample[name], order="C") for name in order])
+                answers.append({each.name: from_artifact(each, results[each.artifact_index]) for each in outputs})
             progress.count(label, index + 1, len(samples))
         return answers
 

@@ -202,6 +202,7 @@ def draft_variant(artifact: Artifact) -> Variant:
         golden=Golden(relative_rms=0.0, isa_class="", other_isa_relative_rms=0.0),
         metric=nothing,
         relative_rms=0.0,
+        state=artifact.state,
     )
 
 

@@ -139,6 +139,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
         scheme: in words, empty for fp32.
         notes: fallbacks and conditions.
         fallbacks: those of the notes that ``--strict`` does not accept.
+        state: what the file keeps from step to step; see :class:`edgeship_agent.contract.manifest.Variant`.
     """
 
     runtime: str
@@ -150,6 +151,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     scheme: str = ""
     notes: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
+    state: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from edgeship.build.backends.tflite_signature import with_signature
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime import open_engine
-from edgeship_agent.runtime.engine import Engine
+from edgeship_agent.runtime.engine import Engine, state_of
 
 RUNTIME: Final = "litert"
 
@@ -34,9 +34,10 @@ class LiteRtBackend:
         engine = _open(file)
         try:
             inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
+            state = state_of(engine)
         finally:
             engine.close()
-        return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs)
+        return Artifact(runtime=RUNTIME, precision="fp32", model=file, inputs=inputs, outputs=outputs, state=state)
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Another precision; int8 is int8 throughout but for float inputs and outputs, and what the scheme leaves."""
@@ -59,8 +60,9 @@ class LiteRtBackend:
         finally:
             engine.close()
         return Artifact(
-            runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs, scheme=scheme.text
-        )
+            runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs,
+            scheme=scheme.text, state=float_artifact.state,
+        )  # fmt: skip
 
     def calibration(self, job: Job, float_artifact: Artifact) -> Calibration:
         """Operators and ranges of the float file."""

@@ -65,6 +65,7 @@ class TfliteGraph:
         for sample in samples:
             for each in self._inputs:
                 interpreter.set_tensor(entries[each.artifact_index]["index"], to_artifact(each, sample[each.name]))
+            interpreter.reset_all_variables()  # samples do not follow one another
             interpreter.invoke()
             yield {self._names[index]: value for index in watched if (value := _held(interpreter, index)) is not None}
 

@@ -24,6 +24,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         files: the file and every other file that belongs to it.
         opset: of ONNX's default operator domain; 0 for other formats.
         quantized: whether it already holds quantized operators.
+        state: what the file hides from one step to the next: ``variables``, ``resources``, or empty for nothing.
         toolchain: the converter environment that runs and converts it; empty where nothing but the runtimes is needed.
         options: what that toolchain must be told besides the file.
         notes: what a reader found worth saying.
@@ -43,6 +44,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     quantized: bool = False
+    state: str = ""
     toolchain: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

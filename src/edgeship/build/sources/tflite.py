@@ -22,6 +22,13 @@ _LARGEST_BYTES: Final = 2**31 - 1
 _DAMAGED: Final = (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError)
 #: Custom operators that LiteRT brings along. Source: TensorFlow Lite, built-in resolver with all operators.
 _KNOWN_CUSTOM: Final = frozenset({"TFLite_Detection_PostProcess", "AudioSpectrogram", "Mfcc"})
+#: Operators on variables that live outside tensors.
+_RESOURCES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
+_CALLS: Final = "every call begins with a new one, and an array [N, steps, …] holds sequences"
+_KEEPS: Final = {
+    "variables": f"it keeps a state in variable tensors: {_CALLS}",
+    "resources": f"it keeps a state in variables of its own, which only loading it again sets back: {_CALLS}",
+}
 _INTEGER_WEIGHTS: Final = frozenset({"int8", "uint8", "int4"})
 
 
@@ -54,7 +61,9 @@ def load(request: SourceRequest) -> SourceModel:
     model, schema = _parsed(data, path)
     graph = model.subgraphs[0]
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
-    _check_operators([_operator_name(code, schema) for code in model.operatorCodes], path)
+    codes = [_operator_name(code, schema) for code in model.operatorCodes]
+    _check_operators(codes, path)
+    state = _state(model, codes)
     inputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.inputs)
     outputs = tuple(_output(graph.tensors[index], types, path) for index in graph.outputs)
     weights = [tensor for tensor in graph.tensors if _has_contents(model.buffers, tensor.buffer)]
@@ -71,8 +80,17 @@ def load(request: SourceRequest) -> SourceModel:
         inputs=inputs,
         outputs=outputs,
         quantized=quantized,
-        notes=_notes(inputs, [types.get(tensor.type, "") for tensor in weights], quantized=quantized),
-    )
+        state=state,
+        notes=(*_notes(inputs, [types.get(tensor.type, "") for tensor in weights], quantized=quantized),
+               *((_KEEPS[state],) if state else ())),
+    )  # fmt: skip
+
+
+def _state(model: Any, codes: list[str]) -> str:
+    """What the file keeps from one call to the next."""
+    if _RESOURCES.intersection(codes):
+        return "resources"
+    return "variables" if any(tensor.isVariable for graph in model.subgraphs for tensor in graph.tensors) else ""
 
 
 def _parsed(data: bytes, path: Path) -> tuple[Any, Any]:
