@@ -133,7 +133,7 @@ def build(case: Case, runtime: str, folder: Path) -> tuple[list[Entry], Entry]:
     workshop = Workshop(read, folder, forms, goals, Silence())
     target = target_files.load(TARGETS[runtime])
     try:
-        floating = workshop.float_variant(runtime)
+        floating = workshop.float_variant(runtime, target)
         on_target = isa_class_of(target.arch, target.isa) == isa_class()
         ours = workshop.quantized_variant(target, runtime, "int8", on_target=on_target)
         made = {OURS: ours, **_peers(case, runtime, floating, read, folder)}

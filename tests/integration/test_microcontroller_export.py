@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from edgeship_agent.runtime import EngineOptions, open_engine
 from tests.programs import require_program
 from tests.tflite_files import Ops, TfliteWriter, int8_net
 
@@ -132,6 +133,26 @@ def test_published_models_that_do_not_fit(tmp_path: Path, name: str, reason: str
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(not (TEST_DATA / "mlperf_tiny").is_dir(), reason="no models of others")
+def test_reference_kernels_are_those_that_were_asked_for() -> None:
+    """A float model tells them apart: the fast kernels sum in another order."""
+    model = TEST_DATA / "mlperf_tiny" / "ic_resnet8" / "pretrainedResnet.tflite"
+    image = np.random.default_rng(3).uniform(0, 255, (1, 32, 32, 3)).astype(np.float32)
+    plain = Interpreter(model_path=str(model), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
+    plain.allocate_tensors()
+    plain.set_tensor(plain.get_input_details()[0]["index"], image)
+    plain.invoke()
+    expected = plain.get_tensor(plain.get_output_details()[0]["index"])
+    said = {}
+    for reference in (True, False):
+        engine = open_engine("litert", model, EngineOptions(reference=reference))
+        said[reference] = engine.run([image])[0]
+        engine.close()
+    np.testing.assert_array_equal(said[True], expected)
+    assert (said[False] != expected).any()
+    np.testing.assert_allclose(said[False], expected, atol=1e-5)
+
+
 def test_build_and_bundle_bring_the_same_sources(tmp_path: Path) -> None:
     """From a quantized file to a bundle to C: the sample is the first calibration sample in the file's own numbers."""
     model = int8_net(tmp_path / "net.tflite", width=4)
@@ -143,6 +164,11 @@ def test_build_and_bundle_bring_the_same_sources(tmp_path: Path) -> None:
                "--name", "gesture", "--key", str(tmp_path / "key"), "-o", str(tmp_path / "build")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr
+    (variant,) = json.loads((tmp_path / "build" / "build.json").read_text())["variants"]
+    assert "verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has" in variant["notes"]
+    verified = subprocess.run([sys.executable, "-m", "edgeship", "verify", str(tmp_path / "build" / "bundle")],
+                              capture_output=True, text=True, check=False, timeout=250)  # fmt: skip
+    assert verified.returncode == 0, verified.stderr
     done = export(str(tmp_path / "build"), "-t", "cortex-m", "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     beside, exported = (next(folder.rglob("gesture.c")).parent for folder in (tmp_path / "build", tmp_path / "out"))

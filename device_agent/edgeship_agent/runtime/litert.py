@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgeship_agent.contract.errors import EngineError
 from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, check_arrays, pinned_shape
@@ -29,7 +29,7 @@ class LiteRtEngine:
 
     def __init__(self, model: Path, options: EngineOptions) -> None:
         self._file = model
-        self._threads = options.threads
+        self._options = options
         self._used = False
         try:
             self._interpreter: Any = self._loaded()
@@ -69,7 +69,10 @@ class LiteRtEngine:
         return [self._step(arrays) for arrays in steps]
 
     def _loaded(self) -> Any:
-        interpreter = Interpreter(model_path=str(self._file), num_threads=self._threads)
+        options = self._options
+        kernels = OpResolverType.BUILTIN_REF if options.reference else OpResolverType.AUTO
+        interpreter = Interpreter(model_path=str(self._file), num_threads=options.threads,
+                                  experimental_op_resolver_type=kernels)  # fmt: skip
         interpreter.allocate_tensors()
         return interpreter
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import BundleManifest, Variant
@@ -11,6 +12,9 @@ from edgeship_agent.processing import prepare
 from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.engine import Array, Engine, EngineOptions
+
+#: Architecture whose variants run in TensorFlow Lite Micro: elsewhere, LiteRT's reference kernels stand in for it.
+MICROCONTROLLER: Final = "cortex-m"
 
 
 class Predictor:
@@ -41,7 +45,8 @@ class Predictor:
             EngineError: the runtime refused the model.
             ContractError: the file is not what the manifest says.
         """
-        engine = open_engine(variant.runtime, model, EngineOptions(threads=threads))
+        reference = variant.arch == MICROCONTROLLER
+        engine = open_engine(variant.runtime, model, EngineOptions(threads=threads, reference=reference))
         return cls(manifest, variant, engine)
 
     def run(self, raw: Mapping[str, Array]) -> dict[str, Array]:

@@ -18,6 +18,7 @@ from edgeship.build.inputs import Inputs, inputs_are_sequences
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.lazy_model import LazyModel
 from edgeship.build.measure import measure
+from edgeship.build.microcontroller.c_source import C_ARRAY
 from edgeship.build.oracle import stacked
 from edgeship.build.outline import Outline, outlined, restored
 from edgeship.build.probing import Prober
@@ -100,7 +101,7 @@ class Workshop:
         self._artifacts: dict[tuple[str, str], Artifact | ConversionError] = {}
         self._trials: dict[tuple[Path, int], Comparison | ConversionError] = {}
         self._saturating: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._built: dict[Path, Built] = {}
+        self._built: dict[tuple[Path, bool], Built] = {}
         ranges, selection = data.split(len(inputs.calibration))
         self._ranges = ranges
         self._selection = selection or ranges
@@ -109,13 +110,13 @@ class Workshop:
         self.searches: dict[str, Outcome] = {}
         self.keep_float = KeepFloat(goals.keep_float)
 
-    def float_variant(self, runtime: str) -> Built:
-        """The float variant of a runtime.
+    def float_variant(self, runtime: str, target: Target) -> Built:
+        """The float variant of a runtime; of a source that was quantized before, the source's own.
 
         Raises:
             ConversionError: there is none.
         """
-        return self._run(self._artifact(runtime, None))
+        return self._run(as_on(target, self._artifact(runtime, None)))
 
     def quantized_variant(self, target: Target, runtime: str, precision: str, *, on_target: bool) -> Built:
         """A variant of a runtime in another precision; int8 is searched for.
@@ -124,7 +125,8 @@ class Workshop:
             ConversionError: none can be made.
         """
         if precision != "int8":
-            return self._run(self._final(runtime, self._scheme(f"{target.id}/{runtime}", precision)))
+            scheme = self._scheme(f"{target.id}/{runtime}", precision)
+            return self._run(as_on(target, self._final(runtime, scheme)))
         known = self._operators(runtime)
         terms = Terms(effort=self._effort(runtime, known), limit=self._goals.max_relative_rms,
                       size_bytes=self._goals.size_bytes)  # fmt: skip
@@ -143,7 +145,7 @@ class Workshop:
         self._record(target, runtime, outcome)
         outcome = structs.replace(outcome, chosen=kept(outcome.chosen, keep))
         self.searches[f"{target.id}/{runtime}"] = outcome
-        return self._run(self._final(runtime, outcome.chosen))
+        return self._run(as_on(target, self._final(runtime, outcome.chosen)))
 
     def _scheme(self, searched: str, precision: str) -> Scheme:
         """How another precision is made: static ones in the manner that the search for int8 found."""
@@ -405,17 +407,18 @@ class Workshop:
                                   stage=stage))  # fmt: skip
 
     def _run(self, artifact: Artifact) -> Built:
-        if artifact.model not in self._built:
+        key = (artifact.model, artifact.reference)
+        if key not in self._built:
             bound = LazyModel(artifact, self._prober)
             outputs = self._verified(bound, artifact)
-            self._built[artifact.model] = Built(
+            self._built[key] = Built(
                 artifact=artifact,
                 comparison=verify.compare(self._inputs.truth, outputs),
                 bound=bound,
                 classes=self._inputs.truth.classes,
                 disagreements=self._disagreements(bound, artifact),
             )
-        return self._built[artifact.model]
+        return self._built[key]
 
     def _verified(self, bound: LazyModel, artifact: Artifact) -> dict[str, Array]:
         """What an artifact says to the evaluation samples, the same at each load."""
@@ -442,6 +445,14 @@ class Workshop:
         return self._memory.figures(
             "unlabelled", key, dict[int, AnswerSet], lambda: field.variant(bound, label, self._progress)
         )
+
+
+def as_on(target: Target, artifact: Artifact) -> Artifact:
+    """An artifact as it is verified for a target: for TensorFlow Lite Micro with kernels of its arithmetic."""
+    if target.format != C_ARRAY or artifact.precision == "fp32":
+        return artifact
+    note = "verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has"
+    return structs.replace(artifact, reference=True, notes=(*artifact.notes, note))
 
 
 class _Trials:

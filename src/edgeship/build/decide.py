@@ -193,7 +193,7 @@ def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[l
     is what everything is compared with.
     """
     try:
-        reference = workshop.float_variant(place.entry.name)
+        reference = workshop.float_variant(place.entry.name, place.target)
     except ConversionError as error:
         return [], [_refuse(workshop, place, "fp32", error.message, error.stage or "conversion")]
     for each in reference.artifact.fallbacks:
@@ -275,6 +275,7 @@ def _judged(
         position=position,
         field=field_evidence(workshop.field, trial.built, claims=len(target.runtimes)),
         passed_through=precision == reference,
+        other_kernels=trial.built.artifact.reference,
     )
     gates = (*gate.judge(candidate, limits_of(options, target)),
              *target_gates(target, place.entry, trial.built.artifact))  # fmt: skip

@@ -53,6 +53,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
         fp32_size_bytes, fp32_latency: of the same target's and runtime's float variant.
         position: among the variants of its target that are judged by the metric, from 1, in the order of preference.
         field: what unlabelled samples say of it, where the build was given some.
+        other_kernels: whether it ran on kernels that round in other places than those that the source ran on.
         passed_through: whether it holds the source's own numbers, quantized or not, so that nothing can be lost.
     """
 
@@ -69,6 +70,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     position: int = 1
     field: FieldEvidence | None = None
     passed_through: bool = False
+    other_kernels: bool = False
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
@@ -76,7 +78,10 @@ def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
     quantized = candidate.precision != "fp32" and not candidate.passed_through
     gates = [
         _distinct(candidate),
-        _relative_rms(candidate, limits if quantized else structs.replace(limits, max_relative_rms=PARITY_RMS)),
+        _relative_rms(
+            candidate,
+            limits if quantized or candidate.other_kernels else structs.replace(limits, max_relative_rms=PARITY_RMS),
+        ),
     ]
     if candidate.comparison.grouped and not candidate.classes:
         gates.append(_groups(candidate))

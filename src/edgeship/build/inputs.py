@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from msgspec import Struct, structs
 
-from edgeship.build import data, folding, metrics, oracle, preprocess, sources, unlabelled, verify
+from edgeship.build import data, folding, metrics, oracle, preprocess, sources, target_files, unlabelled, verify
 from edgeship.build.backends.base import Samples
 from edgeship.build.cache import Cache
 from edgeship.build.cache.memory import Memory
@@ -250,6 +250,8 @@ def _fold(
     folded = tuple(each if isinstance(short, str) else short for each, short in zip(contracts, shorter, strict=True))
     if folded == contracts:
         return structs.replace(plain, sentences=tuple(sentences))
+    if refusing := _without_bytes(options):
+        return structs.replace(plain, sentences=(f"the arithmetic stays on the device: {refusing} takes no bytes",))
     fed = [tuple(dataset.prepared(folded)) for dataset in sets]
     for taken, wanted in zip(fed, prepared, strict=True):
         for sample, whole in zip(taken, wanted, strict=True):
@@ -261,6 +263,15 @@ def _fold(
     sentences += [f"{each.tensor}: files take bytes; in them: {folding.words(each.folded)}; on the device: "
                   f"{folding.words(each.steps) or 'nothing'}" for each in folded if each.folded]  # fmt: skip
     return _Fed(contracts=folded, calibration=fed[0], evaluation=fed[1], sentences=tuple(sentences))
+
+
+def _without_bytes(options: BuildOptions) -> str:
+    """A target that must have its inputs otherwise; empty where bytes are of use to one and no trouble to any."""
+    targets = [target_files.load(name) for name in options.targets]
+    refusing = [each for each in targets if each.dtypes.io and "uint8" not in each.dtypes.io]
+    # where even floats are refused, files have int8 inputs and the arithmetic in their bindings
+    strict = [each.id for each in refusing if "float32" in each.dtypes.io or len(refusing) == len(targets)]
+    return strict[0] if strict else ""
 
 
 def _answered(

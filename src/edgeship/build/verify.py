@@ -152,7 +152,8 @@ def open_artifact(artifact: Artifact, prober: Prober | None = None, *, threads: 
         with closing(Prober()) as own:
             own.check(artifact)
     try:
-        engine = open_engine(artifact.runtime, artifact.model, EngineOptions(threads=threads))
+        options = EngineOptions(threads=threads, reference=artifact.reference)
+        engine = open_engine(artifact.runtime, artifact.model, options)
         return BoundModel(engine, draft_variant(artifact))
     except EngineError as error:
         raise ConversionError(f"{artifact.runtime} refuses it: {error.message}", target=artifact.runtime) from error
@@ -176,7 +177,8 @@ def check_loads_agree(artifact: Artifact, inputs: Samples, outputs: Mapping[str,
     """
     few = inputs[:_AGAIN_SAMPLES]
     for _ in range(_AGAIN_LOADS):
-        with closing(BoundModel(open_engine(artifact.runtime, artifact.model), draft_variant(artifact))) as bound:
+        engine = open_engine(artifact.runtime, artifact.model, EngineOptions(reference=artifact.reference))
+        with closing(BoundModel(engine, draft_variant(artifact))) as bound:
             again = run_all(bound.run, few, "again", Silence())
         for name, array in again.items():
             error = metrics.relative_rms(array, outputs[name][: len(few)])

@@ -139,6 +139,8 @@ class Artifact(Struct, frozen=True, kw_only=True):
         scheme: in words, empty for fp32.
         notes: fallbacks and conditions.
         fallbacks: those of the notes that ``--strict`` does not accept.
+        plain: the file before arithmetic of the contract was put in front of it, which is what quantizers read.
+        reference: whether LiteRT's reference kernels stand in for those of a microcontroller.
         state: what the file keeps from step to step; see :class:`edgeship_agent.contract.manifest.Variant`.
     """
 
@@ -152,6 +154,8 @@ class Artifact(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     state: str = ""
+    reference: bool = False
+    plain: Artifact | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

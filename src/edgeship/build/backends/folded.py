@@ -33,7 +33,6 @@ class FoldedBackend:
     def __init__(self, inner: Backend, contracts: Sequence[InputContract]) -> None:
         self._inner = inner
         self._contracts = {each.tensor: each for each in contracts if each.folded}
-        self._plain: dict[Path, Artifact] = {}
 
     def convert(self, job: Job, model: Path) -> Artifact:
         """The float file, which takes bytes."""
@@ -41,11 +40,11 @@ class FoldedBackend:
 
     def quantize(self, job: Job, float_artifact: Artifact, scheme: Scheme) -> Artifact:
         """Another precision of the float file; it takes bytes unless its inputs are to be int8."""
-        return self._headed(self._inner.quantize(job, self._plain[float_artifact.model], scheme))
+        return self._headed(self._inner.quantize(job, float_artifact.plain or float_artifact, scheme))
 
     def calibration(self, job: Job, float_artifact: Artifact) -> Calibration:
         """Operators and ranges of the float file as it is without the arithmetic."""
-        return self._inner.calibration(job, self._plain[float_artifact.model])
+        return self._inner.calibration(job, float_artifact.plain or float_artifact)
 
     def _headed(self, plain: Artifact) -> Artifact:
         """The artifact with the arithmetic in its file, or else in its bindings, and a note that says which."""
@@ -56,17 +55,16 @@ class FoldedBackend:
         if not reason:
             try:
                 headed = self._written(plain, found)
-                self._plain[headed.model] = plain
-                return structs.replace(headed, notes=(*plain.notes, f"takes bytes; in the file: {steps}"))
+                notes = (*plain.notes, f"takes bytes; in the file: {steps}")
+                return structs.replace(headed, plain=plain, notes=notes)
             except (ConversionError, EngineError) as error:
                 reason = error.message
         inputs = tuple(
             structs.replace(each, steps=self._contracts[each.name].folded) if each.name in self._contracts else each
             for each in plain.inputs
         )
-        left = structs.replace(plain, inputs=inputs, notes=(*plain.notes, f"on the device: {steps}, since {reason}"))
-        self._plain[left.model] = plain
-        return left
+        notes = (*plain.notes, f"on the device: {steps}, since {reason}")
+        return structs.replace(plain, plain=plain, inputs=inputs, notes=notes)
 
     def _head(self, binding: Binding) -> heads.Head | str:
         if binding.dtype not in _FLOATS:

@@ -35,7 +35,7 @@ class Memory:
         self._folder = folder
         self._count = 0
         self._samples: dict[int, tuple[Samples, str]] = {}
-        self._artifacts: dict[Path, dict[str, Any]] = {}
+        self._artifacts: dict[tuple[Path, bool], dict[str, Any]] = {}
 
     def digest(self, samples: Samples) -> str:
         """Of samples in order; worked out once."""
@@ -46,14 +46,16 @@ class Memory:
 
     def key_of(self, artifact: Artifact) -> dict[str, Any]:
         """What an artifact is: its files' content and how they are bound; worked out once."""
-        if artifact.model not in self._artifacts:
-            self._artifacts[artifact.model] = {
+        known = (artifact.model, artifact.reference)
+        if known not in self._artifacts:
+            self._artifacts[known] = {
                 "runtime": artifact.runtime,
+                "reference": artifact.reference,
                 "files": [_digest(file) for file in artifact.files],
                 "inputs": msgspec.to_builtins(artifact.inputs),
                 "outputs": msgspec.to_builtins(artifact.outputs),
             }
-        return self._artifacts[artifact.model]
+        return self._artifacts[known]
 
     def artifact(self, name: str, key: Mapping[str, Any], base: Path, make: Callable[[], Artifact]) -> Artifact:
         """A file that a runtime loads, with its bindings.
@@ -64,16 +66,13 @@ class Memory:
 
         def made() -> Made:
             artifact = make()
-            relative = structs.replace(
-                artifact, model=artifact.model.relative_to(base),
-                weights=None if artifact.weights is None else artifact.weights.relative_to(base),
-            )  # fmt: skip
-            return Made(value=msgspec.to_builtins(relative, enc_hook=str), files=artifact.files)
+            files = (*artifact.files, *(artifact.plain.files if artifact.plain is not None else ()))
+            relative = _moved(artifact, lambda file: file.relative_to(base))
+            return Made(value=msgspec.to_builtins(relative, enc_hook=str), files=tuple(dict.fromkeys(files)))
 
         value = self.cache.remember(name, key, base, made)
         found = msgspec.convert(value, Artifact, dec_hook=lambda _, text: Path(text))
-        weights = None if found.weights is None else base / found.weights
-        return structs.replace(found, model=base / found.model, weights=weights)
+        return _moved(found, lambda file: base / file)
 
     def answers(self, name: str, key: Mapping[str, Any], run: Callable[[], Answers]) -> list[Mapping[str, Array]]:
         """What a model says to samples, batch axes and all; answers of changing size are never kept.
@@ -123,6 +122,16 @@ class Memory:
                 raise _as_conversion(error) from error
 
         return msgspec.convert(_infinite(self.cache.remember(name, key, self._folder, made)), kind)
+
+
+def _moved(artifact: Artifact, place: Callable[[Path], Path]) -> Artifact:
+    """The same artifact with its files elsewhere."""
+    return structs.replace(
+        artifact,
+        model=place(artifact.model),
+        weights=None if artifact.weights is None else place(artifact.weights),
+        plain=None if artifact.plain is None else _moved(artifact.plain, place),
+    )
 
 
 def _as_conversion(error: EngineError) -> ConversionError:

@@ -29,6 +29,7 @@ from edgeship_agent.runtime import EngineOptions, open_engine
 from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.engine import Array
 from edgeship_agent.runtime.isa import isa_class
+from edgeship_agent.runtime.predictor import MICROCONTROLLER
 
 _MODEL_ROLES = frozenset({"model", "weights"})
 #: Metrics that say how near an artifact is to its source, and nothing without it.
@@ -208,7 +209,8 @@ def _opened(bundle: Bundle, variant: Variant) -> Iterator[BoundModel]:
                 path.write_bytes(bundle.blob(file.digest))
         model = variant.file("model")
         assert model is not None, "the bundle was read"
-        bound = BoundModel(open_engine(variant.runtime, Path(name) / model.path, EngineOptions(threads=1)), variant)
+        options = EngineOptions(threads=1, reference=variant.arch == MICROCONTROLLER)
+        bound = BoundModel(open_engine(variant.runtime, Path(name) / model.path, options), variant)
         try:
             yield bound
         finally:

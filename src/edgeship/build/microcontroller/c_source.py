@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from edgeship.build.tflite_file import TfliteTensor
 
+#: Format of targets that want such sources.
+C_ARRAY: Final = "c-array"
 #: Alignment of the array. Source: TensorFlow Lite Micro, whose examples align models to 16 bytes; flatbuffers hold
 #: values of up to 8 bytes, and kernels load vectors of 16.
 ALIGNMENT_BYTES: Final = 16

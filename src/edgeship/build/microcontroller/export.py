@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeship.build import partitions
 from edgeship.build.backends import Artifact
-from edgeship.build.microcontroller.c_source import Array, MicroModel
+from edgeship.build.microcontroller.c_source import C_ARRAY, Array, MicroModel
 from edgeship.build.microcontroller.emit import golden_inputs, in_file_order, micro_model, write
 from edgeship.bundle import Bundle
 from edgeship.targets import Target
@@ -17,7 +17,7 @@ from edgeship.targets.wording import size_text
 from edgeship_agent.contract.errors import BudgetExceeded, ConfigError, ConversionError
 from edgeship_agent.runtime.tensors import decode_tensor_file
 
-C_ARRAY = "c-array"
+__all__ = ["C_ARRAY", "export_file", "fits", "models_of", "write_beside", "write_variant"]
 
 
 def export_file(file: Path, target: Target, folder: Path) -> tuple[Path, ...]:
