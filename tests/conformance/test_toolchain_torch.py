@@ -130,6 +130,7 @@ class TestTorchScript:
     @pytest.mark.slow
     def test_a_traced_model_is_converted(self, files: Path, tmp_path: Path) -> None:
         source = _load(files / "traced.pt", input_shapes=IMAGE)
+    assert source.tools["torch"].split(".")[0].isdigit()
         file, _ = _onnx(source, tmp_path)
         assert _worst(source, file, tmp_path) < 1e-5
 

@@ -58,7 +58,7 @@ def draft(name: str, version: str, inputs: Inputs, shipped: Sequence[Shipped]) -
             source=inputs.source.lineage(),
             calibration_digest=inputs.calibration.digest,
             evaluation_digest=inputs.evaluation.digest,
-            tools=tool_versions(runtimes),
+            tools=dict(sorted({**tool_versions(runtimes), **inputs.source.tools}.items())),
             notes=_notes(inputs, shipped),
         ),
         variants=tuple(_variant(each) for each in shipped),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, permutations, product
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from edgeship.build.backends.base import Bindings, Job, Samples, bind
+from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, bind
 from edgeship.build.metrics import relative_rms
+from edgeship.build.quiet import quiet
 from edgeship.build.stages import at
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Binding, TensorSpec
+from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import from_artifact, to_artifact
 from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
 
@@ -68,6 +71,25 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
     # every order of axes was tried: where numbers differ all the same, no layout is to blame
     failure.stage = "runtime" if best is None else "conversion" if math.isfinite(best) else "layout"
     raise failure
+
+
+def rebound(float_artifact: Artifact, model: Path, runtime: str) -> Bindings:
+    """The float file's layout for a quantized file.
+
+    Raises:
+        ConversionError: it does not load, or has other inputs or outputs.
+    """
+    try:
+        with quiet():
+            engine = open_engine(runtime, model)
+    except EngineError as error:
+        raise ConversionError(f"the quantized file does not load: {error.message}", target=runtime) from error
+    try:
+        signature = engine.signature
+    finally:
+        engine.close()
+    return (rebind(float_artifact.inputs, signature.inputs, runtime),
+            rebind(float_artifact.outputs, signature.outputs, runtime))  # fmt: skip
 
 
 def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo], runtime: str) -> tuple[Binding, ...]:

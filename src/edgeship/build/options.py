@@ -5,22 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
-from edgeship.build.sources import InputShape, InputValue, SourceRequest
+from edgeship.build.sources import SourceOptions, SourceRequest
 
 #: Largest relative RMS of a quantized variant against the source. Source: measurements on eleven nets (ADR 0006), where
 #: the best int8 of any quantizer lies at .009–.098 and the clipped, saturated or dead ones at .19–1.0.
 MAX_RELATIVE_RMS: Final = 0.1
 
 
-class BuildOptions(Struct, frozen=True, kw_only=True):
-    """What to build, from what, and within which limits.
+class BuildOptions(SourceOptions, frozen=True, kw_only=True):
+    """What to build, from what, and within which limits; with what the source leaves open.
 
     Attributes:
         source: the trained model: a path, or another address that a source reader knows.
-        input_shapes, input_values, weights, allow_pickle, input_tensors, output_tensors, signature: what some sources
-            leave open; see :class:`edgeship.build.sources.SourceRequest`.
         targets: ids or files of hardware targets, in order.
         calibration: data for ranges, scheme selection and the drift baseline.
         evaluation: held-out data for every claim.
@@ -91,19 +87,9 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     fold_normalisation: bool = True
     cache: bool = True
     install_toolchains: bool = False
-    input_shapes: tuple[InputShape, ...] = ()
-    input_values: tuple[InputValue, ...] = ()
-    weights: Path | None = None
-    allow_pickle: bool = False
-    input_tensors: tuple[str, ...] = ()
-    output_tensors: tuple[str, ...] = ()
-    signature: str = ""
 
     @property
     def request(self) -> SourceRequest:
         """What is to be read."""
-        return SourceRequest(
-            text=str(self.source), input_shapes=self.input_shapes, weights=self.weights,
-            allow_pickle=self.allow_pickle, input_tensors=self.input_tensors, output_tensors=self.output_tensors,
-            signature=self.signature, input_values=self.input_values,
-        )  # fmt: skip
+        given = {name: getattr(self, name) for name in SourceOptions.__struct_fields__}
+        return SourceRequest(text=str(self.source), **given)

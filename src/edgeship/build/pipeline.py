@@ -273,7 +273,7 @@ def _document(
         gates=tuple(one for each in _all(decisions) for one in each.judged.gates),
         source=read.source_report(),
         data=read.data_report(),
-        tools=assemble.tool_versions(_runtimes([each.target for each in decisions])),
+        tools={**assemble.tool_versions(_runtimes([each.target for each in decisions])), **read.source.tools},
     )
 
 

@@ -53,12 +53,7 @@ class LiteRtBackend:
         except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
         model.write_bytes(data)
-        engine = _open(model)
-        try:
-            inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME)
-            outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME)
-        finally:
-            engine.close()
+        inputs, outputs = layout.rebound(float_artifact, model, RUNTIME)
         return Artifact(
             runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs,
             scheme=scheme.text, state=float_artifact.state,

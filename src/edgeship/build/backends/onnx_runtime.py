@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgeship.build import layout
 from edgeship.build.backends import onnx_nncf, onnx_precisions
-from edgeship.build.backends.base import Artifact, Bindings, Job, Samples, Scheme
+from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.onnx_graph import OnnxGraph
 from edgeship.build.backends.products import refuse_without_products
@@ -173,7 +173,7 @@ def _made_by(kind: str, name: str, makers: Mapping[str, Any]) -> Any:
 
 
 def _artifact(float_artifact: Artifact, model: Path, scheme: Scheme) -> Artifact:
-    inputs, outputs = _rebind(float_artifact, model)
+    inputs, outputs = layout.rebound(float_artifact, model, RUNTIME)
     return Artifact(
         runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs, scheme=scheme.text
     )
@@ -231,17 +231,6 @@ def _flatten_biases(model: Path) -> None:
         for value in [each for each in values if each.name in weights]:
             values.remove(value)
     model.write_bytes(document.SerializeToString(deterministic=True))
-
-
-def _rebind(float_artifact: Artifact, model: Path) -> Bindings:
-    engine = open_engine(RUNTIME, model)
-    try:
-        return (
-            layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME),
-            layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME),
-        )
-    finally:
-        engine.close()
 
 
 def _first_line(error: BaseException) -> Any:

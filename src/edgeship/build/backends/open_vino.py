@@ -64,12 +64,7 @@ class OpenVinoBackend:
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
         file = _save(network, job.folder / scheme.name, half=scheme.precision == "fp16")
-        engine = open_engine(RUNTIME, file)
-        try:
-            inputs = layout.rebind(float_artifact.inputs, engine.signature.inputs, RUNTIME)
-            outputs = layout.rebind(float_artifact.outputs, engine.signature.outputs, RUNTIME)
-        finally:
-            engine.close()
+        inputs, outputs = layout.rebound(float_artifact, file, RUNTIME)
         return Artifact(runtime=RUNTIME, precision=scheme.precision, model=file, weights=file.with_suffix(".bin"),
                         inputs=inputs, outputs=outputs, scheme=scheme.text)  # fmt: skip
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from edgeship.build.sources.model import SourceModel
-from edgeship.build.sources.request import InputShape, InputValue, SourceRequest
+from edgeship.build.sources.request import InputShape, InputValue, SourceOptions, SourceRequest
 from edgeship_agent.contract.errors import ConfigError, InputError
 
-__all__ = ["InputShape", "InputValue", "SourceModel", "SourceRequest", "load"]
+__all__ = ["InputShape", "InputValue", "SourceModel", "SourceOptions", "SourceRequest", "load"]
 
 #: File suffix → the module that reads it; each has ``load(request) -> SourceModel``.
 BY_SUFFIX: Final[dict[str, str]] = {

@@ -27,6 +27,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         state: what the file hides from one step to the next: ``variables``, ``resources``, or empty for nothing.
         toolchain: the converter environment that runs and converts it; empty where nothing but the runtimes is needed.
         options: what that toolchain must be told besides the file.
+        tools: name → version of what read it, besides the runtimes.
         notes: what a reader found worth saying.
         facts: lineage that the source's own tracker tells, such as a run id.
         address: of the tracker that it was fetched from; empty for a file of the user's.
@@ -49,6 +50,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
     address: str = ""
 
     @property

@@ -82,11 +82,10 @@ class InputValue(Struct, frozen=True, kw_only=True):
         return cls(name=name, value=value)
 
 
-class SourceRequest(Struct, frozen=True, kw_only=True):
-    """A trained model as the user named it.
+class SourceOptions(Struct, frozen=True, kw_only=True):
+    """What some sources leave open.
 
     Attributes:
-        text: a path, ``package.module:factory`` or a tracker's address.
         input_shapes: for inputs whose shape the source leaves open.
         input_values: for inputs that are to be constants.
         weights: state dict for a factory.
@@ -95,14 +94,23 @@ class SourceRequest(Struct, frozen=True, kw_only=True):
         signature: of a SavedModel that has several; empty for its default one.
     """
 
-    text: str
     input_shapes: tuple[InputShape, ...] = ()
+    input_values: tuple[InputValue, ...] = ()
     weights: Path | None = None
     allow_pickle: bool = False
     input_tensors: tuple[str, ...] = ()
     output_tensors: tuple[str, ...] = ()
     signature: str = ""
-    input_values: tuple[InputValue, ...] = ()
+
+
+class SourceRequest(SourceOptions, frozen=True, kw_only=True):
+    """A trained model as the user named it.
+
+    Attributes:
+        text: a path, ``package.module:factory`` or a tracker's address.
+    """
+
+    text: str
 
     @property
     def path(self) -> Path:

@@ -81,7 +81,8 @@ def load(request: SourceRequest) -> SourceModel:
         toolchain=TOOLCHAIN,
         options=asked.options,
         notes=tuple(said["notes"]),
-        facts={"torch": str(said["torch"]), "torch_kind": str(asked.kind)},
+        facts={"torch_kind": str(asked.kind)},
+        tools={"torch": str(said["torch"])},
     )
 
 
