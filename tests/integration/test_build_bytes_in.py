@@ -11,6 +11,7 @@ import pytest
 
 from edgeship.build import folding, oracle, pipeline, sources
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, heads, open_backend
+from edgeship.build.documents.recompute import recompute
 from edgeship.build.metrics import relative_rms
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Silence
@@ -141,7 +142,11 @@ def test_a_real_model_in_one_build(tmp_path: Path, fold: bool) -> None:
     )  # fmt: skip
     result = pipeline.build(options, Silence())
     assert result.verdict == "pass"
-    manifest = Bundle.open(tmp_path / "out" / "bundle").manifest
+    bundle = Bundle.open(tmp_path / "out" / "bundle")
+    manifest = bundle.manifest
+    sound = {each.label for each in manifest.variants}
+    again = recompute(bundle, sound, options.evaluation, options.source, Silence())
+    assert again.checks and all(each.holds for each in again.checks), "the source takes what the contract makes in full"
     (contract,) = manifest.input_contracts
     (binding,) = manifest.variants[0].inputs
     taken = (contract.steps, contract.folded, binding.dtype)
