@@ -82,7 +82,7 @@ def test_the_unit_names_what_the_device_has() -> None:
     assert f"ExecStart={PROGRAM} run --config {CONFIG}\n" in usual
     assert "StateDirectory=edgeship\nStateDirectoryMode=0700\n" in usual
     assert "ProtectHome=true" in usual
-    other = unit_file(PROGRAM, Path("/home/ed/agent.toml"), Path("/data/agent"), "ed")
+    other = unit_file(PROGRAM, Path("/home", "ed", "agent.toml"), Path("/data/agent"), "ed")
     assert "ReadWritePaths=/data/agent\n" in other
     assert "ProtectHome=false" in other
 
