@@ -58,7 +58,7 @@ CASES: Final = (
     Case(name="ultraface", title="Ultra-Light face detector (ONNX)", file="ultraface/version-RFB-320.onnx",
          inputs="CIFAR-10 train images scaled to 320 × 240: 60 and 600", feed=feeds.faces),
     Case(name="magika", title="Magika file types (ONNX, integer input)", file="magika/fast_v2_1/model.onnx",
-         inputs="pieces of the test data's own files: 300 and 600", feed=feeds.contents,
+         inputs="pieces of the test data's own files: 100 and 300", feed=feeds.contents,
          options=("--task", "classification")),
     Case(name="silero_onnx16k", title="Silero voice detector (ONNX, opset 15, state)",
          file="silero_vad/silero_vad_16k_op15.onnx", inputs=_SPEECH, feed=feeds.speech_onnx,

@@ -179,7 +179,7 @@ def contents(data: Path) -> Pair:
             rows.append(np.concatenate([piece[:512], piece[-512:]]).astype(np.int32))
     every = np.unique(np.stack(rows), axis=0)
     every = every[rng.permutation(len(every))]
-    return {"x": every[:300]}, {"x": every[300:900]}
+    return {"x": every[:100]}, {"x": every[100:400]}
 
 
 def _sound(data: Path) -> np.ndarray:

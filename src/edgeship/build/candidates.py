@@ -32,6 +32,7 @@ from edgeship.build.search.halving import Trial
 from edgeship.build.search.space import EFFORT, Effort
 from edgeship.build.stages import at
 from edgeship.build.unlabelled import AnswerSet, Field
+from edgeship.build.unroll import NothingToUnroll
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
@@ -297,6 +298,8 @@ class Workshop:
                 attempt = structs.replace(job, folder=job.folder / f"route{position}")
                 with at("conversion"):
                     artifact = backend.convert(attempt, self._forms.file(route))
+            except NothingToUnroll:
+                continue
             except (ConversionError, EngineError) as error:
                 gave_up.append(f"{by}: {stages.words(error)}")
                 last, passing = error.stage, passing or getattr(error, "passing", False)

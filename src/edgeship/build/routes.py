@@ -16,6 +16,7 @@ from edgeship.build.fold import fold
 from edgeship.build.sources import SourceModel
 from edgeship.build.toolchains import workers
 from edgeship.build.toolchains.converters import convert_onnx
+from edgeship.build.unroll import unroll
 from edgeship_agent.contract.errors import ConversionError
 
 
@@ -68,6 +69,7 @@ STEPS: Final[dict[str, Step]] = {
     step.name: step
     for step in (
         Step(name="fold", toolchain="", run=fold),
+        Step(name="unroll", toolchain="", run=unroll),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
         Step(name="tf2onnx", toolchain="tensorflow", run=convert_by("tensorflow", "onnx")),
@@ -88,13 +90,14 @@ _FROM_TENSORFLOW: Final[dict[str, tuple[Route, ...]]] = {
 ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("onnx", "onnxruntime"): ((),),
     ("onnx", "openvino"): ((),),
-    ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf")),
+    ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf"), ("fold", "unroll", "onnx2tf")),
     ("tflite", "litert"): ((),),
     ("tflite", "openvino"): ((), ("tf2onnx",)),
     ("tflite", "onnxruntime"): (("tf2onnx",),),
     ("torch", "onnxruntime"): (("torch.onnx",),),
     ("torch", "openvino"): (("torch.onnx",),),
-    ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf")),
+    ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf"),
+                          ("torch.onnx", "fold", "unroll", "onnx2tf")),
     ("sklearn", "onnxruntime"): (("skl2onnx",),),
     ("sklearn", "openvino"): (("skl2onnx",),),
     ("sklearn", "litert"): (("skl2onnx", "onnx2tf"),),
@@ -116,7 +119,7 @@ def plan(source_format: str, runtime: str) -> tuple[Route, ...]:
         ConversionError: there is none.
 
     >>> plan("onnx", "litert")
-    (('onnx2tf',), ('fold', 'onnx2tf'))
+    (('onnx2tf',), ('fold', 'onnx2tf'), ('fold', 'unroll', 'onnx2tf'))
     """
     found = ROUTES.get((source_format, runtime), ())
     if not found:
