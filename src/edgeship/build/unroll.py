@@ -51,9 +51,12 @@ def unroll(_source: SourceModel, model: Path, folder: Path) -> Path:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in document.graph.initializer}
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
               for value in (*document.graph.input, *document.graph.value_info)}  # fmt: skip
+    read = {name for node in document.graph.node for name in node.input} | {each.name for each in document.graph.output}
     nodes: list[Any] = []
     for index, node in enumerate(document.graph.node):
         if node in layers:
+            del node.output[3:]
+            node.output[:] = [name if name in read else "" for name in node.output]
             layer = _Layer(node, f"unrolled{index}", constants, shapes)
             nodes += layer.nodes()
             document.graph.initializer.extend(layer.made)
@@ -61,6 +64,9 @@ def unroll(_source: SourceModel, model: Path, folder: Path) -> Path:
             nodes.append(node)
     del document.graph.node[:], document.graph.value_info[:]
     document.graph.node.extend(nodes)
+    gone = {name for layer in layers for name in layer.input} - {name for node in nodes for name in node.input}
+    for tensor in [each for each in document.graph.initializer if each.name in gone]:
+        document.graph.initializer.remove(tensor)
     file = folder / "model.onnx"
     onnx.save(document, str(file))
     return file
@@ -208,19 +214,14 @@ class _Layer:
         if self._outputs[0]:
             steps = []
             for step in range(self._steps):
-                names = [f"{p}_y{step}_{way}" for way in range(len(every))]
-                for name, states in zip(names, every, strict=True):
-                    yield node("Reshape", [states[step], four], [name])
-                steps.append(names[0] if len(names) == 1 else f"{p}_y{step}")
-                if len(names) > 1:
-                    yield node("Concat", names, [steps[-1]], axis=1)
-            yield node("Concat", steps, [self._outputs[0]], axis=0)
+                states = [each[step] for each in every]
+                yield from _joined(states, f"{p}_y{step}", shape=four, axis=1)
+                steps.append(f"{p}_y{step}")
+            yield node("Concat" if len(steps) > 1 else "Identity", steps, [self._outputs[0]],
+                       **({"axis": 0} if len(steps) > 1 else {}))  # fmt: skip
         for output, which in zip(self._outputs[1:], (0, 1), strict=True):
             if output:
-                names = [f"{output}_{p}_{way}" for way in range(len(ends))]
-                for name, end in zip(names, ends, strict=True):
-                    yield node("Reshape", [end[which], three], [name])
-                yield node("Concat", names, [output], axis=0)
+                yield from _joined([end[which] for end in ends], output, shape=three, axis=0)
 
     def _start(self, position: int, way: int, made: list[Any]) -> str:
         """The state before the first step: [batch, values]."""
@@ -243,3 +244,14 @@ class _Layer:
     def _constant(self, name: str, value: Array) -> str:
         self._made.setdefault(name, np.array(value, order="C"))
         return name
+
+
+def _joined(states: list[str], output: str, *, shape: str, axis: int) -> Iterator[Any]:
+    """States of all directions, each given a shape, beside each other; a single one is not joined with anything."""
+    if len(states) == 1:
+        yield helper.make_node("Reshape", [states[0], shape], [output])
+        return
+    names = [f"{output}_way{way}" for way in range(len(states))]
+    for name, state in zip(names, states, strict=True):
+        yield helper.make_node("Reshape", [state, shape], [name])
+    yield helper.make_node("Concat", names, [output], axis=axis)
