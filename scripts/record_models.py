@@ -38,17 +38,20 @@ def main() -> None:
     for case in CASES:
         if asked.only and not case.name.startswith(tuple(asked.only)):
             continue
-        # read again each time: another run may have written in between
-        records = json.loads(asked.record.read_text("utf-8")) if asked.record.is_file() else {}
-        if case.name in records and not asked.fresh:
+        if case.name in _read(asked.record) and not asked.fresh:
             continue
-        records[case.name] = build(case, DATA, asked.limit_s)
+        made = build(case, DATA, asked.limit_s)
+        records = _read(asked.record) | {case.name: made}  # read again: another run may have written meanwhile
         _write(asked.record, records)
         found = records[case.name]
         print(case.name, found["outcome"], found.get("reason", ""), f"{found.get('seconds', 0)} s", flush=True)  # noqa: T201
 
 
-def _write(path: Path, records: dict[str, object]) -> None:
+def _read(path: Path) -> dict[str, dict[str, object]]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _write(path: Path, records: dict[str, dict[str, object]]) -> None:
     order = [case.name for case in CASES]
     known = {name: records[name] for name in order if name in records}
     new = path.with_name(f".{path.name}.new")
