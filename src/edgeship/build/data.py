@@ -33,7 +33,7 @@ SELECTION_MIN: Final = 50
 
 #: What NumPy says of an archive that is none, is damaged, or declares what it does not hold.
 UNREADABLE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, MemoryError, KeyError,
-                     NotImplementedError, RuntimeError, SyntaxError, TypeError, tokenize.TokenError,
+                     RuntimeError, SyntaxError, TypeError, tokenize.TokenError,
                      zlib.error)  # fmt: skip
 
 

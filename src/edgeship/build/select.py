@@ -53,12 +53,14 @@ def choose(candidates: Sequence[Judged], *, strict: bool, refused: Sequence[str]
     't/litert/fp32'
     >>> choose([int8], strict=False).verdict
     'inconclusive'
+    >>> choose([], strict=False, refused=["t/litert/int8: too large"]).reason
+    't/litert/int8: too large'
     """
     passed = next((each for each in candidates if each.verdict == "pass"), None)
     if passed is None:
         verdict = max((each.verdict for each in candidates), key=_ORDER.index, default="fail")
         reasons = [f"{each.label}: {why}" for each in candidates for why in broken(each.gates)[:1]]
-        return Choice(verdict=verdict, chosen="", reason="; ".join(reasons) or "; ".join(refused))
+        return Choice(verdict=verdict, chosen="", reason="; ".join((*refused, *reasons)))
     gave_up = [*refused, *(f"{each.label}: {why}" for each in _before(candidates, passed)
                            for why in broken(each.gates)[:1]), *passed.fallbacks]  # fmt: skip
     if strict and gave_up:
