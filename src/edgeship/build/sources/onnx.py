@@ -27,14 +27,18 @@ _DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
 
 
 def check(request: SourceRequest) -> None:
-    """Refuse what cannot be used before any of its weights are read.
+    """Refuse what is too large, or keeps its weights elsewhere, before any of them is read.
 
     Raises:
-        InputError: damaged, larger than protobuf allows, or with weights that are missing or lie elsewhere.
+        InputError: larger than protobuf allows, or with weights that are missing or lie elsewhere.
     """
     path = request.path
     _check_size(path, path.stat().st_size)
-    files = _weight_files(_read(path), path)
+    try:
+        model = _read(path)
+    except InputError:  # said when it is loaded
+        return
+    files = _weight_files(model, path)
     _check_size(path, sum(file.stat().st_size for file in (path, *files)))
 
 
