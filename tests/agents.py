@@ -315,7 +315,7 @@ class AgentProcess:
         self.module = changes.pop("module", "edgeship_agent.cli")
         self.extra = changes.pop("extra", "")
         self.config.write_text(
-            f'device_id = "{DEVICE}"\ntarget = "{TARGET}"\nstate_dir = "state"\n'
+            f'device_id = "{DEVICE}"\ntarget = "{TARGET}"\nstate_dir = "state"\nallow_volatile_state = true\n'
             f'server_url = "{depot.url}"\nbroker_url = "mqtt://127.0.0.1:{broker_port}"\n'
             f'root = "{depot.root}"\ngoal_key = "{depot.goal_key}"\n[tags]\nsite = "bench"\n'
             "[telemetry]\nwindow_s = 0.5\nwindow_inferences = 50\nheartbeat_s = 0.5\nresend_s = 1.0\n"

@@ -1,4 +1,4 @@
-"""``edgeship-agent enroll | run | unit | status | infer | doctor``. Results go to stdout, everything else to stderr."""
+"""``edgeship-agent enroll | run | install | unit | status | infer | doctor``. Results to stdout, all else to stderr."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the agent until it is stopped")
     run.set_defaults(command=_run)
+    install = commands.add_parser("install", help="install a bundle that lies on this device; no server takes part")
+    install.set_defaults(command=_install)
+    install.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    install.add_argument(
+        "--author-key", type=Path, metavar="FILE", help="whose bundles are taken (default: author_key)"
+    )
+    install.add_argument("--force", action="store_true", help="try a bundle again that failed on this device")
     status = commands.add_parser("status", help="what the running agent says of itself")
     status.set_defaults(command=_status)
     infer = commands.add_parser("infer", help="ask the running agent for predictions")
@@ -66,9 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     unit = commands.add_parser("unit", help="print a systemd unit for this device")
     unit.set_defaults(command=_unit)
     unit.add_argument("--user", default="edgeship", help="who runs the agent (default: edgeship)")
-    for command in (run, status, infer, doctor, unit):
+    for command in (run, install, status, infer, doctor, unit):
         command.add_argument("--config", required=True, type=Path, help="agent.toml")
-    for command in (status, infer, doctor):
+    for command in (install, status, infer, doctor):
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
 
@@ -128,6 +135,27 @@ def _unit(options: argparse.Namespace) -> int:
     sys.stdout.write(unit_file(program, options.config.absolute(), config.state_dir, options.user))
     sys.stderr.write("next: sudo systemctl daemon-reload && sudo systemctl enable --now edgeship-agent\n")
     return 0
+
+
+def _install(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from edgeship_agent.config import read_config
+    from edgeship_agent.supervisor.install import EXIT_CODES, install_bundle
+
+    config = read_config(options.config)
+    ended = install_bundle(config, options.bundle, options.author_key, force=options.force)
+    code = EXIT_CODES.get(ended.state, EdgeshipError.exit_code)
+    if options.json:
+        _write_json({"schema_version": 1, "exit_code": code, "attempt": msgspec.to_builtins(ended)})
+        return code
+    why = ended.detail or ended.reason
+    said = f"{ended.model} {ended.version} {ended.state.value}{': ' + why if why else ''}"
+    _line("ok" if code == 0 else "fail", "install", said)
+    if code and ended.previous_version:
+        _line("ok", "model", f"{ended.model} {ended.previous_version} is kept")
+    sys.stdout.write(f"next: edgeship-agent run --config {options.config}\n")
+    return code
 
 
 def _status(options: argparse.Namespace) -> int:

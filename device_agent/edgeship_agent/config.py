@@ -29,6 +29,7 @@ from edgeship_agent.contract.errors import ConfigError, ContractError
 from edgeship_agent.contract.topics import check_device_id
 from edgeship_agent.identity.credentials import Credentials
 from edgeship_agent.link.address import parse_address
+from edgeship_agent.update.conditions import Policy, parse_window
 
 if sys.version_info >= (3, 11):  # noqa: UP036 (the agent keeps to 3.10)
     import tomllib
@@ -36,7 +37,9 @@ else:
     import tomli as tomllib
 
 CONFIG_VERSION: Final = 1
-_PATHS: Final = ("state_dir", "root", "goal_key")
+#: Twice the speed below which a download is aborted as broken.
+LEAST_SPEED: Final = 1024
+_PATHS: Final = ("state_dir", "root", "goal_key", "author_key")
 #: Least values that make sense.
 LEAST: Final[dict[str, float]] = {
     "telemetry.window_s": 0.1,
@@ -49,6 +52,9 @@ LEAST: Final[dict[str, float]] = {
     "update.retry_s": 0.01,
     "update.retry_max_s": 0.01,
     "update.disk_reserve_bytes": 0,
+    "update.max_bytes_per_s": 0,
+    "update.min_battery_percent": 0,
+    "update.max_temperature_c": 0,
     "link.reconnect_start_s": 0.01,
     "link.reconnect_max_s": 0.01,
 }
@@ -90,12 +96,36 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         retry_s: first pause between them; it doubles.
         retry_max_s: longest pause between them.
         disk_reserve_bytes: room on the disk that an update leaves free.
+        max_bytes_per_s: speed limit of a download; 0 for none.
+        mirror: where the files of bundles are loaded instead of ``server_url``: a caching proxy on site; what they are
+            is proven by their digests.
+        window: local time of day at which bundles are loaded and models switched: ``22:00-05:30``; empty for any.
+            Rollbacks and forced updates do not wait for it, nor for the two conditions below.
+        min_battery_percent: on battery, updates wait for this charge or for mains.
+        max_temperature_c: updates wait while the hottest zone is above this; 0 for no limit.
     """
 
     attempts: int = 10
     retry_s: float = 1.0
     retry_max_s: float = 60.0
     disk_reserve_bytes: int = 64 * 1024 * 1024
+    max_bytes_per_s: int = 0
+    mirror: str = ""
+    window: str = ""
+    min_battery_percent: float = 0.0
+    max_temperature_c: float = 0.0
+
+    def policy(self) -> Policy:
+        """What updates wait for.
+
+        Raises:
+            ConfigError: the window is no time of day.
+        """
+        return Policy(
+            window=parse_window(self.window),
+            min_battery_percent=self.min_battery_percent,
+            max_temperature_c=self.max_temperature_c,
+        )
 
 
 class LinkConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,6 +165,9 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         goal_key: the key that signs goal states: a copy of ``DATA/trust/goal.pub`` of the server.
         broker_url: where goals come from and telemetry goes: ``mqtts://HOST:PORT``, ``wss://HOST:PORT/PATH`` (MQTT over
             WebSockets), or ``mqtt://`` on the server's own machine.
+        author_key: the key whose bundles ``edgeship-agent install`` takes: a file of 64 hexadecimal digits; needed for
+            that alone.
+        allow_volatile_state: take a ``state_dir`` in memory or on an overlay, which a restart may empty: to try out.
         launcher: words put before the command line of every child process, such as an emulator.
         tags: name → value; what rollouts filter by. An operator's tags on the server win.
         identity: what this device shows to its fleet, for addresses that ask for TLS.
@@ -150,6 +183,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     root: Path
     goal_key: Path
     broker_url: str = "mqtt://127.0.0.1:1883"
+    author_key: Path | None = None
+    allow_volatile_state: bool = False
     launcher: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
@@ -192,7 +227,10 @@ def read_config(path: Path) -> AgentConfig:
             _explain(str(error)), file=path, next_step="pydoc edgeship_agent.config lists every key"
         ) from error
     folder = path.resolve().parent
-    config = msgspec.structs.replace(config, **{name: folder / getattr(config, name) for name in _PATHS})
+    paths = {name: getattr(config, name) for name in _PATHS}
+    config = msgspec.structs.replace(
+        config, **{name: folder / path for name, path in paths.items() if path is not None}
+    )
     _check(config, path)
     return config
 
@@ -225,11 +263,23 @@ def _check(config: AgentConfig, path: Path) -> None:
     address = parse_address(config.broker_url)
     if not address.host:
         raise ConfigError("no host", file=path, key="broker_url", got=config.broker_url)
-    parts = urlsplit(config.server_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    for name, url in (("server_url", config.server_url), ("update.mirror", config.update.mirror or config.server_url)):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError("not a server address", file=path, key=name, expected="http://HOST:PORT", got=url)
+    speed = config.update.max_bytes_per_s
+    if 0 < speed < LEAST_SPEED:
         raise ConfigError(
-            "not a server address", file=path, key="server_url", expected="http://HOST:PORT", got=config.server_url
+            "slower than what counts as a broken transfer",
+            file=path,
+            key="update.max_bytes_per_s",
+            expected=f"0, or ≥ {LEAST_SPEED}",
+            got=speed,
         )
+    try:
+        config.update.policy()
+    except ConfigError as error:
+        raise ConfigError(error.message, file=path, key=error.key, expected=error.expected, got=error.got) from error
     for key, least in LEAST.items():
         table, _, name = key.partition(".")
         value = getattr(getattr(config, table), name)

@@ -22,6 +22,7 @@ from edgeship_agent.identity.credentials import client_context
 from edgeship_agent.identity.keys import certificate_in, day, name_in, validity_s
 from edgeship_agent.link.address import parse_address
 from edgeship_agent.supervisor.facts import gather_facts, installed_runtimes
+from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.status import is_alive, read_status
 from edgeship_agent.update.state import StateFile
@@ -80,6 +81,12 @@ def _check_state_directory(config: AgentConfig, _path: Path) -> Check:
         return _failed(
             "state directory", f"{folder} cannot be written", f"sudo install -d -o $USER -m 700 {config.state_dir}"
         )
+    try:
+        check_lasting(folder)
+    except ConfigError as error:
+        if not config.allow_volatile_state:
+            return _failed("state directory", error.sentence(), error.next_step or "")
+        return _warned("state directory", f"{error.got}: a restart may empty it", "name a folder on a disk")
     return _passed("state directory", str(config.state_dir))
 
 

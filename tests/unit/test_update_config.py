@@ -66,3 +66,18 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read") as error:
         read_config(tmp_path / "none.toml")
     assert error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('window = "25:00-26:00"', "update.window"),
+        ('window = "02:00-02:00"', "update.window"),
+        ('mirror = "cache.local"', "update.mirror"),
+        ("max_bytes_per_s = 100", "update.max_bytes_per_s"),
+    ],
+)
+def test_update_conditions_that_cannot_be_meant(tmp_path: Path, line: str, key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_config(write(tmp_path, f"{GOOD}\n[update]\n{line}\n"))
+    assert error.value.key == key

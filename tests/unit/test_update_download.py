@@ -88,6 +88,19 @@ def test_whole(server: Server, store: BlobStore) -> None:
     assert server.ranges == [""]
 
 
+def test_no_faster_than_allowed_and_never_much_at_once(server: Server, store: BlobStore) -> None:
+    now_s, pauses = [0.0], []
+
+    def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        now_s[0] += pause_s
+
+    limits = Limits(timeout_s=5.0, max_bytes_per_s=10_240.0)
+    Downloader(server.url, store, lambda: now_s[0], limits, sleep=sleep).fetch(BLOB)
+    assert now_s[0] == pytest.approx(len(DATA) / 10_240)
+    assert max(pauses) <= 0.25
+
+
 def test_resume_asks_for_the_rest_only(server: Server, store: BlobStore) -> None:
     partial(store, DATA[:1000])
     assert downloader(server, store).fetch(BLOB).read_bytes() == DATA

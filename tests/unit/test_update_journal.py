@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.goal import ArmGoal, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
+from edgeship_agent.update.disk import Disk, OpenFile
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.state import BadPair, StateFile
 
@@ -114,11 +116,78 @@ def test_compaction_keeps_what_counts_and_unknown_fields(tmp_path: Path, opened:
     assert b"of_tomorrow" in path.read_bytes()
 
 
-def test_a_newer_journal_is_refused(tmp_path: Path, opened: Callable[..., Journal]) -> None:
-    body = b'{"v":2,"kind":"start"}'
-    (tmp_path / "journal.log").write_bytes(b"%08x %s\n" % (zlib.crc32(body), body))
-    with pytest.raises(ContractError, match="newer agent"):
-        opened(tmp_path / "journal.log")
+def line(record: dict[str, object]) -> bytes:
+    body = json.dumps(record).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def test_a_journal_of_a_newer_major_version_is_set_aside_whole(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path, written = tmp_path / "journal.log", line({"v": 2, "kind": "start"})
+    path.write_bytes(written)
+    journal = opened(path)
+    assert journal.attempts() == ()
+    assert journal.set_aside is not None
+    assert journal.set_aside.read_bytes() == written
+    last = walk(journal, attempt())
+    assert opened(path).find(last.key) == last
+
+
+def test_a_journal_of_a_newer_minor_version_is_read_as_far_as_it_is_understood(
+    tmp_path: Path, opened: Callable[..., Journal]
+) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    last = walk(journal, attempt())
+    journal.mark("clean_stop")
+    journal.close()
+    newer = {"v": 1, "minor": 1}
+    strange = {**newer, "kind": "attempt", **msgspec.to_builtins(attempt("later")), "state": "of_tomorrow"}
+    path.write_bytes(path.read_bytes() + line({**newer, "kind": "lease", "until": 7}) + line(strange))
+    again = opened(path)
+    assert again.attempts() == (last,)
+    assert again.not_understood == 2
+    again.close()
+    opened(path, compact_bytes=1)
+    assert b"of_tomorrow" in path.read_bytes()
+    assert b"lease" in path.read_bytes()
+    path.write_bytes(line({**strange, "minor": 0}))
+    with pytest.raises(ContractError, match="unreadable record"):
+        opened(path)
+
+
+class FullDisk(Disk):
+    """Takes half of every write while it is full."""
+
+    is_full = False
+
+    def open(self, path: Path, *, append: bool = False) -> OpenFile:
+        disk, file = self, super().open(path, append=append)
+        write = file.write
+
+        def half(data: bytes) -> None:
+            if disk.is_full:
+                write(data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(data)
+
+        file.write = half  # type: ignore[method-assign]
+        return file
+
+
+def test_half_a_record_on_a_full_disk_hides_none_that_follows(tmp_path: Path) -> None:
+    disk, path = FullDisk(), tmp_path / "journal.log"
+    journal = Journal(path, disk=disk)
+    first = walk(journal, attempt(), 1)
+    disk.is_full = True
+    with pytest.raises(OSError, match="No space left"):
+        journal.append(entered(first, UpdateState.PRECHECK))
+    disk.is_full = False
+    last = entered(first, UpdateState.REJECTED)
+    journal.append(last)
+    journal.close()
+    again = Journal(path)
+    again.close()
+    assert again.attempts() == (last,)
 
 
 def test_reports_are_numbered_and_complete() -> None:

@@ -43,6 +43,8 @@ from edgeship_agent.update.updater import Updater
 
 _TICK_S: Final = 0.2
 _STATUS_S: Final = 1.0
+#: A disk that fails is told about once in this time.
+_DISK_WORD_S: Final = 60.0
 #: Reports that a birth carries, the newest of each attempt.
 _BIRTH_REPORTS: Final = 32
 _REFUSAL_REPORT_S: Final = 1.0
@@ -113,6 +115,7 @@ class Agent:
         self._heartbeat_due_s = 0.0
         self._status_due_s = 0.0
         self._refusal_due_s = 0.0
+        self._disk_word_due_s = 0.0
 
     def run(self) -> int:
         """The loop; the exit code."""
@@ -127,9 +130,12 @@ class Agent:
             if isinstance(event, StopRequest):
                 parts.notify.stopping()
                 return event.exit_code
-            if event is not None:
-                self._handle(event)
-            self._tick(parts.clock())
+            try:
+                if event is not None:
+                    self._handle(event)
+                self._tick(parts.clock())
+            except OSError as error:  # a full disk, say: the model serves on
+                self._disk_failed(error)
             parts.notify.alive()
 
     def close(self) -> None:
@@ -140,15 +146,27 @@ class Agent:
             event = parts.inbox.get()
             if isinstance(event, (Window, Attempt)):
                 self._handle(event)
-        parts.journal.mark("clean_stop")
-        self._parts.desk.save_counts()
+        try:
+            parts.journal.mark("clean_stop")
+            parts.desk.save_counts()
+        except OSError as error:
+            self._disk_failed(error)
         if self._is_connected:
             death = Death(protocol_version=PROTOCOL_VERSION, device_id=parts.config.device_id, session=self._session)
             self._publish(Kind.DEATH, encode(Kind.DEATH, death))
         parts.link.close()
         self._is_connected = False
-        self._write_status()
+        try:
+            self._write_status()
+        except OSError as error:
+            self._disk_failed(error)
         parts.outbox.close()
+
+    def _disk_failed(self, error: OSError) -> None:
+        now_s = self._parts.clock()
+        if now_s >= self._disk_word_due_s:
+            self._disk_word_due_s = now_s + _DISK_WORD_S
+            self._parts.log("disk_failed", detail=str(error))
 
     # -- events ------------------------------------------------------------------------------------------------------
 

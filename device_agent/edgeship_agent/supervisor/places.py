@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeship_agent.contract.errors import ConfigError
-from edgeship_agent.update.disk import point_atomic, write_atomic
+from edgeship_agent.update.disk import DISK
 
 #: Longest path of a Unix socket. Source: Linux unix(7), ``sun_path`` has 108 bytes with the closing zero.
 _MAX_SOCKET_BYTES: Final = 107
@@ -44,7 +45,7 @@ class Places:
     def make(self) -> None:
         """Make the folders."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            DISK.make_folders(self.root, 0o700)
             self.run.mkdir(exist_ok=True, mode=0o700)
             self.sockets.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
@@ -75,9 +76,26 @@ class Places:
         """Write the path of the socket down, for those who know the state directory alone; clear what others left."""
         for stale in self.sockets.glob("w-*.sock"):
             stale.unlink(missing_ok=True)
-        write_atomic(self.socket_pointer, os.fsencode(self.socket) + b"\n")
+        said = os.fsencode(self.socket) + b"\n"
+        if not self.socket_pointer.is_file() or self.socket_pointer.read_bytes() != said:
+            DISK.write_hint(self.socket_pointer, said)  # a full disk stops no agent that was here before
         if self.sockets != self.run:
-            point_atomic(self.run / SOCKET, str(self.socket))
+            DISK.point(self.run / SOCKET, str(self.socket), certain=False)
+
+
+def lock_state(places: Places, next_step: str) -> int:
+    """Keep everybody else out of the state directory, as long as the file of this handle is open.
+
+    Raises:
+        ConfigError: an agent has it.
+    """
+    handle = os.open(places.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ConfigError("another agent uses this state directory", file=places.root, next_step=next_step) from error
+    return handle
 
 
 def find_socket(state_dir: Path) -> Path:

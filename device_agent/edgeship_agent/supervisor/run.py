@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import os
 import random
@@ -10,10 +9,12 @@ import secrets
 import signal
 import threading
 import time
-from typing import Any, Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from edgeship_agent.config import AgentConfig
-from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
 from edgeship_agent.link.address import Backoff, parse_address
 from edgeship_agent.link.paho import PahoLink
 from edgeship_agent.runtime.isa import fingerprint
@@ -21,22 +22,25 @@ from edgeship_agent.serving.control import WorkerSettings
 from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopRequest, WorkerChanged, clock_quality
 from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.goal_desk import GoalDesk
+from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import keep_renewing, tls_of
 from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
-from edgeship_agent.supervisor.places import Places
+from edgeship_agent.supervisor.places import Places, lock_state
+from edgeship_agent.supervisor.sensors import read_conditions
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
 from edgeship_agent.supervisor.workers import WorkerPool
 from edgeship_agent.telemetry.outbox import Outbox
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.download import BlobStore, Downloader
+from edgeship_agent.update.conditions import why_not
+from edgeship_agent.update.download import BlobStore, Downloader, Limits
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.slots import Slots
 from edgeship_agent.update.state import StateFile
-from edgeship_agent.update.trust import TrustedSource, read_public_key
+from edgeship_agent.update.trust import TrustedSource, read_public_key, reference_time
 from edgeship_agent.update.updater import Pace, Parts, Updater
 
 #: Pause after an unforeseen error of the updater (a full disk, say); serving and telemetry go on meanwhile.
@@ -53,9 +57,11 @@ def run_agent(config: AgentConfig) -> int:
         ConfigError: a file of the configuration cannot be used, or another agent uses the state directory.
         ContractError: a file of the state directory is damaged or newer than this agent.
     """
+    if not config.allow_volatile_state:
+        check_lasting(config.state_dir)
     places = Places(config.state_dir)
     places.make()
-    lock = _lock(places)
+    lock = lock_state(places, "edgeship-agent status --config FILE shows its process id")
     log, inbox = Log(), Inbox()
     notifier = notifier_of_process(time.monotonic)
     agent, updater = _assemble(config, places, inbox, log, notifier)
@@ -79,10 +85,11 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     public_key = read_public_key(config.goal_key)
     if not config.root.is_file():
         raise ConfigError("cannot be read", file=config.root, key="root", next_step=_COPY_ROOT)
-    state, journal, slots = StateFile(places.state), Journal(places.journal), Slots(places.slots)
-    outbox = Outbox(places.outbox, config.telemetry.outbox_bytes)
-    if outbox.set_aside is not None:
-        log("outbox_damaged", set_aside=outbox.set_aside, detail="waiting windows and counters are lost")
+    state, slots, store = StateFile(places.state), Slots(places.slots), BlobStore(places.store)
+    journal = Journal(places.journal)  # the last one that is opened: its first record makes the others' names certain
+    if journal.set_aside is not None or journal.not_understood:
+        log("journal_of_a_newer_agent", set_aside=journal.set_aside or "", not_understood=journal.not_understood)
+    outbox = _open_outbox(config, places, log)
     launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
     settings = WorkerSettings(
         threads=config.serving.threads,
@@ -95,7 +102,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     places.publish_socket()
     for slot in slots_to_serve(slots, activator, log):
         pool.begin(slot)
-    updater = _make_updater(config, places, _UpdaterGround(state, journal, slots, activator, launcher), inbox)
+    updater = _make_updater(config, places, _UpdaterGround(state, journal, slots, store, activator, launcher), inbox)
     desk = GoalDesk(config.device_id, public_key, state, time.time)
     remembered = desk.remembered()
     if remembered is not None:
@@ -125,31 +132,54 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         log=log,
         notify=notifier,
     )
-    journal.mark("start")
+    try:
+        journal.mark("start")
+    except OSError as error:
+        log("disk_failed", detail=str(error))  # the model serves on; updates wait until the disk takes records
     return Agent(parts), updater
 
 
+def _open_outbox(config: AgentConfig, places: Places, log: Log) -> Outbox:
+    """The outbox on the disk; in memory until the next start where the disk does not take it."""
+    try:
+        outbox = Outbox(places.outbox, config.telemetry.outbox_bytes)
+    except ContractError:
+        raise
+    except EdgeshipError as error:
+        log("outbox_in_memory", detail=error.sentence())
+        return Outbox(Path(":memory:"), config.telemetry.outbox_bytes)
+    if outbox.set_aside is not None:
+        log("outbox_damaged", set_aside=outbox.set_aside, detail="waiting windows and counters are lost")
+    return outbox
+
+
+@dataclass(frozen=True)
 class _UpdaterGround:
     """What the updater shares with the rest of the agent."""
 
-    def __init__(
-        self, state: StateFile, journal: Journal, slots: Slots, activator: Activator, launcher: Launcher
-    ) -> None:
-        self.state = state
-        self.journal = journal
-        self.slots = slots
-        self.activator = activator
-        self.launcher = launcher
+    state: StateFile
+    journal: Journal
+    slots: Slots
+    store: BlobStore
+    activator: Activator
+    launcher: Launcher
 
 
 def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, inbox: Inbox) -> Updater:
-    store = BlobStore(places.store)
+    store = ground.store
     acquirer = Acquirer(
         store,
-        Downloader(config.server_url, store, time.monotonic, tls=tls_of(config, ground.state)),
+        Downloader(
+            config.update.mirror or config.server_url,
+            store,
+            time.monotonic,
+            Limits(max_bytes_per_s=config.update.max_bytes_per_s),
+            tls=tls_of(config, ground.state),
+        ),
         TrustedSource(config.root, places.trust, config.server_url, ground.launcher, config.credentials),
         lambda: gather_facts(config),
     )
+    policy, state = config.update.policy(), ground.state
     pace = Pace(attempts=config.update.attempts, retry_s=config.update.retry_s, retry_max_s=config.update.retry_max_s)
     return Updater(
         Parts(
@@ -161,6 +191,7 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
             activator=ground.activator,
             publish=inbox.put,
             pace=pace,
+            why_wait=lambda: why_not(policy, read_conditions(reference_time(time.time(), state.now.time_floor_s))),
         )
     )
 
@@ -189,22 +220,3 @@ def _keep_updating(updater: Updater, log: Log, is_idle: threading.Event) -> None
 
 
 _COPY_ROOT: Final = "copy DATA/trust/root.json of the server to this path"
-
-
-def _lock(places: Places) -> Any:
-    """One agent per state directory.
-
-    Raises:
-        ConfigError: another one runs.
-    """
-    handle = os.open(places.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise ConfigError(
-            "another agent uses this state directory",
-            file=places.root,
-            next_step="edgeship-agent status --config FILE shows its process id",
-        ) from error
-    return handle

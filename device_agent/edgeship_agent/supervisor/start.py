@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.slots import Slot, Slots
+from edgeship_agent.update.slots import Slot, Slots, verify_slot
 
 
 class Say(Protocol):
@@ -18,9 +18,10 @@ class Say(Protocol):
 def slots_to_serve(slots: Slots, activator: Activator, log: Say) -> list[Slot]:
     """The slot of every model arm that may serve now.
 
-    The fingerprint (runtime version, ISA) of the last golden check is compared with today's: an update of the system
-    may have changed the runtime under a committed model. Where it differs the golden inputs come first; on failure the
-    previous bundle, checked the same way, takes over; with none the device serves no model.
+    Every file is hashed again: flash memory forgets. The fingerprint (runtime version, ISA) of the last golden check is
+    compared with today's: an update of the system may have changed the runtime under a committed model. Where it
+    differs the golden inputs come first. On failure the previous bundle, checked the same way, takes over; with none
+    the device serves no model.
     """
     chosen = []
     for model, arm in slots.arms():
@@ -31,10 +32,10 @@ def slots_to_serve(slots: Slots, activator: Activator, log: Say) -> list[Slot]:
 
 
 def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: str) -> Slot | None:
-    active = slots.active(model, arm)
-    if active is None:
+    if not slots.is_wanted(model, arm):
         return None
-    if _is_good(active, activator, log):
+    active = slots.active(model, arm)
+    if active is not None and _is_good(active, activator, log):
         return active
     previous = slots.retained(model, arm)
     if previous is not None and _is_good(previous, activator, log):
@@ -48,11 +49,12 @@ def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: s
 
 def _is_good(slot: Slot, activator: Activator, log: Say) -> bool:
     try:
+        verify_slot(slot)
         if activator.is_checked(slot):
             return True
         outcome = activator.golden(slot)
-    except ContractError as error:
-        log("unreadable_slot", model=slot.info.model, version=slot.info.version, detail=error.sentence())
+    except (ContractError, VerificationError) as error:
+        log("damaged_slot", model=slot.info.model, version=slot.info.version, detail=error.sentence())
         return False
     result = "passed" if outcome.passed else outcome.reason
     log("fingerprint_changed", model=slot.info.model, version=slot.info.version, golden=result, detail=outcome.detail)

@@ -16,7 +16,7 @@ from edgeship_agent.contract.sketch import ExponentialSketch
 from edgeship_agent.serving.control import Counters, WorkerSettings
 from edgeship_agent.supervisor.places import SOCKET, Places
 from edgeship_agent.supervisor.worker_process import WorkerProcess
-from edgeship_agent.update.disk import point_atomic
+from edgeship_agent.update.disk import DISK
 from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
@@ -294,7 +294,7 @@ class WorkerPool:
 
     def _point(self, worker: WorkerProcess) -> None:
         """Let applications reach this worker: the one socket that they open changes in one step."""
-        point_atomic(self._places.sockets / SOCKET, worker.socket_path.name)
+        DISK.point(self._places.sockets / SOCKET, worker.socket_path.name, certain=False)
 
     def _withdraw(self, model: str, arm: str) -> None:
         with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -12,7 +13,7 @@ from edgeship_agent.contract.manifest import BundleManifest, Variant
 from edgeship_agent.contract.oci import MANIFEST_FILE, Descriptor, ImageIndex, ImageManifest, check_digest, digest_of
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.update.attempt import Attempt
-from edgeship_agent.update.download import Blob, BlobStore, Downloader
+from edgeship_agent.update.download import Blob, BlobStore
 from edgeship_agent.update.offer import (
     DeviceFacts,
     Refusal,
@@ -24,7 +25,22 @@ from edgeship_agent.update.offer import (
     precheck,
 )
 from edgeship_agent.update.slots import SlotContent, SlotFile, SlotInfo
-from edgeship_agent.update.trust import TrustedSource
+
+
+class Trusted(Protocol):
+    """Vouches for the index of a bundle."""
+
+    def fetch_index(self, digest: str, size_bytes: int, output: Path, floor_s: float) -> None:
+        """Lay the index down at ``output``; what lies there afterwards was signed for."""
+        ...
+
+
+class Fetcher(Protocol):
+    """Brings blobs into the store."""
+
+    def fetch(self, blob: Blob, should_stop: Callable[[], bool] = ...) -> Path:
+        """The verified blob."""
+        ...
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -52,7 +68,7 @@ class Acquirer:
     """
 
     def __init__(
-        self, store: BlobStore, downloader: Downloader, trusted: TrustedSource, facts: Callable[[], DeviceFacts]
+        self, store: BlobStore, downloader: Fetcher, trusted: Trusted, facts: Callable[[], DeviceFacts]
     ) -> None:
         self._store = store
         self._downloader = downloader
@@ -104,7 +120,7 @@ class Acquirer:
         """Fetch every file of the variant that is not here yet.
 
         Raises:
-            TransferError, VerificationError: see :class:`Downloader`.
+            TransferError, VerificationError: see :class:`edgeship_agent.update.download.Downloader`.
         """
         for blob in offer.blobs():
             self._downloader.fetch(blob, should_stop)

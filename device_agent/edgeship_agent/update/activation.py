@@ -74,7 +74,7 @@ class Activator:
         outcome = check_slot(self._launcher, slot.directory)
         if outcome.passed:
             fingerprint = dict(self._fingerprint(slot.variant().runtime))
-            slot.remember_check(Checked(fingerprint=fingerprint, relative_rms=outcome.relative_rms))
+            self._slots.remember_check(slot, Checked(fingerprint=fingerprint, relative_rms=outcome.relative_rms))
         return outcome
 
     def is_checked(self, slot: Slot) -> bool:

@@ -7,9 +7,9 @@ A partial file lies in ``store/partial/<hex>``; what is complete and has the rig
 from __future__ import annotations
 
 import http.client
-import os
 import shutil
 import ssl
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError, TransferError, VerificationError
 from edgeship_agent.contract.oci import hex_of
-from edgeship_agent.update.disk import digest_of_file, sync_directory
+from edgeship_agent.update.disk import DISK, Disk, digest_of_file
 
 _CHUNK_BYTES: Final = 256 * 1024
 
@@ -29,10 +29,12 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     Attributes:
         timeout_s: for connecting and for each read.
+        max_bytes_per_s: of one transfer, averaged over a second; 0 for no limit.
         slow_bytes_per_s: a transfer that is slower over ``slow_after_s`` is aborted and tried again later.
     """
 
     timeout_s: float = 20.0
+    max_bytes_per_s: float = 0.0
     slow_bytes_per_s: float = 512.0
     slow_after_s: float = 30.0
 
@@ -59,13 +61,17 @@ class BlobStore:
 
     Args:
         root: the ``store`` folder.
+        disk: how they get there.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk = DISK) -> None:
         self.blobs = root / "blobs" / "sha256"
         self.partial = root / "partial"
-        self.blobs.mkdir(parents=True, exist_ok=True)
-        self.partial.mkdir(parents=True, exist_ok=True)
+        self.disk = disk
+        disk.make_folders(root, certain=False)  # its name is on the disk with the journal's, beside it
+        disk.make_folders(self.blobs)
+        if not self.partial.exists():
+            disk.make_folder(self.partial)
 
     def path(self, digest: str) -> Path:
         """Where a verified blob lies, or would lie."""
@@ -78,7 +84,7 @@ class BlobStore:
             return False
         if path.stat().st_size == blob.size_bytes and digest_of_file(path) == blob.digest:
             return True
-        path.unlink()
+        self.disk.unlink(path)
         return False
 
     def keep_only(self, digests: Iterable[str]) -> None:
@@ -87,7 +93,7 @@ class BlobStore:
         for folder in (self.blobs, self.partial):
             for path in folder.iterdir():
                 if path.name not in wanted:
-                    path.unlink(missing_ok=True)
+                    self.disk.unlink(path)
 
     def free_bytes(self) -> int:
         """Room on the file system."""
@@ -101,8 +107,9 @@ class Downloader:
         base_url: ``http://host:port``; blobs lie at ``/blobs/sha256/<hex>``.
         store: where they go.
         clock: seconds that never go back.
-        limits: timeouts and the slowest speed.
+        limits: timeouts, the slowest and the fastest speed.
         tls: makes the context of a connection, where the URL asks for TLS.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -112,7 +119,9 @@ class Downloader:
         clock: MonotonicClock,
         limits: Limits | None = None,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._base_url = base_url.rstrip("/")
         self._store = store
         self._clock = clock
@@ -132,14 +141,14 @@ class Downloader:
             return path
         partial = self._store.partial / path.name
         if partial.exists() and partial.stat().st_size > blob.size_bytes:
-            partial.unlink()
+            self._store.disk.unlink(partial)
         self._transfer(blob, partial, should_stop)
         got = digest_of_file(partial)
         if got != blob.digest:
-            partial.unlink()
+            self._store.disk.unlink(partial)
             raise VerificationError("the download has another digest", file=path.name, expected=blob.digest, got=got)
-        partial.replace(path)
-        sync_directory(path.parent)
+        self._store.disk.rename(partial, path)
+        self._store.disk.sync_folder(path.parent)
         return path
 
     def _transfer(self, blob: Blob, partial: Path, should_stop: Callable[[], bool]) -> None:
@@ -177,28 +186,40 @@ class Downloader:
         blob: Blob,
         should_stop: Callable[[], bool],
     ) -> None:
-        with partial.open("r+b" if partial.exists() else "wb") as file:
-            file.truncate(start_bytes)
-            file.seek(start_bytes)
+        with self._store.disk.open(partial, append=True) as file:
+            file.cut(start_bytes)
             received = start_bytes
-            mark_s, mark_bytes = self._clock(), received
+            start_s = mark_s = self._clock()
+            mark_bytes = received
             while received < blob.size_bytes:
                 if should_stop():
                     raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
-                chunk = response.read1(min(_CHUNK_BYTES, blob.size_bytes - received))
+                chunk = response.read1(min(self._chunk_bytes(), blob.size_bytes - received))
                 if not chunk:
                     raise TransferError(
                         f"transfer broken after {received} of {blob.size_bytes} bytes", retryable=True, file=partial
                     )
                 file.write(chunk)
                 received += len(chunk)
+                self._hold_back(received - start_bytes, start_s)
                 elapsed_s = self._clock() - mark_s
                 if elapsed_s >= self._limits.slow_after_s:
                     if (received - mark_bytes) / elapsed_s < self._limits.slow_bytes_per_s:
                         raise TransferError("transfer too slow, aborted", retryable=True, file=partial)
                     mark_s, mark_bytes = self._clock(), received
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
+
+    def _chunk_bytes(self) -> int:
+        """Never more than a quarter of a second's share at once, so that the line stays free for others."""
+        cap = self._limits.max_bytes_per_s
+        return min(_CHUNK_BYTES, max(int(cap / 4), 1)) if cap > 0 else _CHUNK_BYTES
+
+    def _hold_back(self, got_bytes: int, start_s: float) -> None:
+        """Wait until the bytes of this transfer are as old as the limit asks for."""
+        if self._limits.max_bytes_per_s > 0:
+            ahead_s = got_bytes / self._limits.max_bytes_per_s - (self._clock() - start_s)
+            if ahead_s > 0:
+                self._sleep(ahead_s)
 
 
 def _start_of(response: http.client.HTTPResponse, have_bytes: int, url: str) -> int:

@@ -1,12 +1,13 @@
 """The journal: append-only lines ``crc32 json``, one fsync each, the newest snapshot of an attempt counts.
 
 A torn tail (power cut in the middle of a write) is cut off at the last good record. Every record carries the format's
-version; fields that this version does not know are kept as they are when the file is compacted.
+version, ``v`` and ``minor``. Fields, and records of a newer minor version, that this version does not know are kept as
+they are when the file is compacted; a journal of a newer major version is set aside, and the models that it was about
+are served on: what serves is decided by the slots alone.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections.abc import Iterator
@@ -17,13 +18,17 @@ import msgspec
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.update.attempt import Attempt, AttemptKey
-from edgeship_agent.update.disk import sync_directory, write_atomic
+from edgeship_agent.update.disk import DISK, Disk
 
 JOURNAL_VERSION: Final = 1
+JOURNAL_MINOR: Final = 0
 #: Size from which on the journal is rewritten with the newest snapshots alone.
 COMPACT_BYTES: Final = 1024 * 1024
 #: Finished attempts that are remembered; older ones are forgotten when the journal is compacted.
 KEPT_ATTEMPTS: Final = 64
+_START: Final = "start"
+_CLEAN_STOP: Final = "clean_stop"
+_MARKS: Final = (_START, _CLEAN_STOP)
 _decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -33,29 +38,43 @@ class Journal:
     Args:
         path: the file; made when it is not there.
         compact_bytes: size from which on it is compacted at start.
+        disk: how it is written.
+
+    Attributes:
+        set_aside: where a journal of a newer major version was moved to, or None.
 
     Raises:
-        ContractError: the file was written by a newer major format.
+        ContractError: a whole record of this very version cannot be read.
     """
 
-    def __init__(self, path: Path, *, compact_bytes: int = COMPACT_BYTES) -> None:
+    def __init__(self, path: Path, *, compact_bytes: int = COMPACT_BYTES, disk: Disk = DISK) -> None:
         self._path = path
+        self._disk = disk
+        self.set_aside: Path | None = None
+        self._foreign: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._records: dict[AttemptKey, dict[str, Any]] = {}
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._clean = True
-        self._load()
-        if path.exists() and path.stat().st_size > compact_bytes:
+        self._size_bytes = self._load()
+        if self._size_bytes > compact_bytes:
             self._compact()
         is_new = not path.exists()
-        self._file = path.open("ab", buffering=0)
+        self._file = disk.open(path, append=True)
         if is_new:
-            sync_directory(path.parent)
+            disk.sync_folder(path.parent)
+        elif path.stat().st_size > self._size_bytes:
+            self._file.cut(self._size_bytes)  # a torn tail; it goes to the disk with the next record
 
     @property
     def stopped_cleanly(self) -> bool:
         """Whether the agent that wrote the last record stopped on purpose."""
         return self._clean
+
+    @property
+    def not_understood(self) -> int:
+        """Records that a newer agent wrote and this one cannot read."""
+        return len(self._foreign)
 
     def attempts(self) -> tuple[Attempt, ...]:
         """The newest snapshot of every attempt, oldest attempt first."""
@@ -73,7 +92,7 @@ class Journal:
 
     def append(self, attempt: Attempt) -> None:
         """Persist a snapshot; it is on the disk when this returns."""
-        record = {"v": JOURNAL_VERSION, "kind": "attempt", **msgspec.to_builtins(attempt)}
+        record = {**_head("attempt"), **msgspec.to_builtins(attempt)}
         with self._lock:
             self._write(record)
             self._remember(attempt.key, record, attempt)
@@ -81,15 +100,22 @@ class Journal:
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
         with self._lock:
-            self._write({"v": JOURNAL_VERSION, "kind": name})
+            self._write(_head(name))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(_line(record))
-        os.fsync(self._file.fileno())
+        line = _line(record)
+        try:
+            self._file.write(line)
+            self._file.sync()
+        except OSError:
+            # half a record in the middle would hide all that follow it
+            self._file.cut(self._size_bytes)
+            raise
+        self._size_bytes += len(line)
 
     def _remember(self, key: AttemptKey, record: dict[str, Any], attempt: Attempt) -> None:
         self._records.pop(key, None)
@@ -97,34 +123,41 @@ class Journal:
         self._records[key] = record
         self._attempts[key] = attempt
 
-    def _load(self) -> None:
+    def _load(self) -> int:
+        """Take every good record; returns where the last one ends."""
         if not self._path.exists():
-            return
-        data = self._path.read_bytes()
+            return 0
         good_bytes = 0
-        for record, end in _records(data):
+        for record, end in _records(self._path.read_bytes()):
             good_bytes = end
             if record.get("v", 0) > JOURNAL_VERSION:
-                raise ContractError(
-                    "the journal was written by a newer agent",
-                    file=self._path,
-                    expected=f"version ≤ {JOURNAL_VERSION}",
-                    got=record.get("v"),
-                )
+                self._put_aside()
+                return 0
             self._take(record)
-        if good_bytes < len(data):
-            with self._path.open("r+b") as file:
-                file.truncate(good_bytes)
-                os.fsync(file.fileno())
+        return good_bytes
+
+    def _put_aside(self) -> None:
+        """Start anew beside a journal that cannot be read; the newer agent finds its own under the other name."""
+        self.set_aside = self._path.with_name(self._path.name + ".newer")
+        self._disk.rename(self._path, self.set_aside)
+        self._records, self._attempts, self._foreign, self._clean = {}, {}, [], True
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.get("kind")
-        self._clean = kind == "clean_stop"
-        if kind != "attempt":
+        if kind in _MARKS:
+            self._clean = kind == _CLEAN_STOP
             return
+        is_newer = record.get("minor", 0) > JOURNAL_MINOR
+        if kind != "attempt" and is_newer:
+            self._foreign.append(record)
+            return
+        self._clean = False
         try:
             attempt = msgspec.convert(record, Attempt)
         except msgspec.ValidationError as error:
+            if is_newer:
+                self._foreign.append(record)
+                return
             raise ContractError(f"unreadable record: {error}", file=self._path) from error
         self._remember(attempt.key, record, attempt)
 
@@ -132,9 +165,15 @@ class Journal:
         finished = [key for key, attempt in self._attempts.items() if attempt.state.is_terminal]
         for key in finished[:-KEPT_ATTEMPTS]:
             del self._records[key], self._attempts[key]
-        lines = [_line(record) for record in self._records.values()]
-        lines.append(_line({"v": JOURNAL_VERSION, "kind": "clean_stop" if self._clean else "start"}))
-        write_atomic(self._path, b"".join(lines))
+        lines = [_line(record) for record in (*self._foreign, *self._records.values())]
+        lines.append(_line(_head(_CLEAN_STOP if self._clean else _START)))
+        data = b"".join(lines)
+        self._disk.write_atomic(self._path, data)
+        self._size_bytes = len(data)
+
+
+def _head(kind: str) -> dict[str, Any]:
+    return {"v": JOURNAL_VERSION, "minor": JOURNAL_MINOR, "kind": kind}
 
 
 def _line(record: dict[str, Any]) -> bytes:

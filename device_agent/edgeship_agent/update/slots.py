@@ -8,8 +8,6 @@ symbolic link to ``a`` or ``b``; ``staging`` is where a new bundle is put togeth
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +26,7 @@ from edgeship_agent.contract.oci import (
     digest_of,
 )
 from edgeship_agent.contract.wire import read_json
-from edgeship_agent.update.disk import digest_of_file, point_atomic, sync_directory, write_atomic
+from edgeship_agent.update.disk import DISK, Disk, digest_of_file
 
 SLOT_FILE: Final = "slot.json"
 INDEX_FILE: Final = "index.json"
@@ -99,10 +97,6 @@ class Slot(Struct, frozen=True, kw_only=True):
         except ContractError:
             return None  # the check is simply made again
 
-    def remember_check(self, checked: Checked) -> None:
-        """Keep the result of a golden check beside the bundle."""
-        write_atomic(self.directory / CHECKED_FILE, canonical_json(checked))
-
 
 class SlotFile(Struct, frozen=True, kw_only=True):
     """A verified blob and the path that it gets inside ``files/``."""
@@ -126,11 +120,13 @@ class Slots:
 
     Args:
         root: the ``slots`` folder.
+        disk: how bundles get there.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk = DISK) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
+        self._disk = disk
+        disk.make_folders(root, certain=False)  # its name is on the disk with the journal's, beside it
 
     def arms(self) -> tuple[tuple[str, str], ...]:
         """(model, arm) of everything that has a folder."""
@@ -156,11 +152,15 @@ class Slots:
         return _read_slot(self._folder(model, arm) / name) if name in ("a", "b") else None
 
     def retained(self, model: str, arm: str) -> Slot | None:
-        """The other slot: the previous bundle, or None."""
-        active = self.active(model, arm)
-        if active is None:
+        """The other slot: the previous bundle, or None; there even where what the pointer names cannot be read."""
+        pointer = self._folder(model, arm) / _ACTIVE
+        if not pointer.is_symlink():
             return None
-        return _read_slot(self._other(active))
+        return _read_slot(pointer.with_name("a" if str(pointer.readlink()) == "b" else "b"))
+
+    def is_wanted(self, model: str, arm: str) -> bool:
+        """Whether a pointer is there, whatever it names: a model is meant to be served."""
+        return (self._folder(model, arm) / _ACTIVE).is_symlink()
 
     def find(self, model: str, arm: str, digest: str) -> Slot | None:
         """The slot that holds a bundle, active or not, or None."""
@@ -176,26 +176,40 @@ class Slots:
         return slot if slot is not None and slot.info.digest == digest else None
 
     def stage(self, content: SlotContent) -> Slot:
-        """Put a bundle together in the staging folder; ``slot.json`` is written last."""
+        """Put a bundle together in the staging folder; ``slot.json`` is written last.
+
+        All that the folder holds is on the disk when this returns, so that the folder can become a slot by a rename.
+        Its own name is not: a staged bundle that is lost is put together again.
+        """
         directory = self._folder(content.info.model, content.info.arm) / _STAGING
-        _remove(directory)
-        (directory / "files").mkdir(parents=True)
+        self._remove(directory)
+        self._disk.make_folders(directory.parent)
+        places = (directory / "files" / file.path for file in content.files)
+        inside = {parent for place in places for parent in place.parents if directory in parent.parents}
+        folders = sorted({directory, *inside})
+        for folder in folders:
+            self._disk.make_folder(folder)
         for file in content.files:
-            _place(file.blob, directory / "files" / file.path)
+            self._place(file.blob, directory / "files" / file.path)
         for name, data in (
             (INDEX_FILE, content.index),
             (VARIANT_FILE, content.variant_manifest),
             (MANIFEST_FILE, content.manifest),
             (SLOT_FILE, canonical_json(content.info)),
         ):
-            write_atomic(directory / name, data)
-        sync_directory(directory / "files")
-        sync_directory(directory.parent)
+            self._disk.write(directory / name, data)
+        for folder in folders:
+            self._disk.sync_folder(folder)
         return Slot(directory=directory, info=content.info)
+
+    def remember_check(self, slot: Slot, checked: Checked) -> None:
+        """Keep the result of a golden check beside the bundle; one that is lost is made again."""
+        with contextlib.suppress(OSError):
+            self._disk.write_hint(slot.directory / CHECKED_FILE, canonical_json(checked))
 
     def clear_staging(self, model: str, arm: str) -> None:
         """Remove what was staged."""
-        _remove(self._folder(model, arm) / _STAGING)
+        self._remove(self._folder(model, arm) / _STAGING)
 
     def install_staged(self, model: str, arm: str, digest: str) -> Slot:
         """Move the staged bundle into the slot that is not active; repeating it is harmless.
@@ -211,27 +225,40 @@ class Slots:
             return found
         active = self.active(model, arm)
         destination = self._folder(model, arm) / "a" if active is None else self._other(active)
-        _remove(destination)
-        staged.directory.rename(destination)
-        sync_directory(destination.parent)
+        self._remove(destination)
+        self._disk.rename(staged.directory, destination)
+        self._disk.sync_folder(destination.parent)
         return Slot(directory=destination, info=staged.info)
 
     def point(self, slot: Slot) -> None:
         """Make a slot the active one, in one step."""
         folder = self._folder(slot.info.model, slot.info.arm)
-        point_atomic(folder / _ACTIVE, slot.directory.name)
+        self._disk.point(folder / _ACTIVE, slot.directory.name)
 
     def clear_pointer(self, model: str, arm: str) -> None:
         """No model is active any more; the slots keep their bundles."""
-        folder = self._folder(model, arm)
-        (folder / _ACTIVE).unlink(missing_ok=True)
-        if folder.exists():
-            sync_directory(folder)
+        pointer = self._folder(model, arm) / _ACTIVE
+        if pointer.is_symlink():
+            self._disk.unlink(pointer)
+            self._disk.sync_folder(pointer.parent)
 
     def discard(self, slot: Slot) -> None:
         """Empty a slot that is not active: a bundle that failed here is nothing to roll back to."""
-        _remove(slot.directory)
-        sync_directory(slot.directory.parent)
+        self._remove(slot.directory)
+        self._disk.sync_folder(slot.directory.parent)
+
+    def _place(self, blob: Path, destination: Path) -> None:
+        """A hard link where the file system has them, a copy otherwise."""
+        try:
+            self._disk.link(blob, destination)
+        except OSError:
+            self._disk.copy(blob, destination)
+
+    def _remove(self, directory: Path) -> None:
+        """Remove a folder; its ``slot.json`` goes first, so that half a folder is never taken for a slot."""
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(directory / SLOT_FILE)
+        self._disk.remove_tree(directory)
 
     def _folder(self, model: str, arm: str) -> Path:
         return self._root / _file_name(model) / _file_name(arm)
@@ -284,24 +311,6 @@ def _read_slot(directory: Path) -> Slot | None:
     except (OSError, msgspec.MsgspecError):
         return None  # empty, or half made: not a slot
     return Slot(directory=directory, info=info)
-
-
-def _place(blob: Path, destination: Path) -> None:
-    """A hard link where the file system has them, a copy otherwise."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        destination.hardlink_to(blob)
-    except OSError:
-        shutil.copyfile(blob, destination)
-        with destination.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _remove(directory: Path) -> None:
-    """Remove a folder; its ``slot.json`` goes first, so that half a folder is never taken for a slot."""
-    (directory / SLOT_FILE).unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory)
 
 
 def _file_name(name: str) -> str:

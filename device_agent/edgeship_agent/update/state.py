@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field, structs
 
 from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.update.disk import write_atomic
+from edgeship_agent.update.disk import DISK, Disk
 
 STATE_VERSION: Final = 1
 #: Bad pairs that are remembered; the oldest are forgotten first.
@@ -58,13 +58,15 @@ class StateFile:
 
     Args:
         path: the file.
+        disk: how it is written.
 
     Raises:
         ContractError: it is damaged or was written by a newer format.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self._path = path
+        self._disk = disk
         self._lock = threading.Lock()
         self._raw: dict[str, Any] = {}
         self._state = DeviceState()
@@ -82,9 +84,14 @@ class StateFile:
             return self._write(structs.replace(self._state, **changes))
 
     def next_session(self) -> int:
-        """A session number that was never used before."""
+        """A session number that was never used before; on a full disk, never in this life of the agent."""
         with self._lock:
-            return self._write(structs.replace(self._state, session=self._state.session + 1)).session
+            following = structs.replace(self._state, session=self._state.session + 1)
+            try:
+                self._write(following)
+            except OSError:
+                self._state = following  # the next change that the disk takes has it
+            return following.session
 
     def remember_bad(self, pair: BadPair) -> None:
         """Remember that a pair failed."""
@@ -115,7 +122,7 @@ class StateFile:
 
     def _write(self, state: DeviceState) -> DeviceState:
         self._raw = {**self._raw, **msgspec.to_builtins(state)}
-        write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._raw), indent=1))
+        self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(self._raw), indent=1))
         self._state = state
         return state
 

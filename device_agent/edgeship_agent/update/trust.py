@@ -8,8 +8,8 @@ expiry is judged by: ``docs/adr/0003-tuf-reference-time.md``.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,7 +32,7 @@ from edgeship_agent.contract.goal import GOAL_PAYLOAD_TYPE, GoalState, SignedGoa
 from edgeship_agent.contract.oci import hex_of, signed_bytes
 from edgeship_agent.contract.wire import decode_goal
 from edgeship_agent.identity.credentials import Credentials, client_context
-from edgeship_agent.update.disk import sync_directory
+from edgeship_agent.update.disk import DISK, Disk
 from edgeship_agent.update.launcher import Launcher
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def verify_goal(signed: SignedGoal, public_key: bytes) -> GoalState:
     return decode_goal(signed.payload)
 
 
-def read_public_key(path: Path) -> bytes:
+def read_public_key(path: Path, key_name: str = "goal_key") -> bytes:
     """A raw Ed25519 public key from a file of 64 hexadecimal digits.
 
     Raises:
@@ -78,11 +78,11 @@ def read_public_key(path: Path) -> bytes:
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", file=path, key="goal_key") from error
+        raise ConfigError(f"cannot be read: {error.strerror}", file=path, key=key_name) from error
     except ValueError as error:
-        raise ConfigError("not a public key", file=path, key="goal_key", expected="64 hexadecimal digits") from error
+        raise ConfigError("not a public key", file=path, key=key_name, expected="64 hexadecimal digits") from error
     if len(key) != 32:
-        raise ConfigError("not a public key", file=path, key="goal_key", expected="32 bytes", got=len(key))
+        raise ConfigError("not a public key", file=path, key=key_name, expected="32 bytes", got=len(key))
     return key
 
 
@@ -183,7 +183,7 @@ def reference_time(now_s: float, floor_s: float) -> float:
     return max(now_s, floor_s, EARLIEST_S)
 
 
-def fetch_verified(request: TrustRequest, now_s: float) -> TrustAnswer:
+def fetch_verified(request: TrustRequest, now_s: float, disk: Disk = DISK) -> TrustAnswer:
     """Run The Update Framework's client workflow for one target (inside the child)."""
     from tuf.api.exceptions import (  # 30 MB: only in the child
         DownloadError,
@@ -194,7 +194,7 @@ def fetch_verified(request: TrustRequest, now_s: float) -> TrustAnswer:
 
     at_s = reference_time(now_s, request.floor_s)
     try:
-        problem = _fetch(request, at_s)
+        problem = _fetch(request, at_s, disk)
         kind, detail = ("refused", problem) if problem else ("ok", "")
     except (DownloadLengthMismatchError, RepositoryError) as error:
         kind, detail = "refused", _sentence(error)
@@ -206,7 +206,7 @@ def fetch_verified(request: TrustRequest, now_s: float) -> TrustAnswer:
     return TrustAnswer(kind=kind, detail=detail, reference_time_s=at_s)
 
 
-def _fetch(request: TrustRequest, at_s: float) -> str:
+def _fetch(request: TrustRequest, at_s: float, disk: Disk) -> str:
     """Bring the verified target to its place, or say why it is refused."""
     from tuf.ngclient.updater import Updater
 
@@ -230,12 +230,10 @@ def _fetch(request: TrustRequest, at_s: float) -> str:
         return f"the fleet's repository has no {request.target}"
     if target.length != request.size_bytes:
         return f"the signed length of {request.target} is {target.length}, the goal says {request.size_bytes}"
-    partial = output.with_name(f".{output.name}.new")
-    updater.download_target(target, filepath=str(partial))
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(output)
-    sync_directory(output.parent)
+    with tempfile.TemporaryDirectory(prefix="edgeship-index-") as folder:
+        verified = Path(folder) / "index"
+        updater.download_target(target, filepath=str(verified))
+        disk.write_atomic(output, verified.read_bytes())
     return ""
 
 

@@ -30,6 +30,9 @@ from edgeship_agent.update.state import BadPair, StateFile
 
 T = TypeVar("T")
 
+#: How often an update that waits for its window looks again.
+_LOOK_S: Final = 5.0
+
 #: How an attempt ends when obtaining or downloading its bundle fails for good.
 _ENDS: Final[dict[tuple[UpdateState, type[EdgeshipError]], tuple[Event, str]]] = {
     (UpdateState.PRECHECK, TransferError): (Event.FAIL, "unreachable"),
@@ -67,6 +70,7 @@ class Parts:
     activator: Activator
     publish: Publish
     pace: Pace = field(default_factory=Pace)
+    why_wait: Callable[[], tuple[str, str]] = lambda: ("", "")
     clock: Callable[[], float] = time.time
     rng: random.Random = field(default_factory=random.Random)
 
@@ -90,6 +94,7 @@ class Updater:
             UpdateState.DOWNLOADING: self._download,
             UpdateState.VERIFYING: self._verify,
             UpdateState.STAGED: self._staged,
+            UpdateState.WAIT_WINDOW: self._wait_window,
             UpdateState.ACTIVATING: self._activate,
             UpdateState.PROBATION: self._probation,
             UpdateState.ROLLING_BACK: self._roll_back,
@@ -148,6 +153,13 @@ class Updater:
                 return  # a newer goal waits
             if model_goal.arms:
                 self._reconcile(model_goal)
+
+    def bring(self, goal: ModelGoal) -> Attempt:
+        """Bring one model to a goal that no server gave; the others stay as they are. Returns how it ended."""
+        self._reconcile(goal)
+        ended = self._parts.journal.find(new_attempt(goal, goal.arms[0]).key)
+        assert ended is not None  # every way through a reconciliation is persisted
+        return ended
 
     def _reconcile(self, goal: ModelGoal) -> None:
         start = new_attempt(goal, goal.arms[0])
@@ -211,6 +223,10 @@ class Updater:
         if self._local(attempt) is not None:
             return self._enter(attempt, Event.PASS)
 
+        if self._waits(attempt)[0]:  # nothing is loaded outside of the window either
+            self._pause(attempt, _LOOK_S)
+            return attempt
+
         def fetch() -> Offer:
             offer = self._parts.acquirer.stored(attempt)
             self._parts.acquirer.download(offer, lambda: self._is_superseded(attempt))
@@ -246,7 +262,21 @@ class Updater:
             except (VerificationError, ContractError) as error:
                 detail = f"there is nothing to roll back to: {error.sentence()}"
                 return self._enter(attempt, Event.FAIL, reason="previous_damaged", detail=detail)
+        reason, detail = self._waits(attempt)
+        if reason:
+            return self._enter(attempt, Event.CLOSED_WINDOW, reason=reason, detail=detail)
         return self._enter(attempt, Event.PASS)
+
+    def _wait_window(self, attempt: Attempt) -> Attempt:
+        """Look again after a while; both bundles are hashed again when the time has come."""
+        if not self._waits(attempt)[0]:
+            return self._enter(attempt, Event.PASS)
+        self._pause(attempt, _LOOK_S)
+        return attempt
+
+    def _waits(self, attempt: Attempt) -> tuple[str, str]:
+        """Why an attempt has to wait; a rollback, and what is forced, never has to."""
+        return ("", "") if attempt.is_rollback or attempt.force else self._parts.why_wait()
 
     def _activate(self, attempt: Attempt) -> Attempt:
         activation = self._parts.activator.activate(attempt)

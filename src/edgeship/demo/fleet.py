@@ -142,6 +142,7 @@ schema_version = 1
 device_id = "{device.id}"
 target = "{device.target}"
 state_dir = "{device.folder / "state"}"
+allow_volatile_state = true
 server_url = "{self.url}"
 broker_url = "{self.broker_url}"
 root = "{trust / "root.json"}"

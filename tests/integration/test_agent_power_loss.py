@@ -1,0 +1,232 @@
+"""The power goes at any moment: every state that POSIX may leave is built, booted, and serves a verified model."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgeship_agent.contract.goal import Probation
+from edgeship_agent.update import activation
+from tests.agents import Depot, Release, model_goal
+from tests.power_device import Device, Found, Promised, RememberingLauncher, switch_on
+from tests.power_loss import Change, Count, CrashState, RecordingDisk, build, crash_states, kill_states
+
+AT_ONCE = Probation(inferences=1, duration_s=0.0, deadline_s=60.0)
+SEED = 20261125
+LIVES = ["updates", "beginnings", "downgrade"]
+
+
+@dataclass
+class Life:
+    """A recorded life of a device."""
+
+    log: list[Change]
+    keys: Path
+    stops: set[str]
+
+
+class World:
+    """A depot with releases, and lives that were recorded with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.depot = Depot(folder / "depot")
+        self.launcher = RememberingLauncher()
+        self.good, self.better = self.depot.publish("1"), self.depot.publish("2", seed_scale=1.5)
+        self.wrong = self.depot.publish("3", seed_scale=2.0, golden_scale=3.0)
+        self.failing = self.depot.publish("4", seed_scale=2.5)
+        self.keys = self.depot.root.parent
+        self.stops = {self.failing.digest}
+        self._known: dict[bytes, Found] = {}
+
+    def record(self, name: str, *, may_link: bool) -> tuple[RecordingDisk, Path]:
+        root = self.folder / name / "device"
+        root.mkdir(parents=True)
+        return RecordingDisk(root, may_link=may_link), root
+
+    def on(self, disk: RecordingDisk, **options: int) -> Device:
+        device = Device(disk.root, disk, self.launcher, self.depot, self.keys, self.stops, **options)
+        device.journal.mark("start")
+        device.state.next_session()
+        return device
+
+    def goal(self, generation: int, release: Release | None, deployment: str = "", **changes: object) -> bytes:
+        models = () if release is None else (model_goal(release, deployment, probation=AT_ONCE, **changes),)
+        return self.depot.goal(generation, *models)
+
+    def boot(self, state: CrashState) -> Found:
+        """What a device finds; a state that was booted before is not booted again."""
+        found = self._known.get(state.signature)
+        if found is None:
+            with tempfile.TemporaryDirectory(dir=_quick_folder()) as folder:
+                build(state.tree, Path(folder) / "device")
+                found = switch_on(Path(folder) / "device", self.launcher, self.keys, self.stops)
+            self._known[state.signature] = found
+        return found
+
+    def close(self) -> None:
+        self.depot.close()
+
+
+def _quick_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(activation, "_POLL_S", 0.0)
+    world = World(tmp_path_factory.mktemp("power"))
+    yield world
+    world.close()
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def updates(world: World) -> Life:
+    """Good, better, a clean stop, refused, rolled back, good again, and the fleet's rollback to better."""
+    disk, _ = world.record("updates", may_link=True)
+    device = world.on(disk)
+    device.take(world.goal(1, world.good, "first"))
+    device.take(world.goal(2, world.better, "second"))
+    device.journal.mark("clean_stop")
+    device.off()
+    device = world.on(disk, compact_bytes=1)
+    device.take(world.goal(3, world.wrong, "third"))
+    device.take(world.goal(4, world.failing, "fourth"))
+    device.take(world.goal(5, world.good, "fifth"))
+    device.take(world.goal(6, world.better, "sixth", is_rollback=True))
+    device.off()
+    states = [attempt.state.value for attempt in device.journal.attempts()]
+    assert states == ["committed", "committed", "rejected", "rolled_back", "committed", "committed"]
+    return Life(disk.log, world.keys, world.stops)
+
+
+@pytest.fixture(scope="module")
+def beginnings(world: World) -> Life:
+    """A first install that fails, one that holds, a model that is withdrawn; on a disk without hard links."""
+    disk, _ = world.record("beginnings", may_link=False)
+    device = world.on(disk)
+    device.take(world.goal(1, world.failing, "first"))
+    device.take(world.goal(2, world.good, "second"))
+    device.take(world.goal(3, None))
+    device.off()
+    assert [attempt.state.value for attempt in device.journal.attempts()] == ["rolled_back", "committed"]
+    return Life(disk.log, world.keys, world.stops)
+
+
+@pytest.fixture(scope="module")
+def downgrade(world: World) -> Life:
+    """An agent that is older than the journal it finds: the models serve on, updates go on."""
+    disk, root = world.record("downgrade", may_link=True)
+    device = world.on(disk)
+    device.take(world.goal(1, world.good, "first"))
+    device.off()
+    body = b'{"v":2,"kind":"start"}'
+    disk.promise("new_journal", None)
+    disk.write_atomic(root / "state" / "journal.log", b"%08x %s\n" % (zlib.crc32(body), body))
+    device = world.on(disk)
+    assert device.journal.set_aside is not None
+    device.take(world.goal(2, world.better, "second"))
+    device.off()
+    return Life(disk.log, world.keys, world.stops)
+
+
+def broken(world: World, life: Life, states: Iterator[CrashState]) -> Iterator[str]:
+    """What states break, each with its place in the log."""
+    promised, folded = Promised(), 0
+    for state in states:
+        for change in life.log[folded : state.position]:
+            promised.take(change.what, change.path, change.argument)
+        folded = max(folded, state.position)
+        problem = promised.broken_by(world.boot(state))
+        if problem:
+            yield f"{problem} [before change {state.position} of {len(life.log)}]"
+
+
+def syncs(life: Life) -> dict[int, str]:
+    """Where the log has a sync, and the code that asked for it."""
+    own = Path(__file__).name
+    made = {number: change.site for number, change in enumerate(life.log) if change.what == "sync"}
+    return {n: site for n, site in made.items() if not site.startswith(own) and not is_refused_later(life, n)}
+
+
+def is_refused_later(life: Life, position: int) -> bool:
+    """Whether what was synced lies in a staging folder that never became a slot: its golden inputs failed."""
+    staging, found, _ = life.log[position].path.partition("/staging")
+    if not found:
+        return False
+    fates = (c.what for c in life.log[position:] if c.path == f"{staging}/staging" and c.what in ("rename", "unlink"))
+    return next(fates, "unlink") == "unlink"
+
+
+def check_every_state(world: World, life: Life, limit: int) -> Count:
+    count = Count()
+    problems = list(broken(world, life, crash_states(life.log, limit=limit, seed=SEED, count=count)))
+    print(f"\n{count.built} of {count.possible:.3g} states at {count.points} points, {len(problems)} broken")
+    assert not problems, "\n".join(problems[:20])
+    return count
+
+
+def unnoticed(world: World, life: Life, positions: list[int], limit: int) -> list[str]:
+    """The syncs whose absence no state shows."""
+    quiet = []
+    for position in positions:
+        states = crash_states(life.log, limit=limit, seed=SEED, count=Count(), dropped=position)
+        if next(broken(world, life, states), None) is None:
+            quiet.append(f"{position}: {life.log[position].site} {life.log[position].path}")
+    return quiet
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_every_state_serves_a_verified_model(world: World, name: str, request: pytest.FixtureRequest) -> None:
+    check_every_state(world, request.getfixturevalue(name), limit=2)
+
+
+@pytest.mark.parametrize("name", ["updates", "beginnings"])
+def test_no_sync_in_the_code_can_go(world: World, name: str, request: pytest.FixtureRequest) -> None:
+    life: Life = request.getfixturevalue(name)
+    last = {site: position for position, site in syncs(life).items()}
+    quiet = unnoticed(world, life, sorted(last.values()), limit=40)
+    assert not quiet, "\n".join(quiet)
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_a_kill_before_some_changes_leaves_a_verified_model(
+    world: World, name: str, request: pytest.FixtureRequest
+) -> None:
+    life: Life = request.getfixturevalue(name)
+    states = itertools.islice(kill_states(life.log), SEED % 13, None, 13)
+    assert list(broken(world, life, states)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIVES)
+def test_a_kill_before_any_change_leaves_a_verified_model(
+    world: World, name: str, request: pytest.FixtureRequest
+) -> None:
+    life: Life = request.getfixturevalue(name)
+    assert list(broken(world, life, kill_states(life.log))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", LIVES)
+def test_many_states_serve_a_verified_model(world: World, name: str, request: pytest.FixtureRequest) -> None:
+    check_every_state(world, request.getfixturevalue(name), limit=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", LIVES)
+def test_no_sync_that_was_made_can_go(world: World, name: str, request: pytest.FixtureRequest) -> None:
+    life: Life = request.getfixturevalue(name)
+    quiet = unnoticed(world, life, sorted(syncs(life)), limit=100)
+    print(f"\n{len(syncs(life))} syncs, {len(quiet)} not noticed")
+    assert not quiet, "\n".join(quiet)
