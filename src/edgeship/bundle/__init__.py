@@ -1,5 +1,6 @@
 """Bundles: a signed OCI image layout with one manifest per variant; written, read, verified and exported here."""
 
+from edgeship.bundle.carriers import CARRIERS, export_carrier
 from edgeship.bundle.certificate import Certificate, LineageDocument
 from edgeship.bundle.claims import ClaimCheck
 from edgeship.bundle.export import export
@@ -10,6 +11,7 @@ from edgeship.bundle.verify import GoldenCheck, NotRun, VerifyReport, verify
 from edgeship.bundle.write import BundleDraft, DraftFile, VariantDraft, WrittenBundle, manifest_of, write_bundle
 
 __all__ = [
+    "CARRIERS",
     "AuthorKey",
     "Bundle",
     "BundleDraft",
@@ -24,6 +26,7 @@ __all__ = [
     "WrittenBundle",
     "check_file_path",
     "export",
+    "export_carrier",
     "manifest_of",
     "verify",
     "verify_author_signature",

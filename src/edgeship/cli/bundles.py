@@ -181,13 +181,22 @@ def _show_claims(report: VerifyReport) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-t", "--target", required=True, help="Target whose files are wanted.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="New or empty folder.")
+@click.option(
+    "--as",
+    "carrier",
+    type=click.Choice(["mender", "deb"]),
+    help="Write a package that carries the bundle to devices: a Mender artifact, a Debian package.",
+)
 @console.json_option
-def export(bundle: Path, target: str, output: Path, as_json: bool) -> None:
+def export(bundle: Path, target: str, output: Path, carrier: str | None, as_json: bool) -> None:
     """Copy one target's files out of a bundle; signature and digests are checked on the way.
 
-    For a microcontroller they come with C sources. There, BUNDLE may be a full-int8 .tflite file, too.
+    For a microcontroller they come with C sources. There, BUNDLE may be a full-int8 .tflite file, too. With --as they
+    come as a package of another updater, that hands the bundle to `edgeship-agent install`.
     """
-    if bundle.suffix.lower() == ".tflite":
+    if carrier is not None:
+        digest, files = _export_carrier(bundle, target, carrier, output.absolute())
+    elif bundle.suffix.lower() == ".tflite":
         from edgeship.build import target_files
         from edgeship.build.microcontroller.export import export_file
 
@@ -200,17 +209,30 @@ def export(bundle: Path, target: str, output: Path, as_json: bool) -> None:
     else:
         for file in files:
             console.result(str(file))
-    shown = next((file for file in files if file.suffix in _MODELS), bundle)
+    shown = next((file for file in files if file.suffix in _MODELS), bundle if carrier is None else _layout(bundle))
     console.next_steps(f"edgeship inspect {shown}")
+
+
+def _layout(bundle: Path) -> Path:
+    """A build's folder holds its bundle as ``bundle``."""
+    from edgeship.bundle.layout import LAYOUT_FILE
+
+    inner = bundle / "bundle"
+    return inner if (inner / LAYOUT_FILE).is_file() else bundle
+
+
+def _export_carrier(bundle: Path, target: str, carrier: str, output: Path) -> tuple[str | None, tuple[Path, ...]]:
+    from edgeship.bundle import Bundle, export_carrier
+
+    opened = Bundle.open(_layout(bundle))
+    return opened.digest, export_carrier(opened, target, carrier, output)
 
 
 def _export_bundle(bundle: Path, target: str, output: Path) -> tuple[str, tuple[Path, ...]]:
     from edgeship.bundle import Bundle
     from edgeship.bundle import export as export_files
-    from edgeship.bundle.layout import LAYOUT_FILE
 
-    inner = bundle / "bundle"
-    opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
+    opened = Bundle.open(_layout(bundle))
     if not any(each.target == target and each.arch == "cortex-m" for each in opened.manifest.variants):
         return opened.digest, export_files(opened, target, output)
     from edgeship.build.microcontroller.export import models_of, write_beside
