@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,6 @@ from msgspec import Struct, structs
 from edgeship.build import data, routes, stages, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.backends.calibration import Calibration
-from edgeship.build.gate import DISTINCT_SHARE, GROUP_RMS
 from edgeship.build.inputs import Inputs, inputs_are_sequences
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.lazy_model import LazyModel
@@ -31,6 +29,7 @@ from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
 from edgeship.build.search.space import EFFORT, Effort
 from edgeship.build.stages import at
+from edgeship.build.trial_figures import by_group, error_of, faulty, said
 from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.unroll import NothingToUnroll
 from edgeship.build.verify import Comparison, Truth
@@ -190,10 +189,10 @@ class Workshop:
 
     def _trial(self, scheme: Scheme, artifact: Artifact, comparison: Comparison) -> Trial:
         classes = self._inputs.truth.classes
-        by_group = _by_group(comparison, classes=classes)
+        grouped = by_group(comparison, classes=classes)
         return Trial(
-            name=scheme.name, speed_class=speed_class(scheme), error=_error(comparison, by_group=by_group),
-            by_group=by_group, faulty=_faulty(comparison, classes=classes), size_bytes=artifact.size_bytes,
+            name=scheme.name, speed_class=speed_class(scheme), error=error_of(comparison, grouped=grouped),
+            by_group=grouped, faulty=faulty(comparison, classes=classes), size_bytes=artifact.size_bytes,
         )  # fmt: skip
 
     def times_ms(self, runtime: str, candidates: Sequence[Scheme]) -> dict[str, float]:
@@ -402,8 +401,8 @@ class Workshop:
         others = [each for each in outcome.trials.values() if each.name != taken.name]
         for trial in sorted(others, key=lambda each: (each.faulty, each.error)):
             self._note(target, runtime, "not chosen",
-                       f"{outcome.schemes[trial.name].text}: {_said(trial)} on the selection samples; "
-                       f"taken: {_said(taken)}")  # fmt: skip
+                       f"{outcome.schemes[trial.name].text}: {said(trial)} on the selection samples; "
+                       f"taken: {said(taken)}")  # fmt: skip
 
     def _note(self, target: Target, runtime: str, outcome: str, reason: str, stage: str = "") -> None:
         self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason,
@@ -488,32 +487,3 @@ class _Trials:
         names = {kept(each, self._keep).name: each.name for each in schemes}
         times = self._workshop.times_ms(self._runtime, [kept(each, self._keep) for each in schemes])
         return {names[name]: time_ms for name, time_ms in times.items()}
-
-
-def _by_group(comparison: Comparison, *, classes: bool) -> bool:
-    """Whether the first output has channel groups, each of which must be kept."""
-    return comparison.grouped and not classes
-
-
-def _error(comparison: Comparison, *, by_group: bool) -> float:
-    """The largest relative RMS of all outputs: each of them must lie within the limit.
-
-    Of a first output with channel groups it is that of its groups, each measured by its own size.
-    """
-    first = comparison.balanced_rms if by_group else comparison.relative_rms
-    errors = [first, *comparison.other_outputs.values()]
-    return max((math.inf if error is None else error) for error in errors)
-
-
-def _faulty(comparison: Comparison, *, classes: bool) -> bool:
-    """Degenerate, or with a channel group that tells nothing any more."""
-    few = DISTINCT_SHARE * comparison.distinct_reference if classes else min(2, comparison.distinct_reference)
-    worst = comparison.worst_group
-    lost = _by_group(comparison, classes=classes) and (worst is None or worst > GROUP_RMS)
-    return lost or comparison.distinct_predictions < math.floor(few)
-
-
-def _said(trial: Trial) -> str:
-    what = "relative RMS of channel groups" if trial.by_group else "relative RMS"
-    shown = f"{what} {trial.error:.3g}" if math.isfinite(trial.error) else "not a number"
-    return f"{shown}, degenerate" if trial.faulty else shown

@@ -127,9 +127,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         read.source.check_unchanged()
         memory.cache.trim()
         timings["total"] = time.monotonic() - started
-        document = _document(options, read, decisions, staging, bundle)
         document = structs.replace(
-            document,
+            _document(options, read, decisions, staging, bundle),
             name=options.name,
             lineage=documents.lineage_report(read.source.facts, statement),
             tried=tuple(workshop.tried),
@@ -141,13 +140,18 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
         document = hints.added(document, options, progress)
-        latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
-        output.write_synced(staging.draft / "report.md", ci.comment(document, base).encode())
-        write_report(document, staging.draft / "report.html", latencies_ms=latencies)
-        output.write_synced(staging.draft / "build.json", encode(document))
+        _write(document, decisions, base, staging.draft)
     if options.log_mlflow:
         tracking.log(document, tracking.run_of(read.source.facts), options.output.absolute(), progress)
     return BuildResult(verdict=verdict, document=document, folder=options.output.absolute())
+
+
+def _write(document: BuildDocument, decisions: Sequence[Decision], base: BuildDocument | None, folder: Path) -> None:
+    """The report for people, the one for a pull request, and build.json, which says that all is there."""
+    latencies = {each.judged.label: each.latency.times_ms for each in _all(decisions)}
+    output.write_synced(folder / "report.md", ci.comment(document, base).encode())
+    write_report(document, folder / "report.html", latencies_ms=latencies)
+    output.write_synced(folder / "build.json", encode(document))
 
 
 def _sufficiency(read: inputs.Inputs, staging: output.Staging, progress: Progress) -> Sufficiency:
