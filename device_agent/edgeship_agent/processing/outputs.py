@@ -25,13 +25,28 @@ def probabilities(output: OutputContract, first_output: Array) -> Array:
     >>> probabilities(OutputContract(activation="softmax"), np.zeros((1, 4))).tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
-    scores = first_output.reshape(-1).astype(np.float32, copy=False)
+    return probabilities_of_rows(output, first_output.reshape(1, -1)).reshape(-1)
+
+
+def probabilities_of_rows(output: OutputContract, rows: Array) -> Array:
+    """Class probabilities of several samples, each as :func:`probabilities` gives them.
+
+    Args:
+        output: as there.
+        rows: [n, K], each row contiguous.
+
+    Raises:
+        ContractError: an activation that is not known.
+    """
+    scores = rows.astype(np.float32, copy=False)
     if output.activation == "none":
         return scores
     if output.activation != "softmax":
         raise ContractError("unknown activation", expected="none | softmax", got=output.activation)
-    powers = np.exp(scores - scores.max())
-    return np.asarray(powers / powers.sum())
+    if not scores.size:
+        return scores
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def top_class(scores: Array) -> int:

@@ -15,7 +15,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Union
 
@@ -44,8 +43,7 @@ _decoder: Final[msgspec.msgpack.Decoder[Union[InferReply, StatusReply]]] = msgsp
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An answer.
 
     Attributes:

@@ -34,6 +34,7 @@ class LocalModel:
 
     def __init__(self, session: ModelSession, boot_id: str) -> None:
         self._session = session
+        self._slot = session.slot.slot
         self._prefix = f"{boot_id}-{os.getpid():x}-"
         self._predictions = 0
 
@@ -72,16 +73,16 @@ class LocalModel:
         except EdgeshipError as error:
             self._session.count_failure(inputs, error)
             raise
-        latency_us = (time.perf_counter_ns() - started_ns) / 1000.0
-        self._session.count_answer(inputs, outputs, latency_us, late=False)
+        latency_ns = time.perf_counter_ns() - started_ns
+        self._session.count_answer(inputs, outputs, latency_ns, late=False)
         self._predictions += 1
-        slot = self._session.slot.slot
+        slot = self._slot
         return Prediction(
             prediction_id=f"{self._prefix}{self._predictions:x}",
             model=slot.model,
             version=slot.version,
             release_digest=slot.digest,
-            latency_us=round(latency_us),
+            latency_us=(latency_ns + 500) // 1000,
             outputs=outputs,
         )
 

@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     frame: bytes | bytearray
     raw: dict[str, Array] | None = None
     outputs: dict[str, Array] | None = None
-    latency_us: float = 0.0
+    latency_ns: int = 0
     late: bool = False
 
 
@@ -91,7 +91,7 @@ class RequestHandler:
         except Exception as error:  # noqa: BLE001 (one call must never kill the worker)
             self._session.count_failure(raw, error)
             return self.refuse(request, f"internal error: {type(error).__name__}: {error}")
-        latency_us = _elapsed_us(received_ns)
+        latency_ns = time.perf_counter_ns() - received_ns
         self._predictions += 1
         reply = InferReply(
             request_id=request.request_id,
@@ -99,11 +99,11 @@ class RequestHandler:
             model=slot.model,
             version=slot.version,
             release_digest=slot.digest,
-            latency_us=round(latency_us),
+            latency_us=round(latency_ns / 1000),
             tensors=tensors,
         )
-        late = 0 < deadline_us < latency_us
-        return Answer(frame=_frame(reply), raw=raw, outputs=outputs, latency_us=latency_us, late=late)
+        late = 0 < deadline_us * 1000 < latency_ns
+        return Answer(frame=_frame(reply), raw=raw, outputs=outputs, latency_ns=latency_ns, late=late)
 
     def shed(self, request: Request, reason: str) -> Answer:
         """Refuse an inference unseen and count it; other requests are answered."""
@@ -130,7 +130,7 @@ class RequestHandler:
         """Measure and count an answer that was sent; a signal that cannot be measured loses no answer."""
         if answer.raw is None or answer.outputs is None:
             return
-        self._session.count_answer(answer.raw, answer.outputs, answer.latency_us, late=answer.late)
+        self._session.count_answer(answer.raw, answer.outputs, answer.latency_ns, late=answer.late)
 
     def _status(self, request: StatusRequest) -> StatusReply:
         session = self._session

@@ -19,7 +19,8 @@ from edgeship_agent.runtime.tensors import sample_arrays
 from edgeship_agent.serving.control import Counters
 from edgeship_agent.serving.slot import LoadedSlot
 from edgeship_agent.telemetry.gauges import ProcessGauges
-from edgeship_agent.telemetry.signals import measure
+from edgeship_agent.telemetry.recorder import Block, CallRecorder
+from edgeship_agent.telemetry.signals import measure_many
 from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits
 
 MISSING: Final = "missing"
@@ -59,6 +60,7 @@ class ModelSession:
             for name, contract in self._contracts.items()
             if (bounds := documented_range(contract, slot.manifest.input_schema.get(name, ()))) is not None
         }
+        self._recorder = CallRecorder(tuple(self._contracts), self._count_block)
         self._latency_counts: dict[int, int] = {}
         self._hard_stops: dict[str, None] = {}
         self._gauges = ProcessGauges()
@@ -79,17 +81,24 @@ class ModelSession:
         return self._predictor.run(raw)
 
     def count_answer(
-        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_us: float, *, late: bool
+        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, *, late: bool
     ) -> None:
-        """Count an answered call and measure its signals; done after the answer was sent."""
+        """Count an answered call and keep it until its block is measured; the arrays may be changed afterwards."""
         self.inferences += 1
         self.deadline_misses += late
-        index = bucket_index(max(latency_us, 1.0))
-        self._latency_counts[index] = self._latency_counts.get(index, 0) + 1
-        finite_input = self._check_schema(raw)
-        nan_output = finite_input and not all(_is_finite(array) for array in outputs.values())
-        values = measure(raw, outputs, self.slot.manifest.output)
-        self._windows.answered(latency_us, values, late=late, nan_output=nan_output)
+        self._recorder.record(raw, outputs, latency_ns, late)
+
+    def _count_block(self, block: Block) -> None:
+        """Measure some answered calls."""
+        finite_inputs = self._check_schema(block.raw, len(block.latencies_ns))
+        nan_outputs = finite_inputs & ~_all_finite(block.outputs.values(), len(block.latencies_ns))
+        counts = self._latency_counts
+        latencies_us = [max(latency_ns, 1) / 1000.0 for latency_ns in block.latencies_ns]
+        for latency_us in latencies_us:
+            index = bucket_index(max(latency_us, 1.0))
+            counts[index] = counts.get(index, 0) + 1
+        columns = measure_many(block.raw, block.outputs, self.slot.manifest.output)
+        self._windows.answered_many(latencies_us, columns, late=block.late, nan_outputs=int(nan_outputs.sum()))
 
     def count_failure(self, raw: Mapping[str, Array] | None, error: Exception) -> None:
         """Count a call that ended in an error; a missing or mistyped input is a schema fault as well."""
@@ -104,28 +113,29 @@ class ModelSession:
         self.shed += 1
         self._windows.shed()
 
-    def _check_schema(self, raw: Mapping[str, Array]) -> bool:
-        """Count what the raw inputs break; returns whether every value was finite."""
-        finite = True
-        for name, array in raw.items():
-            if not _is_finite(array):
-                finite = False
+    def _check_schema(self, raw: Mapping[str, Array], calls: int) -> Array:
+        """Count what raw inputs [n, …] break; returns in which calls every value was finite, [n]."""
+        finite = _all_finite(raw.values(), calls)
+        for name, samples in raw.items():
             limits = self._ranges.get(name)
-            if limits is not None and _is_outside(array, *limits):
-                self._windows.fault(RANGE)
-        if not finite:
-            self._windows.fault(MISSING)
+            outside = 0 if limits is None else int(_outside(samples, *limits).sum())
+            if outside:
+                self._windows.fault(RANGE, outside)
+        missing = calls - int(finite.sum())
+        if missing:
+            self._windows.fault(MISSING, missing)
         return finite
 
     def due_window(self) -> Window | None:
         """The window that is due, or None."""
-        return self._close() if self._windows.is_due(self._clock()) else None
+        return self._close() if self._windows.is_due(self._clock(), self._recorder.waiting) else None
 
     def last_window(self) -> Window | None:
         """What may still be sent before the model is let go."""
         return self._close()
 
     def _close(self) -> Window | None:
+        self._recorder.flush()
         window = self._windows.close(self._clock(), self._gauges.read())
         if window is not None:
             self._hard_stops.update(dict.fromkeys(window.hard_stops))
@@ -133,6 +143,7 @@ class ModelSession:
 
     def counters(self, memory_bytes: int) -> Counters:
         """Totals since the session was opened."""
+        self._recorder.flush()
         p99_us = quantile(ExponentialSketch(counts=self._latency_counts), 0.99)
         return Counters(
             inferences=self.inferences,
@@ -221,14 +232,22 @@ def documented_range(contract: InputContract, features: tuple[Feature, ...]) -> 
     return np.asarray(lows).reshape(limits_shape), np.asarray(highs).reshape(limits_shape)
 
 
-def _is_outside(array: Array, low: Array, high: Array) -> bool:
-    if not array.size:
-        return False
+def _outside(samples: Array, low: Array, high: Array) -> Array:
+    """In which of the samples [n, …] a value is out of range, [n]."""
+    rows = samples.reshape(len(samples), -1 if samples.size else 0)
+    if not rows.shape[1]:
+        return np.zeros(len(samples), bool)
+    # comparisons with NaN are false: what is missing is not also out of range
     if not low.shape:
-        # comparisons with NaN are false: what is missing is not also out of range
-        return bool(array.min() < low or array.max() > high)
-    return bool((array < low).any() or (array > high).any())
+        return np.asarray((rows.min(axis=1) < low) | (rows.max(axis=1) > high))
+    broken = (samples < low) | (samples > high)
+    return np.asarray(broken.reshape(rows.shape).any(axis=1))
 
 
-def _is_finite(array: Array) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+def _all_finite(arrays: Iterable[Array], calls: int) -> Array:
+    """In which calls every value of every array [n, …] is finite, [n]."""
+    finite = np.ones(calls, bool)
+    for array in arrays:
+        if array.dtype.kind == "f" and array.size:
+            finite &= np.isfinite(array).reshape(calls, -1).all(axis=1)
+    return finite

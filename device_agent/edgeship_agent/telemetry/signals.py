@@ -20,9 +20,11 @@ from edgeship_agent.contract.manifest import OutputContract
 from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, Sketch
 from edgeship_agent.processing.arrays import Array
-from edgeship_agent.processing.outputs import probabilities, top_class
+from edgeship_agent.processing.outputs import probabilities_of_rows
 
 Values = dict[str, Union[float, int]]
+#: Signal name → [n] of float64, one value per call; NaN where a call has none.
+Columns = dict[str, Array]
 
 CLASS_SIGNAL: Final = "output/class"
 #: Bins of equal mass in the reference. Source: drift.md §1.
@@ -61,30 +63,69 @@ def measure(raw: Mapping[str, Array], outputs: Mapping[str, Array], output: Outp
     >>> [name for name in values]  # doctest: +NORMALIZE_WHITESPACE
     ['input/x/0', 'input/x/1', 'output/class', 'output/confidence', 'output/entropy', 'output/margin']
     """
+    columns = measure_many(
+        {name: np.asarray(sample)[np.newaxis] for name, sample in raw.items()},
+        {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()},
+        output,
+    )
     values: Values = {}
-    for tensor, sample in raw.items():
-        values.update(_input_signals(tensor, sample))
-    if output.kind == "classification" and outputs:
-        values.update(_class_signals(probabilities(output, next(iter(outputs.values())))))
-    else:
-        for tensor, array in outputs.items():
-            mean, std = _mean_and_std(array.astype(np.float64).reshape(-1))
-            values[f"output/{tensor}/mean"], values[f"output/{tensor}/std"] = mean, std
+    for name, column in columns.items():
+        value = float(column[0])
+        if name != CLASS_SIGNAL:
+            values[name] = value
+        elif not math.isnan(value):
+            values[name] = int(value)
     return values
 
 
-def _input_signals(tensor: str, sample: Array) -> Values:
-    large_axes = sum(size >= _SMALLEST_IMAGE_AXIS for size in sample.shape)
+@np.errstate(all="ignore")  # what is not finite is counted as missing; it needs no warning
+def measure_many(raw: Mapping[str, Array], outputs: Mapping[str, Array], output: OutputContract) -> Columns:
+    """The signals of several predictions at once: the same numbers, to the bit, as :func:`measure` of each.
+
+    Every sum runs along the contiguous last axis of [n, size], where numpy adds a row in an order that does not
+    depend on the other rows.
+
+    Args:
+        raw: model input name → [n, …], n raw samples.
+        outputs: output name → [n, 1, …], the first output first.
+        output: how the first output is read.
+
+    >>> columns = measure_many({"x": np.array([[1.0, 2.0], [3.0, 4.0]])}, {}, OutputContract())
+    >>> columns["input/x/1"].tolist()
+    [2.0, 4.0]
+    """
+    columns: Columns = {}
+    for tensor, samples in raw.items():
+        columns.update(_input_signals(tensor, samples))
+    if output.kind == "classification" and outputs:
+        first = next(iter(outputs.values()))
+        columns.update(_class_signals(probabilities_of_rows(output, _rows(first))))
+    else:
+        for tensor, arrays in outputs.items():
+            mean, std = _mean_and_std(_rows(arrays).astype(np.float64))
+            columns[f"output/{tensor}/mean"], columns[f"output/{tensor}/std"] = mean, std
+    return columns
+
+
+def _rows(samples: Array) -> Array:
+    """[n, …] as [n, size], each row contiguous."""
+    return np.ascontiguousarray(samples.reshape(len(samples), -1 if samples.size else 0))
+
+
+def _input_signals(tensor: str, samples: Array) -> Columns:
+    shape = samples.shape[1:]
+    size = math.prod(shape)
+    large_axes = sum(axis >= _SMALLEST_IMAGE_AXIS for axis in shape)
     if large_axes >= 2:
         names = _names(tensor, ("brightness", "contrast", "sharpness"))
-        return dict(zip(names, _image_statistics(sample), strict=True))
-    if sample.size <= _MOST_FEATURES and sample.size == max(sample.shape, default=1):
-        return dict(zip(_feature_names(tensor, sample.size), sample.reshape(-1).tolist(), strict=True))
-    flat = sample.reshape(-1).astype(np.float64)
-    if not flat.size:
+        return dict(zip(names, _image_statistics(samples), strict=True))
+    rows = _rows(samples).astype(np.float64)
+    if size <= _MOST_FEATURES and size == max(shape, default=1):
+        return dict(zip(_feature_names(tensor, size), np.ascontiguousarray(rows.T), strict=True))
+    if not size:
         return {}
     names = _names(tensor, ("mean", "std", "min", "max"))
-    return dict(zip(names, (*_mean_and_std(flat), float(flat.min()), float(flat.max())), strict=True))
+    return dict(zip(names, (*_mean_and_std(rows), rows.min(axis=1), rows.max(axis=1)), strict=True))
 
 
 @lru_cache(maxsize=256)
@@ -97,17 +138,20 @@ def _feature_names(tensor: str, features: int) -> tuple[str, ...]:
     return tuple(f"input/{tensor}/{index}" for index in range(features))
 
 
-def _mean_and_std(flat: Array) -> tuple[float, float]:
-    if not flat.size:
-        return math.nan, math.nan
-    mean = float(np.add.reduce(flat)) / flat.size
-    centred = flat - mean
-    return mean, math.sqrt(float(centred.dot(centred)) / flat.size)
+def _mean_and_std(rows: Array) -> tuple[Array, Array]:
+    """[n, size] of floats → mean and standard deviation of each row, [n] of float64."""
+    size = rows.shape[1]
+    if not size:
+        nothing = np.full(len(rows), math.nan)
+        return nothing, nothing
+    mean = np.add.reduce(rows, axis=1).astype(np.float64) / size
+    centred = rows - mean.astype(rows.dtype)[:, np.newaxis]
+    return mean, np.sqrt(np.add.reduce(np.square(centred), axis=1).astype(np.float64) / size)
 
 
 @lru_cache(maxsize=64)
 def _image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
-    """Where an image is sampled: the pixels, then two neighbours down and two neighbours across."""
+    """Where images [n, *shape] are sampled: the pixels, then two neighbours down and two neighbours across."""
     down, across = _image_axes(shape)
     steps = [1] * len(shape)
     for axis in (down, across):
@@ -117,9 +161,9 @@ def _image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
     def neighbours(axis: int) -> list[tuple[slice, ...]]:
         low, high = list(every), list(every)
         low[axis], high[axis] = slice(0, -1, steps[axis]), slice(1, None, steps[axis])
-        return [tuple(low), tuple(high)]
+        return [(slice(None), *low), (slice(None), *high)]
 
-    return (tuple(every), *neighbours(down), *neighbours(across))
+    return ((slice(None), *every), *neighbours(down), *neighbours(across))
 
 
 def _image_axes(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -135,32 +179,35 @@ def _image_axes(shape: tuple[int, ...]) -> tuple[int, int]:
     return large[0], large[1]
 
 
-def _image_statistics(sample: Array) -> tuple[float, float, float]:
-    """Mean, standard deviation, and root mean square of the differences between neighbouring pixels."""
-    everywhere, *neighbours = _image_slices(sample.shape)
-    image = sample.astype(np.float32) if sample.size <= _IMAGE_SAMPLES**2 else sample
-    brightness, contrast = _mean_and_std(image[everywhere].astype(np.float32, copy=False).reshape(-1))
-    total, count = 0.0, 0
+def _image_statistics(samples: Array) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation, and root mean square of the differences between neighbouring pixels, [n] each."""
+    shape = samples.shape[1:]
+    everywhere, *neighbours = _image_slices(shape)
+    images = samples.astype(np.float32) if math.prod(shape) <= _IMAGE_SAMPLES**2 else samples
+    brightness, contrast = _mean_and_std(_rows(images[everywhere].astype(np.float32, copy=False)))
+    total, count = np.zeros(len(samples)), 0
     for low, high in (neighbours[:2], neighbours[2:]):
-        difference = (image[high].astype(np.float32, copy=False) - image[low]).reshape(-1)
-        total += float(difference.dot(difference))
-        count += difference.size
-    return brightness, contrast, math.sqrt(total / count)
+        difference = _rows(images[high].astype(np.float32, copy=False) - images[low])
+        total += np.add.reduce(np.square(difference), axis=1)
+        count += difference.shape[1]
+    return brightness, contrast, np.sqrt(total / count)
 
 
-def _class_signals(scores: Array) -> Values:
+def _class_signals(scores: Array) -> Columns:
+    """Of [n, K] probabilities."""
     if not scores.size:
         return {}
-    winner = top_class(scores)
-    confidence = float(scores[winner])
+    winner = scores.argmax(axis=1)
+    confidence = scores[np.arange(len(scores)), winner].astype(np.float64)
     positive = np.maximum(scores, np.float32(1e-12))
-    entropy = -float(positive.dot(np.log(positive)))
-    second = float(np.partition(scores, -2)[-2]) if scores.size > 1 else 0.0
-    signals: Values = {} if math.isnan(entropy) else {CLASS_SIGNAL: winner}
-    signals["output/confidence"] = confidence
-    signals["output/entropy"] = entropy if math.isnan(entropy) else max(0.0, entropy)
-    signals["output/margin"] = confidence - second
-    return signals
+    entropy = -np.add.reduce(positive * np.log(positive), axis=1).astype(np.float64)
+    second = np.partition(scores, -2, axis=1)[:, -2].astype(np.float64) if scores.shape[1] > 1 else 0.0
+    return {
+        CLASS_SIGNAL: np.where(np.isnan(entropy), math.nan, winner),
+        "output/confidence": confidence,
+        "output/entropy": np.maximum(entropy, 0.0),
+        "output/margin": confidence - second,
+    }
 
 
 class SignalAccumulator:
@@ -187,6 +234,16 @@ class SignalAccumulator:
         if len(self._waiting) >= _FOLD_AT:
             self._fold()
 
+    def add_many(self, columns: Columns, calls: int) -> None:
+        """Take the signals of several calls, as :func:`measure_many` gives them."""
+        nothing = np.full(calls, math.nan)
+        for signal, edges, counts in zip(self._signals, self._edges, self._sketches, strict=True):
+            column = columns.get(signal.name, nothing)
+            if isinstance(signal.reference, CategorySketch):
+                counts.add_classes(column)
+            else:
+                counts.add_numbers(column, edges, signal)
+
     def take(self) -> dict[str, Sketch]:
         """The sketches of what was added since the last take; starts anew."""
         self._fold()
@@ -200,14 +257,12 @@ class SignalAccumulator:
 
     def _fold(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        for signal, edges, counts in zip(self._signals, self._edges, self._sketches, strict=True):
-            column = [values.get(signal.name, math.nan) for values in waiting]
-            if isinstance(signal.reference, CategorySketch):
-                counts.add_classes(column)
-            else:
-                counts.add_numbers(np.asarray(column, np.float64), edges, signal)
+        if waiting:
+            names = [signal.name for signal in self._signals]
+            columns = {
+                name: np.asarray([values.get(name, math.nan) for values in waiting], np.float64) for name in names
+            }
+            self.add_many(columns, len(waiting))
 
 
 class _Counts:
@@ -219,21 +274,21 @@ class _Counts:
         self.sum_fixed = 0
         self.sum_square_fixed = 0
 
-    def add_classes(self, column: Sequence[float]) -> None:
-        for value in column:
-            if math.isfinite(value):
-                self.bins[int(value)] = self.bins.get(int(value), 0) + 1
+    def add_classes(self, column: Array) -> None:
+        self._count(column[np.isfinite(column)].astype(np.int64))
 
     def add_numbers(self, column: Array, edges: Array, signal: SignalProfile) -> None:
         finite = column[np.isfinite(column)]
         self.missing_count += column.size - finite.size
-        indices, counts = np.unique(np.searchsorted(edges, finite, side="right"), return_counts=True)
-        for index, count in zip(indices.tolist(), counts.tolist(), strict=True):
-            self.bins[index] = self.bins.get(index, 0) + count
+        self._count(np.searchsorted(edges, finite, side="right"))
         scaled = np.clip((finite - signal.center) / signal.unit, -CLIP_STEPS, CLIP_STEPS)
         steps = np.rint(scaled).astype(np.int64)
         self.sum_fixed += int(steps.sum())
-        self.sum_square_fixed += int((steps * steps).sum())
+        self.sum_square_fixed += int(steps.dot(steps))
+
+    def _count(self, indices: Array) -> None:
+        for index, count in zip(*(part.tolist() for part in np.unique(indices, return_counts=True)), strict=True):
+            self.bins[index] = self.bins.get(index, 0) + count
 
     def sketch(self, signal: SignalProfile, size: int) -> Sketch | None:
         if isinstance(signal.reference, CategorySketch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from msgspec import Struct
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
 from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, Sketch, bucket_index
-from edgeship_agent.telemetry.signals import CLASS_SIGNAL, SignalAccumulator, Values
+from edgeship_agent.telemetry.signals import CLASS_SIGNAL, Columns, SignalAccumulator, Values
 
 #: A window of fewer calls is never sent alone: its sums would be the inputs. Source: drift.md §1.
 MIN_INFERENCES: Final = 20
@@ -113,6 +114,30 @@ class WindowBuilder:
             answers.zero_latencies += 1
         self._signals.add(values)
 
+    def answered_many(
+        self, latencies_us: Sequence[float], columns: Columns, *, late: int = 0, nan_outputs: int = 0
+    ) -> None:
+        """Count several answered calls, as :meth:`answered` counts each.
+
+        Args:
+            latencies_us: one per call.
+            columns: from :func:`edgeship_agent.telemetry.signals.measure_many`.
+            late: how many missed their deadline.
+            nan_outputs: how many gave an output that was not finite although every input was.
+        """
+        answers = self._answers
+        answers.inferences += len(latencies_us)
+        answers.deadline_misses += late
+        answers.nan_outputs += nan_outputs
+        counts = answers.latency_counts
+        for latency_us in latencies_us:
+            if latency_us > 0:
+                index = bucket_index(latency_us)
+                counts[index] = counts.get(index, 0) + 1
+            else:
+                answers.zero_latencies += 1
+        self._signals.add_many(columns, len(latencies_us))
+
     def failed(self) -> None:
         """Count a call that ended in an error."""
         self._trouble.failures += 1
@@ -121,16 +146,22 @@ class WindowBuilder:
         """Count a call that was refused unseen, because its answer would have come too late."""
         self._trouble.shed += 1
 
-    def fault(self, check: str) -> None:
-        """Count a call whose input failed a schema check: ``missing``, ``type`` or ``range``."""
+    def fault(self, check: str, calls: int = 1) -> None:
+        """Count calls whose input failed a schema check: ``missing``, ``type`` or ``range``."""
         faults = self._trouble.schema_faults
-        faults[check] = faults.get(check, 0) + 1
+        faults[check] = faults.get(check, 0) + calls
 
-    def is_due(self, now: Clock) -> bool:
-        """Whether the window has lasted long enough, or has enough calls, and :meth:`close` would give one."""
-        if self._answers.inferences >= max(self._limits.inferences, MIN_INFERENCES):
+    def is_due(self, now: Clock, waiting: int = 0) -> bool:
+        """Whether the window has lasted long enough, or has enough calls, and :meth:`close` would give one.
+
+        Args:
+            now: on both clocks.
+            waiting: answered calls that are not counted here yet, and will be before the window is closed.
+        """
+        inferences = self._answers.inferences + waiting
+        if inferences >= max(self._limits.inferences, MIN_INFERENCES):
             return True
-        if self._has_enough() and _elapsed_s(self._answers.since, now) >= self._limits.duration_s:
+        if inferences >= MIN_INFERENCES and _elapsed_s(self._answers.since, now) >= self._limits.duration_s:
             return True
         return self._has_trouble() and _elapsed_s(self._trouble.since, now) >= self._limits.duration_s
 

@@ -1,0 +1,138 @@
+"""Answered calls, kept as they are until a whole block of them is measured at once.
+
+What a caller waits for is the copying of its sample into memory that was reserved before; bins, sums and schema checks
+are numpy's work on many calls, done once a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from edgeship_agent.processing.arrays import Array
+
+#: Most calls of a block.
+MOST_CALLS: Final = 256
+#: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
+BLOCK_BYTES: Final = 2 << 20
+
+
+class Block(Struct, frozen=True, kw_only=True):
+    """Some answered calls. The arrays are lent: they are overwritten by the calls that follow.
+
+    Attributes:
+        raw: model input name → [n, …] raw samples.
+        outputs: output name → [n, 1, …].
+        latencies_ns: [n].
+        late: how many missed their deadline.
+    """
+
+    raw: dict[str, Array]
+    outputs: dict[str, Array]
+    latencies_ns: list[int]
+    late: int
+
+
+class _Column:
+    """Reserved memory for one tensor of every call of a block."""
+
+    __slots__ = ("name", "rows", "shape")
+
+    def __init__(self, name: str, array: Array, calls: int) -> None:
+        self.name = name
+        self.shape = array.shape
+        self.rows = np.empty((calls, *array.shape), array.dtype)
+        self.rows.fill(0)  # the system hands the memory out now, not while an application waits
+
+
+class CallRecorder:
+    """Collects calls and hands them on in blocks.
+
+    The first call says how large tensors are. A call whose tensors have another size is handed on at once, in a block
+    of its own, and so is every call where not even two fit into :data:`BLOCK_BYTES`.
+
+    Args:
+        tensors: names of the inputs that are recorded.
+        on_block: takes a full block; also called by :meth:`flush`.
+    """
+
+    def __init__(self, tensors: tuple[str, ...], on_block: Callable[[Block], None]) -> None:
+        self._tensors = tensors
+        self._on_block = on_block
+        self._inputs: list[_Column] = []
+        self._outputs: list[_Column] = []
+        self._capacity = 0
+        self._goes_alone = False
+        self._latencies_ns: list[int] = []
+        self._late = 0
+        #: Calls that were recorded and not handed on yet.
+        self.waiting = 0
+
+    def record(self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool) -> None:
+        """Take one answered call."""
+        index = self.waiting
+        if not self._capacity:
+            if not self._goes_alone:
+                self._reserve(raw, outputs)
+            if self._goes_alone:
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
+        for column in self._inputs:
+            array = raw[column.name]
+            if array.shape != column.shape:
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
+            column.rows[index] = array
+        for column in self._outputs:
+            array = outputs[column.name]
+            if array.shape != column.shape:
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
+            column.rows[index] = array
+        self._latencies_ns[index] = latency_ns
+        self._late += late
+        self.waiting = index + 1
+        if self.waiting >= self._capacity:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what waits."""
+        count, late = self.waiting, self._late
+        if not count:
+            return
+        self.waiting = self._late = 0
+        self._on_block(
+            Block(
+                raw={column.name: column.rows[:count] for column in self._inputs},
+                outputs={column.name: column.rows[:count] for column in self._outputs},
+                latencies_ns=self._latencies_ns[:count],
+                late=late,
+            )
+        )
+
+    def _reserve(self, raw: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        inputs = {name: raw[name] for name in self._tensors}
+        call_bytes = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
+        calls = BLOCK_BYTES // max(call_bytes, 1)
+        if calls < 2:
+            self._goes_alone = True
+            return
+        self._capacity = min(calls, MOST_CALLS)
+        self._latencies_ns = [0] * self._capacity
+        self._inputs = [_Column(name, array, self._capacity) for name, array in inputs.items()]
+        self._outputs = [_Column(name, array, self._capacity) for name, array in outputs.items()]
+
+    def _hand_on_alone(
+        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool
+    ) -> None:
+        self._on_block(
+            Block(
+                raw={name: raw[name][np.newaxis] for name in self._tensors},
+                outputs={name: array[np.newaxis] for name, array in outputs.items()},
+                latencies_ns=[latency_ns],
+                late=int(late),
+            )
+        )

@@ -1,0 +1,120 @@
+"""Calls measured in blocks: the numbers of single calls, none lost, none altered by what the caller does later."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeship_agent.contract.manifest import OutputContract
+from edgeship_agent.telemetry.recorder import BLOCK_BYTES, MOST_CALLS, CallRecorder
+from edgeship_agent.telemetry.signals import CLASS_SIGNAL, SignalAccumulator, make_profile, measure, measure_many
+
+SHAPES = [(8, 8), (3, 28, 28), (96, 96, 3), (16,), (64,), (640,), (49, 10), (1,), (), (0,)]
+
+
+def same_to_the_bit(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+@given(
+    shape=st.sampled_from(SHAPES),
+    dtype=st.sampled_from(["uint8", "int16", "float32", "float64"]),
+    classes=st.sampled_from([1, 2, 7, 10, 33, 1001]),
+    kind=st.sampled_from(["classification", "raw"]),
+    calls=st.integers(1, 40),
+    seed=st.integers(0, 1000),
+    spoiled=st.booleans(),
+)
+@settings(derandomize=True, max_examples=120, deadline=None)
+def test_a_block_is_measured_as_its_calls_are(shape, dtype, classes, kind, calls, seed, spoiled):
+    random = np.random.default_rng(seed)
+    samples = (random.normal(size=(calls, *shape)) * 40).astype(dtype)
+    scores = random.normal(size=(calls, 1, classes)).astype(np.float32)
+    if spoiled:
+        scores[0, 0, 0] = np.nan
+        if samples.dtype.kind == "f" and samples[-1].size:
+            samples[-1].flat[0] = np.inf
+    output = OutputContract(kind=kind, activation="softmax")
+    columns = measure_many({"x": samples}, {"p": scores}, output)
+    for index in range(calls):
+        alone = measure({"x": samples[index]}, {"p": scores[index]}, output)
+        in_block = {name: column[index] for name, column in columns.items()}
+        if CLASS_SIGNAL not in alone:
+            assert math.isnan(in_block.pop(CLASS_SIGNAL, math.nan))
+        assert alone.keys() == in_block.keys()
+        assert all(same_to_the_bit(alone[name], float(in_block[name])) for name in alone), (alone, in_block)
+
+
+def test_sketches_of_blocks_are_those_of_single_calls():
+    random = np.random.default_rng(3)
+    samples = random.normal(size=(700, 6)).astype(np.float32)
+    scores = random.dirichlet(np.ones(5), size=(700, 1)).astype(np.float32)
+    output = OutputContract()
+    values = [measure({"x": x}, {"p": p}, output) for x, p in zip(samples, scores, strict=True)]
+    profile = make_profile(values[:300])
+    single, blocks = SignalAccumulator(profile), SignalAccumulator(profile)
+    for sample in values:
+        single.add(sample)
+    for start in range(0, 700, 64):
+        part = slice(start, start + 64)
+        columns = measure_many({"x": samples[part]}, {"p": scores[part]}, output)
+        blocks.add_many(columns, len(samples[part]))
+    assert blocks.take() == single.take()
+
+
+class Collector:
+    """What a recorder hands on, copied."""
+
+    def __init__(self, *tensors: str) -> None:
+        self.samples: list = []
+        self.outputs: list = []
+        self.latencies: list = []
+        self.late = 0
+        self.blocks: list[int] = []
+        self.recorder = CallRecorder(tensors, self.take)
+
+    def take(self, block) -> None:
+        self.samples += [sample.copy() for sample in block.raw["x"]]
+        self.outputs += [array.copy() for array in block.outputs["y"]]
+        self.latencies += block.latencies_ns
+        self.late += block.late
+        self.blocks.append(len(block.latencies_ns))
+
+
+def test_every_call_is_handed_on_once_in_order():
+    collector = Collector("x")
+    buffer, out = np.zeros(4, np.float32), np.zeros((1, 2), np.float32)
+    for index in range(600):
+        buffer[:], out[:] = index, -index
+        collector.recorder.record({"x": buffer, "unknown": out}, {"y": out}, index, index % 3 == 0)
+    assert collector.recorder.waiting == 600 - 2 * MOST_CALLS
+    collector.recorder.flush()
+    collector.recorder.flush()
+    assert collector.blocks == [256, 256, 88]
+    assert [int(sample[0]) for sample in collector.samples] == list(range(600))
+    assert [int(array[0, 1]) for array in collector.outputs] == [-index for index in range(600)]
+    assert (collector.latencies, collector.late) == (list(range(600)), 200)
+
+
+def test_sizes_that_change_lose_nothing():
+    collector = Collector("x")
+    for index in range(50):
+        size = 4 if index % 5 else 9
+        collector.recorder.record({"x": np.full(size, index)}, {"y": np.zeros((1, 1))}, index, False)
+    collector.recorder.flush()
+    assert sorted(int(sample[0]) for sample in collector.samples) == list(range(50))
+    assert sorted(collector.latencies) == list(range(50))
+
+
+@pytest.mark.parametrize(("size_bytes", "blocks"), [(BLOCK_BYTES // 4, [3, 2]), (BLOCK_BYTES, [1] * 5)])
+def test_large_samples_reserve_a_bounded_amount_of_memory(size_bytes, blocks):
+    collector = Collector("x")
+    for index in range(5):
+        collector.recorder.record({"x": np.full(size_bytes, index, np.uint8)}, {"y": np.zeros((1, 1))}, 1, False)
+    collector.recorder.flush()
+    assert collector.blocks == blocks
+    assert [int(sample[-1]) for sample in collector.samples] == list(range(5))
