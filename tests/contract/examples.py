@@ -10,7 +10,16 @@ from pathlib import Path
 
 import msgspec
 
-from edgeship_agent.contract.frames import InferReply, InferRequest, StatusReply, StatusRequest, Tensor, TensorFile
+from edgeship_agent.contract.frames import (
+    InferReply,
+    InferRequest,
+    SharedInferRequest,
+    SharedTensor,
+    StatusReply,
+    StatusRequest,
+    Tensor,
+    TensorFile,
+)
 from edgeship_agent.contract.goal import ArmGoal, GoalState, ModelGoal, Probation, SignedGoal
 from edgeship_agent.contract.manifest import (
     Binding,
@@ -178,6 +187,15 @@ MESSAGES = {
 TENSOR = Tensor(name="image", dtype="uint8", shape=(2, 2), data=memoryview(bytes((0, 16, 8, 255))))
 FRAMES = {
     "infer": InferRequest(request_id=3, model="digits", tensors=(TENSOR,), deadline_us=20000, split_key="user-1"),
+    "infer_shared": SharedInferRequest(
+        request_id=5,
+        model="faces",
+        tensors=(
+            SharedTensor(name="image", dtype="uint8", shape=(1080, 1920, 3), offset=0),
+            SharedTensor(name="gain", dtype="float32", shape=(), offset=6220800),
+        ),
+        deadline_us=20000,
+    ),
     "status": StatusRequest(request_id=4),
     "answer": InferReply(
         request_id=3,

@@ -15,7 +15,7 @@ from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import decode, decode_goal, encode, encode_goal, read_json
 from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, PROFILE, TENSOR_FILE
 
-FRAME_TYPES = {"infer": Request, "status": Request, "answer": Reply, "status_reply": Reply}
+FRAME_TYPES = {"infer": Request, "infer_shared": Request, "status": Request, "answer": Reply, "status_reply": Reply}
 
 
 def as_travelled(kind, data):

@@ -18,6 +18,8 @@ else:
 #: Longest frame that a peer accepts, in bytes.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 LENGTH_BYTES: Final = 4
+#: Tensors of more bytes than this go through shared memory.
+SHARED_ABOVE_BYTES: Final = 1_000_000
 
 
 class Tensor(Struct, frozen=True, kw_only=True, array_like=True):
@@ -47,6 +49,35 @@ class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infe
     request_id: int
     model: str
     tensors: tuple[Tensor, ...]
+    deadline_us: int = 0
+    split_key: str = ""
+
+
+class SharedTensor(Struct, frozen=True, kw_only=True, array_like=True):
+    """One named array in memory that the application shares with the inference service.
+
+    Attributes:
+        dtype, shape: as in :class:`Tensor`.
+        offset: where its bytes begin in the shared memory.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class SharedInferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infer_shared"):
+    """An :class:`InferRequest` whose tensors lie in shared memory instead of the frame.
+
+    The memory is the memfd that was last passed on this connection (``SCM_RIGHTS``), with this frame or before it. It
+    must be sealed against shrinking. Its bytes must stay as they are until the answer to the *next* request is there,
+    or the connection is closed: signals are measured after the answer.
+    """
+
+    request_id: int
+    model: str
+    tensors: tuple[SharedTensor, ...]
     deadline_us: int = 0
     split_key: str = ""
 
@@ -90,7 +121,8 @@ class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="statu
     errors: int
 
 
-Request = InferRequest | StatusRequest
+AnyInferRequest = InferRequest | SharedInferRequest
+Request = InferRequest | SharedInferRequest | StatusRequest
 Reply = InferReply | StatusReply
 
 

@@ -35,13 +35,39 @@ def to_tensor(name: str, array: Array) -> Tensor:
     >>> to_tensor("x", np.array([1, 2], np.uint8)).shape
     (2,)
     """
-    kind = dtype_name(array.dtype)
-    dtype = _DTYPES.get(kind)
-    if dtype is None:
-        raise ContractError("a dtype that does not travel", key=name, expected=" ".join(_DTYPES), got=array.dtype)
+    dtype = travelling_dtype(name, array)
     flat = array if array.dtype == dtype and array.flags.c_contiguous else np.ascontiguousarray(array, dtype=dtype)
     data = flat.reshape(-1).view(np.uint8).data if flat.size else b""
-    return Tensor(name=name, dtype=kind, shape=array.shape, data=data)
+    return Tensor(name=name, dtype=dtype_name(array.dtype), shape=array.shape, data=data)
+
+
+def travelling_dtype(name: str, array: Array) -> np.dtype[Any]:
+    """The little-endian type in which an array travels.
+
+    Raises:
+        ContractError: a dtype that does not travel.
+    """
+    dtype = _DTYPES.get(dtype_name(array.dtype))
+    if dtype is None:
+        raise ContractError("a dtype that does not travel", key=name, expected=" ".join(_DTYPES), got=array.dtype)
+    return dtype
+
+
+def dtype_of(name: str, dtype: str) -> np.dtype[Any]:
+    """The type that a tensor names.
+
+    Raises:
+        ContractError: an unknown dtype.
+    """
+    found = _DTYPES.get(dtype)
+    if found is None:
+        raise ContractError("unknown dtype", key=name, expected=" ".join(_DTYPES), got=dtype[:32])
+    return found
+
+
+def is_possible_shape(shape: tuple[int, ...]) -> bool:
+    """Whether numpy can have an array of this shape."""
+    return len(shape) <= _MAX_AXES and min(shape, default=0) >= 0
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -53,10 +79,8 @@ def to_array(tensor: Tensor) -> Array:
     >>> to_array(to_tensor("x", np.eye(2))).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    dtype = _DTYPES.get(tensor.dtype)
-    if dtype is None:
-        raise ContractError("unknown dtype", key=tensor.name, expected=" ".join(_DTYPES), got=tensor.dtype[:32])
-    if len(tensor.shape) > _MAX_AXES or min(tensor.shape, default=0) < 0:
+    dtype = dtype_of(tensor.name, tensor.dtype)
+    if not is_possible_shape(tensor.shape):
         raise ContractError("impossible shape", key=tensor.name, got=str(tensor.shape)[:80])
     needed = math.prod(tensor.shape) * dtype.itemsize
     if needed != len(tensor.data):

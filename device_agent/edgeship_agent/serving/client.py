@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Union
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -25,22 +26,28 @@ from edgeship_agent.contract.errors import ContractError, EngineError, TransferE
 from edgeship_agent.contract.frames import (
     LENGTH_BYTES,
     MAX_FRAME_BYTES,
+    SHARED_ABOVE_BYTES,
     InferReply,
     InferRequest,
+    Reply,
+    Request,
+    SharedInferRequest,
+    SharedTensor,
     StatusReply,
     StatusRequest,
 )
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import to_array, to_tensor
+from edgeship_agent.serving.shared import OutgoingMemory, aligned_bytes, can_share
 
 _SEND_BUFFER_BYTES: Final = 1 << 20
 _RETRY_PAUSE_S: Final = 0.005
 #: Source: unix(7), sun_path without its final zero byte.
 MAX_SOCKET_PATH_BYTES: Final = 107
+_FRAME_BYTES: Final = 4096
+_RECEIVE_BYTES: Final = 64 * 1024
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final[msgspec.msgpack.Decoder[Union[InferReply, StatusReply]]] = msgspec.msgpack.Decoder(
-    Union[InferReply, StatusReply]
-)
+_decoder: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -67,12 +74,23 @@ class Client:
     Args:
         socket_path: ``run/infer.sock`` in the agent's state directory.
         timeout_s: how long one call may take, reconnecting included.
+        on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str], timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        socket_path: str | os.PathLike[str],
+        timeout_s: float = 5.0,
+        on_release_change: Callable[[Prediction], None] | None = None,
+    ) -> None:
         self._path = os.fspath(socket_path)
         self._timeout_s = timeout_s
+        self._on_release_change = on_release_change
+        self._release_digest = ""
         self._socket: socket.socket | None = None
+        self._frame = bytearray(_FRAME_BYTES)
+        self._received = bytearray(_RECEIVE_BYTES)
+        self._memory: OutgoingMemory | None = None
         self._request_id = 0
 
     def infer(self, inputs: Mapping[str, Array], *, model: str = "", deadline_ms: float = 0.0) -> Prediction:
@@ -88,19 +106,27 @@ class Client:
             TransferError: the agent cannot be reached in time.
             ContractError: what came back is no answer, or the request is too long for a frame.
         """
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        deadline_us = round(deadline_ms * 1000.0)
         self._request_id += 1
-        request = InferRequest(
-            request_id=self._request_id,
-            model=model,
-            tensors=tuple(to_tensor(name, np.asarray(array)) for name, array in inputs.items()),
-            deadline_us=round(deadline_ms * 1000.0),
-        )
+        request: Request
+        if sum(array.nbytes for array in arrays.values()) > SHARED_ABOVE_BYTES and can_share():
+            request = SharedInferRequest(
+                request_id=self._request_id, model=model, tensors=self._share(arrays), deadline_us=deadline_us
+            )
+        else:
+            request = InferRequest(
+                request_id=self._request_id,
+                model=model,
+                tensors=tuple(to_tensor(name, array) for name, array in arrays.items()),
+                deadline_us=deadline_us,
+            )
         reply = self._call(request)
         if not isinstance(reply, InferReply):
             raise ContractError("the agent answered something else", file=self._path, got=type(reply).__name__)
         if reply.error:
             raise EngineError(reply.error, key=reply.model or None)
-        return Prediction(
+        prediction = Prediction(
             prediction_id=reply.prediction_id,
             model=reply.model,
             version=reply.version,
@@ -108,6 +134,28 @@ class Client:
             latency_us=reply.latency_us,
             outputs={tensor.name: to_array(tensor) for tensor in reply.tensors},
         )
+        if reply.release_digest != self._release_digest:
+            known, self._release_digest = self._release_digest, reply.release_digest
+            if known and self._on_release_change is not None:
+                self._on_release_change(prediction)
+        return prediction
+
+    def _share(self, arrays: Mapping[str, Array]) -> tuple[SharedTensor, ...]:
+        size_bytes = sum(aligned_bytes(array) for array in arrays.values())
+        if size_bytes > MAX_FRAME_BYTES:
+            raise ContractError("request too long", expected=f"≤ {MAX_FRAME_BYTES} bytes", got=size_bytes)
+        if self._memory is None or self._memory.half_bytes < size_bytes:
+            self._let_memory_go()
+            try:
+                self._memory = OutgoingMemory(size_bytes)
+            except OSError as error:
+                raise TransferError(f"no shared memory: {error.strerror}", retryable=True, file=self._path) from error
+        return self._memory.write(arrays)
+
+    def _let_memory_go(self) -> None:
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
 
     def status(self) -> StatusReply:
         """Which model is served, and how many calls it answered.
@@ -123,10 +171,16 @@ class Client:
         return reply
 
     def close(self) -> None:
-        """Close the connection; the next call opens a new one."""
+        """Close the connection and let shared memory go; the next call opens a new one."""
+        self._disconnect()
+        self._let_memory_go()
+
+    def _disconnect(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._memory is not None:
+            self._memory.is_passed = False
 
     def __enter__(self) -> Client:
         return self
@@ -136,20 +190,20 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, request: InferRequest | StatusRequest) -> InferReply | StatusReply:
-        frame = _frame(request)
+    def _call(self, request: Request) -> Reply:
+        length = self._encode(request)
         give_up_s = time.monotonic() + self._timeout_s
         while True:
             try:
-                reply = self._exchange(frame, give_up_s)
-            except TimeoutError as error:
-                self.close()
+                reply = self._exchange(isinstance(request, SharedInferRequest), length)
+            except (BlockingIOError, TimeoutError) as error:
+                self.close()  # with the memory, which the agent may still read
                 raise TransferError(
                     f"no answer within {self._timeout_s:g} s", retryable=True, file=self._path
                 ) from error
             except OSError as error:
                 # closed for a switch of models, or a worker that died: another one takes its place
-                self.close()
+                self._disconnect()
                 if time.monotonic() + _RETRY_PAUSE_S > give_up_s:
                     raise TransferError(
                         f"the agent cannot be reached: {error.strerror or error}",
@@ -160,37 +214,71 @@ class Client:
                 time.sleep(_RETRY_PAUSE_S)
                 continue
             if reply.request_id != request.request_id:
-                self.close()
+                self._disconnect()
                 raise ContractError("an answer to another request", expected=request.request_id, got=reply.request_id)
             return reply
 
-    def _exchange(self, frame: bytearray, give_up_s: float) -> InferReply | StatusReply:
+    def _encode(self, request: Request) -> int:
+        """Put the frame into the buffer that is kept for it; returns its length."""
+        _encoder.encode_into(request, self._frame, LENGTH_BYTES)
+        length = len(self._frame)
+        if length - LENGTH_BYTES > MAX_FRAME_BYTES:
+            self._frame = bytearray(_FRAME_BYTES)
+            raise ContractError("request too long", expected=f"≤ {MAX_FRAME_BYTES} bytes", got=length - LENGTH_BYTES)
+        self._frame[:LENGTH_BYTES] = (length - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
+        return length
+
+    def _exchange(self, is_shared: bool, length: int) -> Reply:
         connection = self._socket or self._connect()
-        connection.settimeout(_left_s(give_up_s))
-        connection.sendall(frame)
-        header = _receive(connection, LENGTH_BYTES, give_up_s)
-        length = int.from_bytes(header, "little")
+        memory = self._memory if is_shared else None
+        sent = 0
+        if memory is not None and not memory.is_passed:
+            sent = socket.send_fds(connection, [self._frame], [memory.fd])
+            memory.is_passed = True
+        if sent < length:
+            connection.sendall(memoryview(self._frame)[sent:] if sent else self._frame)
+        return self._receive(connection)
+
+    def _receive(self, connection: socket.socket) -> Reply:
+        buffer = self._received
+        filled = 0
+        while filled < LENGTH_BYTES:
+            filled += _received(connection, memoryview(buffer)[filled:])
+        length = int.from_bytes(buffer[:LENGTH_BYTES], "little")
         if length > MAX_FRAME_BYTES:
-            self.close()
+            self._disconnect()
             raise ContractError("an answer too long", file=self._path, expected=f"≤ {MAX_FRAME_BYTES}", got=length)
-        data = _receive(connection, length, give_up_s)
+        data = bytearray(length)  # of its own: the outputs are views of it
+        filled -= LENGTH_BYTES
+        data[:filled] = buffer[LENGTH_BYTES : LENGTH_BYTES + filled]
+        while filled < length:
+            filled += _received(connection, memoryview(data)[filled:])
         try:
             return _decoder.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            self.close()
+            self._disconnect()
             raise ContractError(f"unreadable answer: {error}", file=self._path) from error
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(self._timeout_s)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            # the kernel's own time limits: Python's would ask poll() before every call
+            limit = _timeval(self._timeout_s)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connection.connect(reachable_path(self._path))
         except OSError:
             connection.close()
             raise
         self._socket = connection
         return connection
+
+
+def _timeval(seconds: float) -> bytes:
+    """``struct timeval`` with at least 1 ms, since 0 means for ever. Source: socket(7), SO_RCVTIMEO."""
+    microseconds = max(1000, round(seconds * 1e6))
+    return struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
 
 
 def reachable_path(path: str) -> str:
@@ -208,30 +296,13 @@ def reachable_path(path: str) -> str:
         return os.path.realpath(path)
 
 
-def _frame(request: InferRequest | StatusRequest) -> bytearray:
-    frame = bytearray(LENGTH_BYTES)
-    _encoder.encode_into(request, frame, LENGTH_BYTES)
-    length = len(frame) - LENGTH_BYTES
-    if length > MAX_FRAME_BYTES:
-        raise ContractError("request too long", expected=f"≤ {MAX_FRAME_BYTES} bytes", got=length)
-    frame[:LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "little")
-    return frame
+def _received(connection: socket.socket, place: memoryview) -> int:
+    """Bytes that came, at least one.
 
-
-def _receive(connection: socket.socket, size: int, give_up_s: float) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        connection.settimeout(_left_s(give_up_s))
-        received = connection.recv_into(view)
-        if not received:
-            raise ConnectionResetError("the agent closed the connection")
-        view = view[received:]
-    return data
-
-
-def _left_s(give_up_s: float) -> float:
-    left_s = give_up_s - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError("timed out")
-    return left_s
+    Raises:
+        OSError: the connection is gone, or nothing came in time (BlockingIOError).
+    """
+    count = connection.recv_into(place)
+    if not count:
+        raise ConnectionResetError("the agent closed the connection")
+    return count

@@ -1,126 +1,198 @@
-"""One application's connection: frames in, frames out, on asyncio's buffered protocol."""
+"""One application's connection: frames in, frames out, descriptors of shared memory with them."""
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable
 from typing import Final
 
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.frames import LENGTH_BYTES, Request
-from edgeship_agent.serving.requests import MALFORMED, decode_request
+from edgeship_agent.serving.requests import MALFORMED, Memory, decode_request
+from edgeship_agent.serving.shared import PassedMemory
 
 _SMALLEST_BUFFER_BYTES: Final = 64 * 1024
 _SEND_BUFFER_BYTES: Final = 1 << 20
+#: Reads of one socket before the others are looked at.
+_READS_AT_ONCE: Final = 16
+_ONE_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_ONE_DESCRIPTOR_BYTES)
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection:
     """Reads one request at a time, into a buffer that its tensors are views of.
 
     The next request of the same application is not read before the current one is answered, so a fast sender fills
     its own socket and nothing else. A frame that is too long or malformed closes this connection and no other.
+    The socket is read here and not by asyncio's transports, which drop the descriptors that come with the bytes.
 
     Args:
+        endpoint: the accepted socket, not blocking.
         on_request: called with the connection, a decoded request and when it was complete
             (``time.perf_counter_ns()``); must lead to :meth:`reply`.
         on_lost: called once when the connection is gone.
-        max_frame_bytes: longest frame that is taken.
+        max_frame_bytes: longest frame, and most shared bytes of one request, that are taken.
     """
 
     def __init__(
         self,
+        endpoint: socket.socket,
         on_request: Callable[[Connection, Request, int], None],
         on_lost: Callable[[Connection], None],
         max_frame_bytes: int,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = endpoint
         self._on_request = on_request
         self._on_lost = on_lost
         self._max_frame_bytes = max_frame_bytes
-        self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(_SMALLEST_BUFFER_BYTES)
         self._filled = 0
         self._frame_end = 0
-        self._reader_is_slow = False
+        self._unsent = bytearray()
+        self._is_reading = False
         self._saw_end = False
         self._is_last = False
         self._is_busy = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A new application."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        endpoint = transport.get_extra_info("socket")
+        #: The memory that the application passed last, or why it cannot be used.
+        self.memory: Memory = None
         endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        self._read_on()
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The application is gone."""
-        self._transport = None
-        self._on_lost(self)
+    def _read_on(self) -> None:
+        if not self._is_reading and not self._saw_end and self._socket is not None:
+            self._is_reading = True
+            self._loop.add_reader(self._socket, self._readable)
 
-    def get_buffer(self, _size_hint: int) -> memoryview:
-        """Where the next bytes go; a buffer in use is never resized, a larger one takes its place."""
+    def _pause(self) -> None:
+        if self._is_reading and self._socket is not None:
+            self._is_reading = False
+            self._loop.remove_reader(self._socket)
+
+    def _readable(self) -> None:
+        """Bytes wait in the socket: all of a frame is read at once where it is there."""
+        if self._is_busy or self._unsent:
+            self._pause()
+            return
+        for _ in range(_READS_AT_ONCE):
+            if not self._read_some():
+                return
+
+    def _read_some(self) -> bool:
+        """Read what is there into the buffer; returns whether more of the same frame may be there."""
+        endpoint = self._socket
+        if endpoint is None:
+            return False
         if self._filled == len(self._buffer):
             # grows with what has really come, not with what a length field claims
             larger = bytearray(2 * len(self._buffer))
             larger[: self._filled] = self._buffer
             self._buffer = larger
-        return memoryview(self._buffer)[self._filled :]
+        try:
+            count, ancillary, flags, _ = endpoint.recvmsg_into(
+                [memoryview(self._buffer)[self._filled :]], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            self._lose()
+            return False
+        if (ancillary or flags & socket.MSG_CTRUNC) and not self._take_descriptors(ancillary, flags):
+            self._lose()
+        elif not count:
+            self._see_end()
+        else:
+            self._filled += count
+            return self._next_frame()
+        return False
 
-    def buffer_updated(self, count: int) -> None:
-        """Some bytes came."""
-        self._filled += count
-        self._next_frame()
+    def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> bool:
+        """Map the one descriptor that came; more than one is an abuse, and none of them is kept open."""
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data[: len(data) // _ONE_DESCRIPTOR_BYTES * _ONE_DESCRIPTOR_BYTES])
+        if len(descriptors) != 1 or flags & socket.MSG_CTRUNC:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return False
+        try:
+            self.memory = PassedMemory(descriptors[0], self._max_frame_bytes)
+        except ContractError as error:
+            self.memory = error
+        return True
 
-    def eof_received(self) -> bool:
+    def _see_end(self) -> None:
         """The application sends no more; what it asked for is answered first."""
+        self._pause()
         self._saw_end = True
-        return self._is_busy or self._reader_is_slow
+        if not self._is_busy and not self._unsent:
+            self._lose()
 
-    def pause_writing(self) -> None:
-        """The application does not read its answers: nothing more is read from it."""
-        self._reader_is_slow = True
-
-    def resume_writing(self) -> None:
-        """The application reads again."""
-        self._reader_is_slow = False
-        self._next_frame()
-        if self._saw_end and not self._is_busy:
-            self.close()
-
-    def _next_frame(self) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if self._is_busy or self._reader_is_slow:
-            if not self._saw_end:
-                transport.pause_reading()
-            return
-        if not self._saw_end:
-            transport.resume_reading()
+    def _next_frame(self) -> bool:
+        """Hand on the request in the buffer, if all of it is there; returns whether more of it is to be read."""
+        if self._socket is None or self._is_busy or self._unsent:
+            return False
         if self._filled < LENGTH_BYTES:
-            return
+            return True
         length = int.from_bytes(self._buffer[:LENGTH_BYTES], "little")
         if not 0 < length <= self._max_frame_bytes:
-            transport.abort()
-            return
+            self._lose()
+            return False
         end = LENGTH_BYTES + length
         if self._filled < end:
-            return
+            return True
         received_ns = time.perf_counter_ns()
         try:
             request = decode_request(memoryview(self._buffer)[LENGTH_BYTES:end])
         except MALFORMED:
-            transport.abort()
-            return
+            self._lose()
+            return False
         self._is_busy = True
         self._frame_end = end
         self._on_request(self, request, received_ns)
+        return False
 
     def reply(self, frame: bytes | bytearray) -> None:
         """Send the answer to the current request."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
+        if self._socket is None:
+            return
+        if self._unsent:
+            self._unsent += frame
+            return
+        try:
+            sent = self._socket.send(frame)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._lose()
+            return
+        if sent < len(frame):
+            # an application that does not read its answers: nothing more is read from it
+            self._unsent += memoryview(frame)[sent:]
+            self._loop.add_writer(self._socket, self._writable)
+
+    def _writable(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose()
+            return
+        del self._unsent[:sent]
+        if self._unsent:
+            return
+        self._loop.remove_writer(self._socket)
+        if not self._is_busy:
+            self._go_on()
 
     def finish(self) -> None:
         """The current request is answered and counted: its buffer is free, the next request may be read."""
@@ -133,13 +205,34 @@ class Connection(asyncio.BufferedProtocol):
             self._buffer = bytearray(_SMALLEST_BUFFER_BYTES)
         self._filled, self._frame_end = rest, 0
         self._is_busy = False
+        if not self._unsent:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Nothing is in work and nothing waits to be sent: take the next frame, or close."""
         if not self._is_last:
             self._next_frame()
-        if self._is_last or (self._saw_end and not self._is_busy and not self._reader_is_slow):
-            self.close()
+        if self._is_busy or self._unsent:
+            return
+        if self._is_last or self._saw_end:
+            self._lose()
+        else:
+            self._read_on()
 
     def close(self) -> None:
-        """Close the connection: at once, or when the current request is answered; what was written is sent."""
+        """Close the connection: at once, or when the current request is answered and what was written is sent."""
         self._is_last = True
-        if self._transport is not None and not self._is_busy:
-            self._transport.close()
+        if not self._is_busy and not self._unsent:
+            self._lose()
+
+    def _lose(self) -> None:
+        endpoint, self._socket = self._socket, None
+        if endpoint is None:
+            return
+        self._loop.remove_reader(endpoint)
+        self._loop.remove_writer(endpoint)
+        with contextlib.suppress(OSError):
+            endpoint.close()
+        self.memory = None
+        self._unsent.clear()
+        self._on_lost(self)

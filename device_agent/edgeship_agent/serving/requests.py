@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from typing import Final, Union
 
 import msgspec
 
-from edgeship_agent.contract.errors import EdgeshipError
+from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.frames import (
     LENGTH_BYTES,
+    AnyInferRequest,
     InferReply,
     InferRequest,
     Reply,
@@ -21,7 +22,9 @@ from edgeship_agent.contract.frames import (
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import to_array, to_tensor
 from edgeship_agent.serving.session import ModelSession
+from edgeship_agent.serving.shared import PassedMemory
 
+Memory = Union[PassedMemory, ContractError, None]
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 
@@ -64,12 +67,13 @@ class RequestHandler:
         self._prefix = f"{boot_id}-{os.getpid():x}-"
         self._predictions = 0
 
-    def answer(self, request: Request, received_ns: int) -> Answer:
+    def answer(self, request: Request, received_ns: int, memory: Memory = None) -> Answer:
         """Answer a request; whatever goes wrong inside becomes the reply's ``error``.
 
         Args:
             request: as decoded.
             received_ns: ``time.perf_counter_ns()`` when its last byte was here.
+            memory: what the application shares, or why that cannot be used; None where nothing was passed.
         """
         if isinstance(request, StatusRequest):
             return Answer(frame=_frame(self._status(request)))
@@ -82,7 +86,7 @@ class RequestHandler:
             return self.refuse(request, f"shed: it waited longer than its deadline of {deadline_us / 1000:g} ms")
         raw: dict[str, Array] | None = None
         try:
-            raw = {tensor.name: to_array(tensor) for tensor in request.tensors}
+            raw = _raw_inputs(request, memory)
             outputs = self._session.predict(raw)
             tensors = tuple(to_tensor(name, array) for name, array in outputs.items())
         except EdgeshipError as error:
@@ -112,7 +116,7 @@ class RequestHandler:
         self._session.count_shed()
         return self.refuse(request, f"shed: {reason}")
 
-    def refuse(self, request: InferRequest, error: str) -> Answer:
+    def refuse(self, request: AnyInferRequest, error: str) -> Answer:
         """An answer that holds nothing but an error."""
         slot = self._session.slot.slot
         reply = InferReply(
@@ -144,6 +148,16 @@ class RequestHandler:
             inferences=session.inferences,
             errors=session.failures,
         )
+
+
+def _raw_inputs(request: AnyInferRequest, memory: Memory) -> dict[str, Array]:
+    if isinstance(request, InferRequest):
+        return {tensor.name: to_array(tensor) for tensor in request.tensors}
+    if memory is None:
+        raise ContractError("no shared memory was passed on this connection")
+    if isinstance(memory, ContractError):
+        raise memory
+    return memory.arrays(request.tensors)
 
 
 def _frame(reply: Reply) -> bytearray:

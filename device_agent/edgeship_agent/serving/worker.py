@@ -55,6 +55,7 @@ from edgeship_agent.telemetry.window import Clock, WindowLimits
 _MAX_SOCKET_PATH_BYTES: Final = 107
 _BACKLOG: Final = 128
 _WINDOW_TICK_S: Final = 0.25
+_ACCEPT_PAUSE_S: Final = 0.2
 #: How long a worker that was stopped waits for its supervisor to read what it said last.
 _LAST_WORDS_S: Final = 2.0
 
@@ -106,9 +107,10 @@ class Worker:
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
         self._pump_is_due = False
+        self._is_pumping = False
         self._is_draining = False
         self._control: asyncio.Transport | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._listener: socket.socket | None = None
         self._stopped = asyncio.Event()
         self._supervisor_is_gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,8 +123,9 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         self._control, _ = await loop.create_unix_connection(lambda: Control(self), sock=control)
-        listener = listen(self._options.socket, self._settings.socket_mode)
-        self._server = await loop.create_unix_server(self._accept, sock=listener, backlog=_BACKLOG)
+        self._listener = listen(self._options.socket, self._settings.socket_mode)
+        self._listener.listen(_BACKLOG)
+        loop.add_reader(self._listener, self._accept)
         slot = self._session.slot.slot
         self._tell(
             Ready(
@@ -143,8 +146,7 @@ class Worker:
         """Close everything; what was told to the supervisor still goes out, if it listens."""
         for task in list(self._tasks):
             task.cancel()
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         for connection in list(self._connections):
             connection.close()
         if self._control is not None:
@@ -152,10 +154,35 @@ class Worker:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._supervisor_is_gone.wait(), _LAST_WORDS_S)
 
-    def _accept(self) -> Connection:
-        connection = Connection(self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
-        self._connections.add(connection)
-        return connection
+    def _accept(self) -> None:
+        """Take the applications that wait at the door."""
+        for _ in range(_BACKLOG):
+            if self._listener is None:
+                return
+            try:
+                endpoint, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                # no descriptors left: the door stays open, and is looked at again when some may be free
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_ACCEPT_PAUSE_S, self._listen_again)
+                return
+            endpoint.setblocking(False)
+            self._connections.add(
+                Connection(endpoint, self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
+            )
+
+    def _listen_again(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
 
     def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
         if len(self._waiting) >= self._settings.max_waiting:
@@ -164,7 +191,10 @@ class Worker:
             asyncio.get_running_loop().call_soon(connection.finish)
             return
         self._waiting.append((connection, request, received_ns))
-        self._schedule_pump()
+        if len(self._connections) == 1 and not self._is_pumping and not self._pump_is_due:
+            self._pump()  # there is nobody else whose waiting could go unseen
+        else:
+            self._schedule_pump()
 
     def _schedule_pump(self) -> None:
         if not self._pump_is_due:
@@ -176,13 +206,15 @@ class Worker:
         self._pump_is_due = False
         if not self._waiting:
             return
+        self._is_pumping = True
         connection, request, received_ns = self._waiting.popleft()
-        answer = self._handler.answer(request, received_ns)
+        answer = self._handler.answer(request, received_ns, connection.memory)
         connection.reply(answer.frame)
         try:
             self._handler.count(answer)
         finally:
             connection.finish()
+            self._is_pumping = False
             if self._waiting:
                 self._schedule_pump()
         self._send_due_window()
@@ -198,8 +230,7 @@ class Worker:
             self._start(self._replay(message.inferences))
         elif isinstance(message, Drain) and not self._is_draining:
             self._is_draining = True
-            if self._server is not None:
-                self._server.close()
+            self._stop_listening()
             for connection in list(self._connections):
                 connection.close()
             self._finish_drain()
