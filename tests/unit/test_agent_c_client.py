@@ -1,0 +1,230 @@
+"""The one-file C client, compiled with every warning as an error, against real workers and against garbage."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from onnx import helper
+
+from edgeship_agent.contract.frames import InferReply, InferRequest, Request
+from edgeship_agent.contract.manifest import InputContract, OutputContract
+from edgeship_agent.serving.client import Client
+from edgeship_agent.serving.control import Drain, Drained, Ready
+from tests.conformance.engine_template import save_onnx, value
+from tests.conformance.slots import classifier_onnx, images, make_slot
+from tests.conformance.workers import RunningWorker
+from tests.contract.examples import FRAMES, GOLDEN
+
+ROOT = Path(__file__).resolve().parents[2]
+INCLUDE = ROOT / "device_agent" / "c"
+COMPILER = shutil.which("cc")
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+
+
+def compiled(source: Path, program: Path, *flags: str) -> Path:
+    command = [str(COMPILER), *STRICT, *flags, f"-I{INCLUDE}", "-o", str(program), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return compiled(INCLUDE / "example.c", tmp_path_factory.mktemp("c") / "example", "-O2")
+
+
+@pytest.fixture(scope="module")
+def slot(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slots")
+    return make_slot(folder / "slot", classifier_onnx(folder / "m.onnx"))
+
+
+@pytest.fixture
+def worker(slot, tmp_path):
+    worker = RunningWorker(slot, tmp_path / "w.sock")
+    worker.wait_for(Ready)
+    yield worker
+    worker.close()
+
+
+def run(example: Path, *words: object) -> tuple[int, str, str]:
+    done = subprocess.run([str(example), *map(str, words)], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_header_may_be_included_alone_and_by_cpp(tmp_path):
+    (tmp_path / "plain.c").write_text(
+        '#include "edgeship.h"\nint main(void) { return sizeof(edgeship_answer) == 0; }\n'
+    )
+    compiled(tmp_path / "plain.c", tmp_path / "plain")
+
+
+def test_it_answers_what_the_python_client_answers(example, worker, tmp_path):
+    sample = images(1, seed=4)[0]["image"]
+    (tmp_path / "x.raw").write_bytes(sample.tobytes())
+    code, printed, errors = run(example, worker.socket_path, "image", "uint8", "8x8", tmp_path / "x.raw", 50)
+    assert (code, errors) == (0, "")
+    first, second = printed.splitlines()
+    assert first.startswith("digits 1 boot-")
+    name, dtype, shape, *scores = second.split()
+    with Client(worker.socket_path) as client:
+        expected = client.infer({"image": sample}).outputs["scores"]
+        assert client.status().inferences == 51
+    assert (name, dtype, shape) == ("scores", "float32", "1x10")
+    np.testing.assert_allclose([float(score) for score in scores], expected[0], rtol=1e-5)
+
+
+def test_errors_are_sentences(example, worker, tmp_path):
+    (tmp_path / "x.raw").write_bytes(bytes(72))
+    code, _, errors = run(example, worker.socket_path, "image", "uint8", "8x9", tmp_path / "x.raw")
+    assert (code, errors) == (1, "image: wrong input (expected uint8 [8, 8], got uint8 [8, 9])\n")
+    code, _, errors = run(example, "/" + "x" * 120, "image", "uint8", "8x9", tmp_path / "x.raw")
+    assert code == 3
+    assert "more than 107 bytes" in errors
+    (tmp_path / "none.raw").write_bytes(b"")
+    code, _, errors = run(example, worker.socket_path, "image", "complex64", "8x9", tmp_path / "none.raw")
+    assert (code, errors) == (3, "input 0: no name, an unknown dtype, or too large\n")
+
+
+def test_large_frames_go_through_shared_memory(example, tmp_path):
+    shape = (700, 500, 3)
+    file = save_onnx(
+        tmp_path / "m.onnx",
+        [helper.make_node("ReduceSum", ["image"], ["scores"], keepdims=0)],
+        [value("image", [1, *shape])],
+        [value("scores", [])],
+    )
+    contracts = (InputContract(tensor="image", dtype="float32", shape=shape),)
+    changes = {"input_contracts": contracts, "input_schema": {}, "output": OutputContract(kind="raw")}
+    worker = RunningWorker(make_slot(tmp_path / "slot", file, **changes), tmp_path / "w.sock")
+    worker.wait_for(Ready)
+    sample = np.ones(shape, np.float32)
+    (tmp_path / "x.raw").write_bytes(sample.tobytes())
+    code, printed, errors = run(example, worker.socket_path, "image", "float32", "700x500x3", tmp_path / "x.raw", 5)
+    assert (code, errors) == (0, "")
+    assert "scores float32 1.05e+06" in printed
+    worker.close()
+
+
+def test_a_change_of_workers_is_not_seen(example, slot, tmp_path):
+    (tmp_path / "x.raw").write_bytes(bytes(64))
+    first, second = (RunningWorker(slot, tmp_path / name) for name in ("1.sock", "2.sock"))
+    first.wait_for(Ready)
+    second.wait_for(Ready)
+    link = tmp_path / "infer.sock"
+    link.symlink_to(first.socket_path)
+    command = [str(example), str(link), "image", "uint8", "8x8", str(tmp_path / "x.raw"), "20000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as application:
+        with Client(first.socket_path) as client:
+            while client.status().inferences < 100:
+                pass
+        spare = tmp_path / "spare"
+        spare.symlink_to(second.socket_path)
+        spare.replace(link)
+        first.tell(Drain())
+        answered = first.wait_for(Drained).inferences
+        _, errors = application.communicate(timeout=120)
+    assert (application.returncode, errors) == (0, "")
+    with Client(second.socket_path) as client:
+        assert client.status().inferences >= 20000 - answered > 0
+    first.close()
+    second.close()
+
+
+def test_an_agent_that_is_not_there_or_hangs(example, worker, tmp_path):
+    (tmp_path / "x.raw").write_bytes(bytes(64))
+    source = (INCLUDE / "example.c").read_text().replace("words[1], 5.0", "words[1], 0.3")
+    (tmp_path / "hasty.c").write_text(source)
+    hasty = compiled(tmp_path / "hasty.c", tmp_path / "hasty")
+    code, _, errors = run(hasty, tmp_path / "absent.sock", "image", "uint8", "8x8", tmp_path / "x.raw")
+    assert (code, errors) == (2, "the agent cannot be reached: No such file or directory\n")
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    code, _, errors = run(hasty, worker.socket_path, "image", "uint8", "8x8", tmp_path / "x.raw")
+    os.kill(worker.process.pid, signal.SIGCONT)
+    assert (code, errors) == (2, "no answer within 0.3 s\n")
+
+
+def test_the_request_on_the_wire(example, tmp_path):
+    """What it writes reads as the golden request does: the same frame, field by field."""
+    (tmp_path / "x.raw").write_bytes(bytes((0, 16, 8, 255)))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "w.sock"))
+    listener.listen()
+    received = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            data = b""
+            while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
+                data += connection.recv(4096)
+            received.append(data[4:])
+            reply = msgspec.msgpack.encode(msgspec.structs.replace(FRAMES["answer"], request_id=1, error=""))
+            connection.sendall(len(reply).to_bytes(4, "little") + reply)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    code, printed, _ = run(example, tmp_path / "w.sock", "image", "uint8", "2x2", tmp_path / "x.raw")
+    server.join()
+    listener.close()
+    assert (code, printed) == (0, "digits v2 b-1-1f-9\nimage uint8 2x2\n")
+    request = msgspec.msgpack.decode(received[0], type=Request)
+    golden = msgspec.msgpack.decode((GOLDEN / "frame-infer.msgpack").read_bytes(), type=Request)
+    assert isinstance(request, InferRequest)
+    assert (request.request_id, request.model, request.deadline_us, request.split_key) == (1, "", 0, "")
+    ours, theirs = request.tensors[0], golden.tensors[0]
+    assert (ours.name, ours.dtype, ours.shape) == (theirs.name, theirs.dtype, theirs.shape)
+    assert bytes(ours.data) == bytes(theirs.data)
+
+
+def _sanitized(tmp_path: Path) -> Path:
+    source = Path(__file__).with_name("read_answers.c")
+    try:
+        program = compiled(source, tmp_path / "read", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    except AssertionError:
+        pytest.skip("the compiler has no sanitizers")
+    return program
+
+
+def test_answers_are_read_and_garbage_is_survived(tmp_path):
+    program = _sanitized(tmp_path)
+    golden = (GOLDEN / "frame-answer.msgpack").read_bytes()
+    good = msgspec.structs.replace(FRAMES["answer"], error="")
+    plain = msgspec.msgpack.encode(good)
+    later = bytes((plain[0] + 2,)) + plain[1:] + msgspec.msgpack.encode("later") + msgspec.msgpack.encode({})
+    frames = [golden, plain, later]
+    tensor = msgspec.structs.replace(good.tensors[0], shape=(2**40, 2**40))
+    frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=(tensor,))))
+    frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=good.tensors * 17)))
+    frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, request_id=4)))
+    frames += [golden[:size] for size in range(len(golden))]
+    dice = random.Random(7)
+    for _ in range(3000):
+        spoiled = bytearray(golden)
+        for _ in range(dice.randint(1, 4)):
+            spoiled[dice.randrange(len(spoiled))] = dice.randrange(256)
+        frames.append(bytes(spoiled))
+    data = b"".join(len(frame).to_bytes(4, "little") + frame for frame in frames)
+    done = subprocess.run([str(program)], input=data, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.split(b"\0")
+    assert len(lines) == len(frames) + 1
+    digest = FRAMES["answer"].release_digest
+    assert lines[0].decode() == f"1 nothing is wrong|b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
+    assert lines[1] == lines[2]
+    assert lines[1].decode() == f"0 |b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
+    assert [line.split(b"|")[0] for line in lines[3:6]] == [b"4 what came back is no answer"] * 3
+    assert all(line.startswith(b"4 ") for line in lines[6 : 6 + len(golden)])
+    assert isinstance(msgspec.msgpack.decode(golden, type=InferReply), InferReply)
