@@ -1,17 +1,18 @@
-"""What the agent adds to a raw runtime call: in process with sketches on, and through its Unix socket.
+"""What the agent adds to a raw runtime call: in process with sketches on, through its socket, and end to end.
 
-    python benchmarks/agent_overhead.py --json
+    EDGESHIP_TEST_DATA=... python benchmarks/agent_overhead.py --json [--realtime]
 
-For each runtime, on the demo's second digits model: the runtime alone, the in-process library and the worker's socket
-take turns in one run, so that the ratios hold when the machine's speed drifts. Exit code 3 if a goal is missed.
+The ways take turns in one run, one thread each, so that differences hold when the machine's speed drifts. Overheads are
+differences of medians; the mean contains what the median does not: one call in 256 (fewer for large samples) measures
+the whole block before it. `low` and `high` are the smallest and largest of the rounds. A machine that other programs
+use too adds their turns to every answer through a socket: `--realtime` asks the system for priority over them
+(SCHED_FIFO; needs the right to it), and every figure says so. Exit code 3 if a goal is missed.
 """
 
 from __future__ import annotations
 
 import json
-import socket
-import statistics
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -21,138 +22,187 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeship.bundle import Bundle
-from edgeship.demo.building import build, write_data
-from edgeship.demo.digits import load_digits
-from edgeship_agent.contract.manifest import Variant
-from edgeship_agent.contract.oci import MANIFEST_FILE
-from edgeship_agent.runtime import EngineOptions, open_engine
-from edgeship_agent.serving.client import Client
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.agents.made import frame_case, tiny_cases
+from benchmarks.agents.raw import open_raw
+from benchmarks.agents.slots import Case, known_cases, write_slot
+from benchmarks.agents.workers import Echo, worker
+
+from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.library import LocalModel
 
-ROUNDS = 10
-CALLS_A_ROUND = 300
-P99_GOAL_MS = 10.0
-READY_TIMEOUT_S = 30.0
+ROUNDS = 8
+#: Longest time of one way in one round.
+ROUND_S = 0.25
+MOST_CALLS = 1024
+FEWEST_CALLS = 40
+REALTIME = "--realtime" in sys.argv
+AGAINST = "the raw runtime, one thread, in the same run" + (", real-time priority" if REALTIME else "")
+SMALL_FRAME, LARGE_FRAME = (224, 224, 3), (1080, 1920, 3)
+
+Times = dict[str, list[list[float]]]
+Way = Callable[[int], object]
 
 
-def unpack(bundle: Bundle, variant: Variant, directory: Path) -> Path:
-    """Write a variant as the slot directory that an agent would have."""
-    (directory / "files").mkdir(parents=True)
-    manifest = bundle.blob(bundle.manifest_digest)
-    (directory / MANIFEST_FILE).write_bytes(manifest)
-    for file in variant.files:
-        (directory / "files" / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / "files" / file.path).write_bytes(bundle.blob(file.digest))
-    slot = {"schema_version": 1, "model": bundle.manifest.name, "version": bundle.manifest.version}
-    slot |= {"digest": bundle.digest, "variant": variant.label, "arm": "main"}
-    (directory / "slot.json").write_text(json.dumps(slot))
-    return directory
-
-
-@contextmanager
-def worker(slot: Path, path: Path) -> Iterator[Client]:
-    """A real worker process on its socket."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "edgeship_agent.serving.worker", "--slot", str(slot), "--arm", "main"]
-    command += ["--boot-id", "bench", "--socket", str(path), "--control-fd", str(theirs.fileno()), "--settings", "{}"]
-    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
-        theirs.close()
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while not path.exists():
-            if time.monotonic() > deadline_s or process.poll() is not None:
-                raise SystemExit("the worker did not become ready")
-            time.sleep(0.02)
-        try:
-            with Client(path) as client:
-                yield client
-        finally:
-            ours.close()  # the worker ends with its supervisor
-
-
-def timed_us(call: Callable[[np.ndarray], object], images: np.ndarray) -> list[float]:
+def timed_us(way: Way, calls: int) -> list[float]:
     """One time per call, in µs."""
     times = []
-    for index in range(CALLS_A_ROUND):
-        image = images[index % len(images)]
+    for index in range(calls):
         started_ns = time.perf_counter_ns()
-        call(image)
+        way(index)
         times.append((time.perf_counter_ns() - started_ns) / 1000.0)
     return times
 
 
-def compare(bundle: Bundle, variant: Variant, folder: Path) -> dict[str, list[float]]:
-    """Times of the three ways, taken in turns."""
-    slot = unpack(bundle, variant, folder / variant.runtime)
-    model = variant.file("model")
-    assert model is not None
-    engine = open_engine(variant.runtime, slot / "files" / model.path, EngineOptions())
-    shapes = [tuple(1 if size < 0 else size for size in info.shape) for info in engine.signature.inputs]
-    arrays = [np.zeros(shape, info.dtype) for shape, info in zip(shapes, engine.signature.inputs, strict=True)]
-    images = load_digits().evaluation.images
-    times: dict[str, list[float]] = {"raw": [], "library": [], "socket": []}
-    with LocalModel.open(slot) as local, worker(slot, folder / f"{variant.runtime}.sock") as client:
-        ways: dict[str, Callable[[np.ndarray], object]] = {
-            "raw": lambda _image: engine.run(arrays),
-            "library": lambda image: local.predict({"image": image}),
-            "socket": lambda image: client.infer({"image": image}),
-        }
-        for way in ways.values():
-            timed_us(way, images)
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                times[name] += timed_us(way, images)
-    engine.close()
+def take_turns(ways: dict[str, Way]) -> Times:
+    """Times of every way, by round."""
+    slowest_us = max(float(np.median(timed_us(way, FEWEST_CALLS))) for way in ways.values())
+    calls = int(min(MOST_CALLS, max(FEWEST_CALLS, ROUND_S * 1e6 / slowest_us)))
+    times: Times = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            times[name].append(timed_us(way, calls))
     return times
 
 
-def figure(name: str, value: float, unit: str, spread: tuple[float, float], goal: float | None) -> dict[str, object]:
-    """One line of the result."""
-    met = None if goal is None else value <= goal
-    low, high = (round(bound, 2) for bound in spread)
-    count = ROUNDS * CALLS_A_ROUND
-    line = {"name": name, "value": round(value, 2), "unit": unit, "low": low, "high": high, "n": count}
-    return {**line, "goal": goal, "met": met, "against": "the raw runtime, one thread, in the same run"}
+def pooled(times: Times, name: str) -> np.ndarray:
+    """All times of a way."""
+    return np.concatenate(times[name])
 
 
-def rounds_spread(ours: list[float], raw: list[float], merge: Callable[[float, float], float]) -> tuple[float, float]:
-    """Smallest and largest difference or ratio of the rounds' medians."""
-    per_round = []
-    for start in range(0, len(ours), CALLS_A_ROUND):
-        end = start + CALLS_A_ROUND
-        per_round.append(merge(statistics.median(ours[start:end]), statistics.median(raw[start:end])))
-    return min(per_round), max(per_round)
+def figure(name: str, unit: str, rounds: list[float], value: float, n: int, goal: float | None) -> dict[str, object]:
+    """One line of the result; low and high are those of the rounds."""
+    line = {"name": f"agent/{name}", "value": round(value, 4), "unit": unit}
+    line |= {"low": round(min(rounds), 4), "high": round(max(rounds), 4), "n": n}
+    return {**line, "goal": None if goal is None else f"≤ {goal:g}", "met": None if goal is None else value <= goal} | {
+        "against": AGAINST
+    }
 
 
-def figures_of(runtime: str, times: dict[str, list[float]]) -> list[dict[str, object]]:
-    """Overheads of the library and the socket against the raw runtime."""
-    raw = statistics.median(times["raw"])
-    library, through = statistics.median(times["library"]), statistics.median(times["socket"])
-    p99_ms = float(np.quantile(times["socket"], 0.99)) / 1000.0
-    ordered = np.sort(times["socket"]) / 1000.0
-    added = rounds_spread(times["library"], times["raw"], lambda ours, base: ours - base)
-    ratio = rounds_spread(times["socket"], times["raw"], lambda ours, base: ours / base)
-    return [
-        figure(f"agent.{runtime}.library_overhead_p50_us", library - raw, "us", added, None),
-        figure(f"agent.{runtime}.socket_over_raw_p50", through / raw, "ratio", ratio, None),
-        figure(f"agent.{runtime}.socket_p99_ms", p99_ms, "ms", (float(ordered[0]), float(ordered[-1])), P99_GOAL_MS),
-    ]
+def added(name: str, times: Times, ours: str, base: str, share: float, goal: float | None) -> dict[str, object]:
+    """Quantile of one way minus the median of another, in µs; share 0 stands for the means."""
+
+    def difference(left: np.ndarray, right: np.ndarray) -> float:
+        if not share:
+            return float(left.mean() - right.mean())
+        return float(np.quantile(left, share) - np.median(right))
+
+    pairs = zip(times[ours], times[base], strict=True)
+    rounds = [difference(np.asarray(left), np.asarray(right)) for left, right in pairs]
+    both = pooled(times, ours), pooled(times, base)
+    return figure(name, "us", rounds, difference(*both), both[0].size, goal)
+
+
+def in_process(case: Case, slot: Path) -> Iterator[dict[str, object]]:
+    """The library against the raw runtime."""
+    raw, shape, dtype = open_raw(case.runtime, case.file)
+    samples = case.samples(64)
+    prepared = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    with LocalModel.open(slot) as model, priority():
+        times = take_turns({"raw": lambda _: raw(prepared), "ours": lambda index: model.predict(samples[index % 64])})
+    name = f"in process/{case.name}"
+    yield added(f"{name}: added p50", times, "ours", "raw", 0.5, 10.0)
+    yield added(f"{name}: added p99 over the raw p50", times, "ours", "raw", 0.99, None)
+    yield added(f"{name}: added mean, blocks measured", times, "ours", "raw", 0.0, None)
+
+
+def mobilenet_ratio(case: Case, slot: Path) -> Iterator[dict[str, object]]:
+    """What serving and telemetry add to the predictor (preprocessing and runtime) of a MobileNet-class model."""
+    from edgeship_agent.serving.slot import read_slot
+
+    loaded = read_slot(slot)
+    predictor = Predictor.open(loaded.manifest, loaded.variant, loaded.model_path)
+    samples = case.samples(64)
+    with LocalModel.open(slot) as model, priority():
+        times = take_turns(
+            {
+                "raw": lambda index: predictor.run(samples[index % 64]),
+                "ours": lambda index: model.predict(samples[index % 64]),
+            }
+        )
+    predictor.close()
+    for share, word, goal in ((0.5, "p50", 1.02), (0.0, "mean, blocks measured", None)):
+        pick = np.median if share else np.mean
+        rounds = [float(pick(o) / pick(r)) for o, r in zip(times["ours"], times["raw"], strict=True)]
+        value = float(pick(pooled(times, "ours")) / pick(pooled(times, "raw")))
+        name = f"in process/{case.name}: ratio to preprocessing and runtime, {word}"
+        yield figure(name, "ratio", rounds, value, pooled(times, "ours").size, goal)
+
+
+def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) -> Iterator[dict[str, object]]:
+    """Whole frames through the worker, against the raw runtime in this process, and against a bare socket."""
+    raw, _, _ = open_raw(case.runtime, case.file)
+    samples = case.samples(4)
+    frame_bytes = int(np.prod(case.shape))
+    echo = Echo(frame_bytes)
+    with worker(slot, slot.parent / f"{slot.name}.sock") as (client, pid), priority(pid, echo.pid):
+        times = take_turns(
+            {
+                "raw": lambda index: raw(samples[index % 4]["x"][np.newaxis]),
+                "ours": lambda index: client.infer(samples[index % 4]),
+                "echo": lambda _: echo.call(),
+            }
+        )
+    echo.close()
+    name = f"socket/{case.name}"
+    yield added(f"{name}: added p50", times, "ours", "raw", 0.5, goals[0])
+    yield added(f"{name}: added p99 over the raw p50", times, "ours", "raw", 0.99, goals[1])
+    values = pooled(times, "echo")
+    rounds = [float(np.median(part)) for part in times["echo"]]
+    yield figure(
+        f"{name}: two bare processes and the same bytes, p50", "us", rounds, float(np.median(values)), values.size, None
+    )
+
+
+def end_to_end(case: Case, slot: Path) -> Iterator[dict[str, object]]:
+    """Bytes in, answer out, through the socket, preprocessing included, while telemetry runs."""
+    samples = case.samples(16)
+    with worker(slot, slot.parent / f"{slot.name}.sock") as (client, pid), priority(pid):
+        times = take_turns({"ours": lambda index: client.infer(samples[index % 16])})
+    values = pooled(times, "ours") / 1000.0
+    for share, word, goal in ((0.5, "p50", None), (0.99, "p99", 10.0)):
+        rounds = [float(np.quantile(part, share)) / 1000.0 for part in times["ours"]]
+        name = f"end to end/{case.name}: bytes in, answer out, {word}"
+        yield figure(name, "ms", rounds, float(np.quantile(values, share)), values.size, goal)
+
+
+@contextmanager
+def priority(*others: int) -> Iterator[None]:
+    """Real-time priority for this process and others, where it was asked for."""
+    processes = (0, *others) if REALTIME else ()
+    for process in processes:
+        os.sched_setscheduler(process, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        if REALTIME:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def figures(folder: Path) -> Iterator[dict[str, object]]:
+    """Everything, one figure after another."""
+    known = known_cases()
+    for case in [*tiny_cases(folder), *known[:1]]:
+        yield from in_process(case, write_slot(case, folder / f"{case.name}.in-process"))
+    small = frame_case(folder, "150 kB", SMALL_FRAME)
+    large = frame_case(folder, "6 MB by memfd", LARGE_FRAME)
+    yield from through_socket(small, write_slot(small, folder / "small"), (40.0, 150.0))
+    yield from through_socket(large, write_slot(large, folder / "large"), (1000.0, None))
+    for index, case in enumerate(known):
+        slot = write_slot(case, folder / f"known{index}")
+        if case.name.startswith("mobilenet"):
+            yield from mobilenet_ratio(case, slot)
+        yield from end_to_end(case, slot)
 
 
 def main() -> None:
-    """Build, compare, print."""
+    """Measure and print."""
     missed = False
     with tempfile.TemporaryDirectory(prefix="edgeship-") as name:
-        folder = Path(name)
-        write_data(folder / "data")
-        built = build("v2", folder / "data", folder / "v2", folder / "build.log")
-        bundle = Bundle.open(built.bundle)
-        chosen = {f"{row['target']}/{row['runtime']}/{row['precision']}" for row in built.chosen}
-        for variant in bundle.manifest.variants:
-            if variant.label in chosen:
-                for line in figures_of(variant.runtime, compare(bundle, variant, folder)):
-                    missed |= line["met"] is False
-                    print(json.dumps(line))
+        for line in figures(Path(name)):
+            missed |= line["met"] is False
+            print(json.dumps(line, ensure_ascii=False), flush=True)
     sys.exit(3 if missed else 0)
 
 

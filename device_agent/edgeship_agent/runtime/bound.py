@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,14 +108,34 @@ def to_artifact(binding: Binding, array: Array) -> Array:
     if array.size == 1 and array.ndim != len(binding.shape):
         array = array.reshape((1,) * len(binding.shape))  # a scalar, which some formats write as a vector of one
     if binding.scale and array.dtype.kind == "f":
-        limits = np.iinfo(binding.dtype)
-        steps = np.rint(array.astype(np.float32, copy=False) / np.float32(binding.scale)) + binding.zero_point
-        # NaN has no integer: it becomes the zero point, and is counted as missing where signals are measured
-        steps = np.where(np.isnan(steps), binding.zero_point, steps)
-        return np.clip(steps, limits.min, limits.max).astype(binding.dtype)
+        return _quantized(binding, array.astype(np.float32, copy=False))
     if dtype_name(array.dtype) != binding.dtype:
         array = array.astype(binding.dtype)
     return array
+
+
+def _quantized(binding: Binding, array: Array) -> Array:
+    dtype, lowest, highest = _integers(binding.dtype)
+    steps = np.empty(array.shape, np.float32)
+    np.divide(array, np.float32(binding.scale), out=steps)
+    np.rint(steps, out=steps)
+    steps += np.float32(binding.zero_point)
+    if steps.size and math.isnan(np.minimum.reduce(steps, axis=None)):
+        # NaN has no integer: it becomes the zero point, and is counted as missing where signals are measured
+        steps[np.isnan(steps)] = binding.zero_point
+    np.maximum(steps, lowest, out=steps)
+    np.minimum(steps, highest, out=steps)
+    return steps.astype(dtype)
+
+
+@lru_cache(maxsize=16)
+def _integers(name: str) -> tuple[np.dtype[Any], np.float32, np.float32]:
+    """The type, and the lowest and highest float32 that it holds."""
+    limits = np.iinfo(name)
+    highest = np.float32(limits.max)
+    if float(highest) > limits.max:
+        highest = np.nextafter(highest, np.float32(0.0))
+    return np.dtype(name), np.float32(limits.min), highest
 
 
 def from_artifact(binding: Binding, array: Array) -> Array:

@@ -1,0 +1,75 @@
+"""Real worker processes, and two bare processes that exchange the same bytes: what any socket costs here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgeship_agent.serving.client import Client
+
+READY_TIMEOUT_S = 60.0
+_ANSWER_BYTES = 128
+
+
+@contextmanager
+def worker(slot: Path, path: Path) -> Iterator[tuple[Client, int]]:
+    """A worker on its socket: a client of it, and its process id."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "edgeship_agent.serving.worker", "--slot", str(slot), "--arm", "main"]
+    command += ["--boot-id", "bench", "--socket", str(path), "--control-fd", str(theirs.fileno()), "--settings", "{}"]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while not path.exists():
+            if time.monotonic() > deadline_s or process.poll() is not None:
+                raise SystemExit("the worker did not become ready")
+            time.sleep(0.02)
+        try:
+            with Client(path, timeout_s=30.0) as client:
+                yield client, process.pid
+        finally:
+            ours.close()  # the worker ends with its supervisor
+
+
+class Echo:
+    """A process that reads frames of a fixed size from a blocking socket and sends a short answer to each."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._socket, theirs = socket.socketpair()
+        for end in (self._socket, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._frame = bytearray(size_bytes)
+        self._answer = bytearray(_ANSWER_BYTES)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._socket.close()
+            _answer_for_ever(theirs, size_bytes)
+        theirs.close()
+
+    def call(self) -> None:
+        """One frame there, one answer back."""
+        self._socket.sendall(self._frame)
+        self._socket.recv_into(self._answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self._socket.close()
+        os.waitpid(self.pid, 0)
+
+
+def _answer_for_ever(endpoint: socket.socket, size_bytes: int) -> None:
+    view = memoryview(bytearray(size_bytes))
+    while True:
+        filled = 0
+        while filled < size_bytes:
+            count = endpoint.recv_into(view[filled:])
+            if not count:
+                os._exit(0)
+            filled += count
+        endpoint.sendall(bytes(_ANSWER_BYTES))
