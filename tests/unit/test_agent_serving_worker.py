@@ -557,3 +557,8 @@ print(sorted(heavy & set(sys.modules)), int(open("/proc/self/statm").read().spli
     modules, size_bytes = python(code).rsplit(" ", 1)
     assert modules == "[]"
     assert int(size_bytes) < 45_000_000
+
+
+def test_a_supervisor_holds_no_arrays():
+    code = "import sys, edgeship_agent.supervisor.run; print('numpy' in sys.modules)"
+    assert python(code).strip() == "False"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeship_agent.contract.errors import ConfigError, InputError
-from edgeship_agent.runtime.engine import EngineOptions
+from edgeship_agent.runtime.options import EngineOptions
 
 if TYPE_CHECKING:
     from edgeship_agent.runtime.engine import Engine

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import EngineError
 from edgeship_agent.processing.arrays import Array, dtype_name
+from edgeship_agent.runtime.options import EngineOptions
 
 __all__ = [
     "Array",
@@ -22,22 +23,6 @@ __all__ = [
     "run_steps",
     "state_of",
 ]
-
-
-class EngineOptions(Struct, frozen=True, kw_only=True):
-    """How a model is run.
-
-    Attributes:
-        threads: threads of one inference; one unless asked for.
-        precision: ``fp32`` (also for int8 files, whose float operators then run in f32), or ``fp16`` / ``bf16`` where
-            the runtime may choose the arithmetic (OpenVINO). Nothing is ever lowered in silence.
-        reference: LiteRT's reference kernels instead of its fast ones: slow, and of the arithmetic that TensorFlow Lite
-            Micro has.
-    """
-
-    threads: int = 1
-    precision: str = "fp32"
-    reference: bool = False
 
 
 class TensorInfo(Struct, frozen=True, kw_only=True):

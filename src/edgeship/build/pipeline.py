@@ -95,9 +95,8 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         ready = _Toolchains(options, progress)
         ready.source()
         memory = Memory(open_cache(progress, enabled=options.cache), staging.scratch / "memory")
-        hopeless = checks.before_build(
-            sources.file_to_check(options.request, staging.scratch / "pinned"), targets, progress, memory
-        )
+        checked = sources.file_to_check(options.request, staging.scratch / "pinned")
+        hopeless = checks.before_build(checked, targets, progress, memory)
         read = inputs.read(options, staging.scratch / "source", progress, memory)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)

@@ -33,6 +33,7 @@ def faulty(comparison: Comparison, *, classes: bool) -> bool:
 
 
 def said(trial: Trial) -> str:
+    """Of a trial, for people."""
     what = "relative RMS of channel groups" if trial.by_group else "relative RMS"
     shown = f"{what} {trial.error:.3g}" if math.isfinite(trial.error) else "not a number"
     return f"{shown}, degenerate" if trial.faulty else shown
