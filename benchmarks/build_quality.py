@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peers.cases import Case, cases
 from benchmarks.peers.onnx2tf_int8 import onnx2tf_int8
 from benchmarks.peers.quantizers import Peer, folder_name, peers_of
+from benchmarks.peers.tflite_converter import tflite_converter
 
 from edgeship.build import inputs, layout, routes, target_files, toolchains, verify
 from edgeship.build.backends import Artifact
@@ -160,13 +161,15 @@ def _peers(case: Case, runtime: str, floating: Built, read: inputs.Inputs, folde
     artifact = floating.artifact
     order = sorted(artifact.inputs, key=lambda each: each.artifact_index)
     samples = [{each.artifact_name: np.ascontiguousarray(to_artifact(each, sample[each.name])) for each in order}
-               for sample in read.calibration_inputs]  # fmt: skip
+               for sample in read.source_inputs]  # fmt: skip
     peers: dict[str, Peer] = peers_of(runtime)
     if runtime == "litert" and case.options.source.suffix == ".onnx" and len(order) == 1:
         for granularity in ("per-channel", "per-tensor"):
             peer = onnx2tf_int8(case.options.source, read.source.inputs[0].name, granularity)
             if peer is not None:
                 peers[f"onnx2tf int8 {granularity}"] = peer
+    if runtime == "litert" and case.keras is not None:
+        peers |= tflite_converter(case.keras)
     found: dict[str, Built] = {}
     for name, peer in peers.items():
         place = folder / folder_name(name)

@@ -110,7 +110,7 @@ def _peers(read: inputs.Inputs, floating: Artifact, folder: Path) -> dict[str, B
     """What the peers made; those that fail say so on stderr."""
     order = sorted(floating.inputs, key=lambda each: each.artifact_index)
     samples = [{each.artifact_name: np.ascontiguousarray(to_artifact(each, sample[each.name])) for each in order}
-               for sample in read.calibration_inputs]  # fmt: skip
+               for sample in read.source_inputs]  # fmt: skip
     found: dict[str, Built] = {}
     for name, peer in defaults_of(floating.runtime, read.source.path, read.source.inputs[0].name).items():
         if peer is None:

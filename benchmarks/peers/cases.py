@@ -31,11 +31,13 @@ class Case(Struct, frozen=True, kw_only=True):
 
     Attributes:
         runtimes: to be tried.
+        keras: the Keras file or SavedModel of the same weights, for quantizers that start from one.
     """
 
     name: str
     options: BuildOptions
     runtimes: tuple[str, ...] = RUNTIMES
+    keras: Path | None = None
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -65,6 +67,7 @@ def detector(folder: Path) -> Case:
     """Ours: boxes in pixels and scores in one output, judged by mean average precision."""
     write_scenes(folder)
     options = BuildOptions(
+        fold_normalisation=False,
         source=DETECTOR, targets=(), calibration=folder / "calibration.npz", evaluation=folder / "evaluation.npz",
         preprocess=folder / "preprocess.toml", metric="map", postprocess=folder / "postprocess.toml",
         ground_truth=folder / "truth.json",
@@ -85,7 +88,22 @@ def _resnet8(folder: Path) -> Case:
     runtimes = RUNTIMES if status("tensorflow").installed else ("openvino", "litert")
     (x, y), (test_x, test_y) = _cifar(), _cifar("test_1000")
     options = _written(folder, model, (x[:CALIBRATION], y[:CALIBRATION]), (test_x, test_y))
-    return Case(name="resnet-8", options=options, runtimes=runtimes)
+    keras = _found("mlperf_tiny/ic_resnet8/pretrainedResnet.h5")
+    return Case(name="resnet-8", options=options, runtimes=runtimes, keras=keras)
+
+
+def _keywords(folder: Path) -> Case:
+    if not status("tensorflow").installed:
+        raise LookupError("edgeship toolchains install tensorflow")
+    data = _found("data/kws_mfcc_first200.npz")
+    model = _found("mlperf_tiny/kws_dscnn/kws_ref_model/saved_model.pb").parent
+    with np.load(data) as archive:
+        # the features' own scale and zero point
+        x = ((archive["x"].astype(np.float32) - 83) * np.float32(0.58470291))[..., None]
+        y = archive["y"].astype(np.int64)
+    # by index, before any result was seen: 30 % calibration, 20 % selection, 50 % claim
+    options = _written(folder, model, (x[:100], y[:100]), (x[100:], y[100:]))
+    return Case(name="ds-cnn", options=options, keras=model)
 
 
 def _resnet(depth: int, file: str) -> Callable[[Path], Case]:
@@ -138,6 +156,7 @@ def _found(path: str) -> Path:
 #: Name → what makes the case.
 _OTHERS: Final[dict[str, Callable[[Path], Case]]] = {
     "mnist-cntk": _mnist,
+    "ds-cnn": _keywords,
     "resnet-8": _resnet8,
     "resnet-20": _resnet(20, "resnet20-12fca82f.th"),
     "resnet-32": _resnet(32, "resnet32-d509ac18.th"),

@@ -81,7 +81,7 @@ def _gates(data: Path, tmp_path: Path, model: Path, *, decoded: bool) -> tuple[d
     options = BuildOptions(
         source=DETECTOR, targets=(), calibration=data / "calibration.npz", evaluation=data / "evaluation.npz",
         preprocess=data / "preprocess.toml", postprocess=data / "postprocess.toml", metric="map50",
-        ground_truth=data / "truth.json",
+        ground_truth=data / "truth.json", fold_normalisation=False,
     )  # fmt: skip
     if not decoded:
         options = structs.replace(options, metric="closeness", postprocess=None, ground_truth=None)

@@ -115,7 +115,7 @@ def test_usage_that_cannot_work_ends_with_2_and_makes_nothing(tmp_path: Path) ->
     foreign_host = run_server_command("--data", str(tmp_path / "data"), "--host", "0.0.0.0")
     assert (unknown_key.returncode, foreign_host.returncode) == (2, 2)
     assert "colour" in unknown_key.stderr
-    assert "no TLS and no set-up token" in foreign_host.stderr
+    assert "the dashboard has no login yet" in foreign_host.stderr
     assert "next:" in foreign_host.stderr
     assert "Traceback" not in unknown_key.stderr + foreign_host.stderr
     assert not (tmp_path / "data").exists(), "nothing half-made"

@@ -110,7 +110,7 @@ def test_predictions_of_a_raw_output_are_its_numbers() -> None:
 
 def test_a_search_measures_each_channel_group_by_its_own_size() -> None:
     """Else it would take a file for the closest that has its boxes right and its scores gone."""
-    from edgeship.build import candidates, verify
+    from edgeship.build import trial_figures, verify
 
     rng = np.random.default_rng(2)
     source = np.concatenate([rng.uniform(0, 640, (40, 4, 30)), rng.uniform(0, 1, (40, 3, 30))], axis=1)
@@ -121,8 +121,8 @@ def test_a_search_measures_each_channel_group_by_its_own_size() -> None:
     truth = verify.Truth(outputs={"y": source}, labels=None, classes=False, metric="closeness", closeness_limit=0.1,
                          groups=decoded_groups(decoding, "y", source.shape))  # fmt: skip
     found = {name: verify.compare(truth, {"y": each}) for name, each in (("coarse", coarse), ("dead", dead))}
-    errors = {name: candidates._error(each, by_group=True) for name, each in found.items()}
+    errors = {name: trial_figures.error_of(each, grouped=True) for name, each in found.items()}
     assert errors["coarse"] == pytest.approx(0.05)
     assert errors["dead"] == pytest.approx(np.sqrt(0.4**2 / 2))
-    whole = {name: candidates._error(each, by_group=False) for name, each in found.items()}
+    whole = {name: trial_figures.error_of(each, grouped=False) for name, each in found.items()}
     assert whole["dead"] < 0.001 < whole["coarse"]
