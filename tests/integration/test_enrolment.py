@@ -121,10 +121,11 @@ class Agent:
     def __init__(self, folder: Path, device_id: str) -> None:
         self.state = folder / device_id
         config = folder / f"{device_id}.toml"
-        config.write_text(
-            config.read_text() + "[telemetry]\nwindow_s = 0.5\nwindow_inferences = 40\nheartbeat_s = 0.5\n"
+        tables = (
+            "[telemetry]\nwindow_s = 0.5\nwindow_inferences = 40\nheartbeat_s = 0.5\n"
             "[update]\ndisk_reserve_bytes = 0\nretry_s = 0.1\n[link]\nreconnect_start_s = 0.1\nreconnect_max_s = 0.5\n"
         )
+        config.write_text(f"allow_volatile_state = true\n{config.read_text()}{tables}")
         self.log = folder / f"{device_id}.log"
         command = [sys.executable, "-W", "error", "-m", "edgeship_agent.cli", "run", "--config", str(config)]
         with self.log.open("ab") as log:
