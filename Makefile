@@ -7,10 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-all bench docs clean
+.PHONY: help setup demo check format test test-all test-arm64 bench docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/.core: pyproject.toml device_agent/pyproject.toml constraints.txt scripts/setup
 	@scripts/setup core "$(PYTHON)" "$(VENV)"
@@ -39,6 +39,10 @@ test: $(VENV)/.dev ## everything but the long runs
 
 test-all: $(VENV)/.dev ## every test, long runs too
 	@$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-arm64: $(VENV)/.dev ## the agent on aarch64, in an emulated root of Debian's packages
+	@echo "test-arm64: engines and one update on aarch64, emulated (minutes; the root is made once)"
+	@$(PYTEST) tests/arm64 $(ARGS)
 
 bench: $(VENV)/.dev ## every benchmark; appends to benchmarks/results.jsonl
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -13,7 +13,7 @@ import pytest
 
 from edgeship.build.cache import Cache, Made
 from edgeship.build.cache.basis import code_digest, samples_digest
-from edgeship.build.cache.memory import Memory
+from edgeship.build.cache.memory import Memory, remembering
 from edgeship.build.cache.store import damaged, entries
 from edgeship.build.cache.why import why
 from edgeship_agent.contract.errors import ConversionError, EngineError
@@ -208,6 +208,29 @@ def test_an_engine_that_fails_is_remembered_as_a_candidate_that_does_not_run(tmp
         memory = Memory(Cache(tmp_path / "cache"), tmp_path / "work")
         with pytest.raises(ConversionError, match="refused"):
             memory.answers("pass", {}, run)
+
+
+def test_a_toolchain_is_asked_once_about_a_file_and_always_about_a_factory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(toolchain)
+        return {"operators": len(asked)}
+
+    monkeypatch.setattr("edgeship.build.toolchains.workers.ask", answer)
+    ask = remembering(Memory(Cache(tmp_path / "cache"), tmp_path / "work"))
+    for number, content in enumerate((b"one", b"one", b"other")):
+        copy = tmp_path / str(number) / "model.h5"
+        copy.parent.mkdir()
+        copy.write_bytes(content)
+        question = {"command": "describe", "model": str(copy), "format": "keras", "options": {}}
+        said = ask("tensorflow", question)
+        assert said == {"operators": [1, 1, 2][number]}
+    for _ in range(2):
+        ask("torch", {**question, "options": {"factory": {"module": "mine"}}})
+    assert asked == ["tensorflow", "tensorflow", "torch", "torch"]
 
 
 def test_samples_are_told_apart_by_name_type_shape_and_order() -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 from edgeship.build import data, folding, metrics, oracle, preprocess, sources, target_files, unlabelled, verify
 from edgeship.build.backends.base import Samples
 from edgeship.build.cache import Cache
-from edgeship.build.cache.memory import Memory
+from edgeship.build.cache.memory import Memory, remembering
 from edgeship.build.data import Dataset
 from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
@@ -124,7 +124,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     """
     memory = memory or Memory(Cache(None), folder / "memory")
     metrics.check_name(options.metric)
-    source = sources.load(options.request)
+    source = sources.load(options.request, remembering(memory))
     progress.step("read", _described(source))
     for note in source.notes:
         progress.step("note", note, "note")

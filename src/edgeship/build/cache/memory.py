@@ -15,6 +15,7 @@ from msgspec import structs
 from edgeship.build.backends.base import Artifact, Samples
 from edgeship.build.cache.basis import samples_digest
 from edgeship.build.cache.store import Cache, Made
+from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.engine import Array
 
@@ -122,6 +123,24 @@ class Memory:
                 raise _as_conversion(error) from error
 
         return msgspec.convert(_infinite(self.cache.remember(name, key, self._folder, made)), kind)
+
+
+def remembering(memory: Memory) -> workers.Ask:
+    """Asks a toolchain about a model, unless the same was asked before; of a factory nothing is remembered."""
+
+    def ask(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
+        if "factory" in question["options"]:
+            return workers.ask(toolchain, question)
+        model = Path(question["model"])
+        files = sorted(file for file in model.rglob("*") if file.is_file()) if model.is_dir() else [model]
+        key = {
+            **{name: value for name, value in question.items() if name != "model"},
+            "toolchain": toolchain, "suffix": model.suffix,
+            "files": {file.relative_to(model.parent).as_posix(): _digest(file) for file in files},
+        }  # fmt: skip
+        return memory.figures("describe", key, dict[str, Any], lambda: workers.ask(toolchain, question))
+
+    return ask
 
 
 def _moved(artifact: Artifact, place: Callable[[Path], Path]) -> Artifact:

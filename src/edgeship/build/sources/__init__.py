@@ -8,6 +8,7 @@ from typing import Final
 
 from edgeship.build.sources.model import SourceModel
 from edgeship.build.sources.request import InputShape, InputValue, SourceOptions, SourceRequest
+from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, InputError
 
 __all__ = ["InputShape", "InputValue", "SourceModel", "SourceOptions", "SourceRequest", "load"]
@@ -29,8 +30,12 @@ _KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
 TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
 
 
-def load(asked: SourceRequest | Path) -> SourceModel:
+def load(asked: SourceRequest | Path, ask: workers.Ask = workers.ask) -> SourceModel:
     """Read a trained model.
+
+    Args:
+        asked: which.
+        ask: how a toolchain is asked, for the formats that only a framework can look into.
 
     Raises:
         InputError: no such file, an unknown format, or a damaged file.
@@ -43,7 +48,8 @@ def load(asked: SourceRequest | Path) -> SourceModel:
         raise ConfigError("inputs of this format cannot be made constants", key="--input-value",
                           file=request.path, expected="an ONNX model",
                           next_step="leave the option out, or export the model as ONNX")  # fmt: skip
-    model: SourceModel = importlib.import_module(f"{__name__}.{name}").load(request)
+    reader = importlib.import_module(f"{__name__}.{name}")
+    model: SourceModel = reader.load(request, ask) if name in TOOLCHAINS else reader.load(request)
     return model
 
 

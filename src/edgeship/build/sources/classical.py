@@ -29,7 +29,7 @@ MOST_UNPACKED_BYTES: Final = 8 * 1024**3
 _TRAIN: Final = "save it again, or as ONNX with skl2onnx or onnxmltools"
 
 
-def load(request: SourceRequest) -> SourceModel:
+def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
     """Look at a model of one of the three libraries.
 
     Raises:
@@ -40,7 +40,7 @@ def load(request: SourceRequest) -> SourceModel:
     path = request.path
     kind = check(request)
     options = {"allow_pickle": request.allow_pickle, "outputs": list(request.output_tensors)}
-    answer = _describe(path, kind, options)
+    answer = _describe((path, kind), options, ask)
     return SourceModel(
         path=path,
         format=kind,
@@ -110,12 +110,13 @@ def _check_archive(path: Path) -> None:
                          expected=f"at most {MOST_UNPACKED_BYTES} bytes", next_step=_TRAIN)  # fmt: skip
 
 
-def _describe(path: Path, kind: str, options: dict[str, Any]) -> dict[str, Any]:
+def _describe(model: tuple[Path, str], options: dict[str, Any], ask: workers.Ask) -> dict[str, Any]:
+    path, kind = model
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copyfile(path, Path(folder) / f"model{path.suffix.lower()}"))
         request = {"command": "describe", "model": str(copy), "format": kind, "options": options}
         try:
-            return workers.call(TOOLCHAIN, request)
+            return ask(TOOLCHAIN, request)
         except InputError as error:
             raise InputError(error.message, file=path, next_step=error.next_step or _TRAIN) from error
 

@@ -17,7 +17,7 @@ TOOLCHAIN: Final = "tensorflow"
 _FORMATS: Final = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".pb": "frozen_graph"}
 
 
-def load(request: SourceRequest) -> SourceModel:
+def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
     """Look into a TensorFlow model, in the toolchain's own process and on a private copy.
 
     Raises:
@@ -30,7 +30,7 @@ def load(request: SourceRequest) -> SourceModel:
     options = _options(request, kind)
     files = tuple(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else (path,)
     digest = digest_of_files(files)
-    answer = _described(path, kind, options)
+    answer = _described((path, kind), options, ask)
     return SourceModel(
         path=path,
         format=kind,
@@ -74,7 +74,8 @@ def _options(request: SourceRequest, kind: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value}
 
 
-def _described(path: Path, kind: str, options: dict[str, Any]) -> dict[str, Any]:
+def _described(model: tuple[Path, str], options: dict[str, Any], ask: workers.Ask) -> dict[str, Any]:
+    path, kind = model
     with tempfile.TemporaryDirectory(prefix="edgeship-source-") as folder:
         copy = Path(folder) / f"model{path.suffix.lower()}"
         if path.is_dir():
@@ -83,7 +84,7 @@ def _described(path: Path, kind: str, options: dict[str, Any]) -> dict[str, Any]
             shutil.copyfile(path, copy)
         request = {"command": "describe", "model": str(copy), "format": kind, "options": options}
         try:
-            return workers.call(TOOLCHAIN, request)
+            return ask(TOOLCHAIN, request)
         except InputError as error:
             raise InputError(error.message, file=path, next_step=error.next_step) from error
 

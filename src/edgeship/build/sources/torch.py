@@ -47,7 +47,7 @@ def check(request: SourceRequest) -> None:
     _asked(request)
 
 
-def load(request: SourceRequest) -> SourceModel:
+def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
     """Read a PyTorch model in PyTorch's own process.
 
     Raises:
@@ -62,7 +62,7 @@ def load(request: SourceRequest) -> SourceModel:
         copy.write_bytes(data)
         question = {"command": "describe", "model": str(copy), "format": TOOLCHAIN, "options": asked.options}
         try:
-            said = workers.call(TOOLCHAIN, question)
+            said = ask(TOOLCHAIN, question)
         except InputError as error:
             raise InputError(error.message, file=request.text, next_step=error.next_step) from error
     files = (asked.file, *(Path(file) for file in said["code"]))

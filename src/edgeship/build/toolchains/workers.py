@@ -22,6 +22,15 @@ _PACKAGE: Final = "edgeship.build.toolchains"
 _LINES_KEPT: Final = 20
 
 
+#: How a toolchain is asked; a caller may put what it remembers in front.
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+def ask(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
+    """Ask a toolchain, with the usual time and without a word on the way; see :func:`call`."""
+    return call(toolchain, question)
+
+
 def call(
     toolchain: str,
     request: Mapping[str, Any],
