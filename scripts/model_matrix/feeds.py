@@ -206,6 +206,13 @@ def speech_onnx(data: Path) -> Pair:
     return {name: x[:half] for name, x in whole.items()}, {name: x[half:] for name, x in whole.items()}
 
 
+def speech_onnx_at_16k(data: Path) -> Pair:
+    """The same without the rate, which is a constant of the model then."""
+    first, second = speech_onnx(data)
+    return ({name: x for name, x in first.items() if name != "sr"},
+            {name: x for name, x in second.items() if name != "sr"})  # fmt: skip
+
+
 def speech_torch(data: Path) -> Pair:
     """The same frames under the names of the TorchScript file, whose first 64 samples are an input of their own."""
     pair = []
