@@ -87,7 +87,7 @@ def build(read: inputs.Inputs, runtime: str, folder: Path) -> tuple[dict[str, Bu
     target = target_files.load(TARGETS[runtime])
     on_target = isa_class_of(target.arch, target.isa) == isa_class()
     try:
-        floating = workshop.float_variant(runtime)
+        floating = workshop.float_variant(runtime, target)
         ours = workshop.quantized_variant(target, runtime, "int8", on_target=on_target)
         made = {"float": floating, OURS: ours, **_peers(read, floating.artifact, folder)}
         times = measure({name: built.bound.run for name, built in made.items()}, read.evaluation_inputs, PLAN,
