@@ -58,24 +58,21 @@ if [ "$service" = yes ]; then
     command -v systemctl >/dev/null || fail "there is no systemd here" "--no-service, and start it your way" 2
 fi
 
-# beside the old environment, then in its place: a device that loses power in between has one or the other
-new="$prefix.new"
-rm -rf "$new"
+# each environment in a folder of its own, under a link that is swapped in one rename: a device that loses power in between
+# has the old one or the new one
+[ ! -e "$prefix" ] || [ -L "$prefix" ] || fail "$prefix is no link of this installer" "--prefix DIR" 2
+new="$prefix.$(date +%Y%m%d%H%M%S).$$"
+trap 'rm -rf "$new" "$new.link"' EXIT
 echo "installing into $prefix"
 "$python" -m venv "$new"
 "$new/bin/python" -m pip install --quiet --disable-pip-version-check "$here[$runtime]"
 "$new/bin/edgeship-agent" --help >/dev/null
-rm -rf "$prefix.old"
-[ ! -d "$prefix" ] || mv "$prefix" "$prefix.old"
-mv "$new" "$prefix"
-for script in "$prefix"/bin/*; do
-    [ -f "$script" ] && [ ! -L "$script" ] && sed -i "1s|^#!$new/|#!$prefix/|; s|$new|$prefix|g" "$script" || :
+ln -s "$(basename "$new")" "$new.link"
+mv -T "$new.link" "$prefix"
+trap - EXIT
+for old in "$prefix".[0-9]*; do
+    [ "$old" = "$new" ] || rm -rf "$old"
 done
-"$prefix/bin/edgeship-agent" --help >/dev/null || {
-    rm -rf "$prefix"; [ ! -d "$prefix.old" ] || mv "$prefix.old" "$prefix"
-    fail "the new environment does not start; the old one is back"
-}
-rm -rf "$prefix.old"
 if [ "$service" = no ]; then
     printf '✔ installed\nnext: %s\n' "$prefix/bin/edgeship-agent enroll URL --token TOKEN --target TARGET"
     exit 0
@@ -91,7 +88,8 @@ if [ ! -e "$config" ]; then
     exit 0
 fi
 unit=/etc/systemd/system/edgeship-agent.service
-"$prefix/bin/edgeship-agent" unit --config "$config" --user "$user" >"$unit.new" 2>/dev/null
+# by the link, so that the unit names what the next upgrade swaps too
+"$prefix/bin/python" -m edgeship_agent.cli unit --config "$config" --user "$user" >"$unit.new" 2>/dev/null
 mv "$unit.new" "$unit"
 systemctl daemon-reload
 systemctl enable --quiet edgeship-agent

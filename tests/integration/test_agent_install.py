@@ -40,7 +40,9 @@ def test_it_installs_and_upgrades_in_place(tmp_path: Path) -> None:
     for _ in range(2):
         done = install("--runtime", "litert", "--prefix", str(prefix), "--no-service", timeout_s=300.0)
         assert done.returncode == 0, done.stderr
-        assert [path.name for path in tmp_path.iterdir()] == ["agent"]
+        assert prefix.is_symlink()
+        # the environment before is gone, and the link leads to the only one there is
+        assert {path.name for path in tmp_path.iterdir()} == {"agent", prefix.readlink().name}
         helped = subprocess.run(
             [prefix / "bin" / "edgeship-agent", "--help"], capture_output=True, text=True, check=True
         )
@@ -51,6 +53,7 @@ def test_it_installs_and_upgrades_in_place(tmp_path: Path) -> None:
     broken.chmod(0o755)
     refused = install("--runtime", "litert", "--prefix", str(prefix), "--no-service", "--python", str(broken))
     assert refused.returncode != 0
+    assert {path.name for path in tmp_path.iterdir()} == {"agent", "python", prefix.readlink().name}
     assert (
         subprocess.run([prefix / "bin" / "edgeship-agent", "--help"], capture_output=True, check=False).returncode == 0
     )

@@ -119,7 +119,7 @@ def test_generated_pages_are_fresh() -> None:
 
 def test_pages_that_the_code_names_exist() -> None:
     """Error messages and docstrings name pages of the documentation: each must be there."""
-    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "device_agent").rglob("*.py")]
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "device_agent" / "edgeship_agent").rglob("*.py")]
     named = {
         (_name(source), page)
         for source in sources

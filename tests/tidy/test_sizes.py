@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "device_agent").rglob("*.py"))]
+SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "device_agent" / "edgeship_agent").rglob("*.py"))]
 PURE = ["src/edgeship/rollout", "src/edgeship/drift", "src/edgeship/targets", "src/edgeship/charts"]
 PURE += ["src/edgeship/statistics", "device_agent/edgeship_agent/contract"]
 MAX_FILE_LINES = 500

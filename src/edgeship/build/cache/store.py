@@ -150,7 +150,7 @@ class Cache:
         try:
             made = make()
         except ConversionError as error:
-            if getattr(error, "passing", False):
+            if error.passing:
                 raise  # what the machine did, not what the inputs are: the next time may be better
             failure = Failure(message=error.message, target=error.target or "", stage=error.stage)
         entry = Entry(
