@@ -14,6 +14,8 @@ from edgeship_agent.runtime.engine import Array
 Pair = tuple[int, int]
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
 MOST_PATCHES: Final = 128
+#: Matrix products, in the three formats' words.
+_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "BATCH_MATMUL", "FULLY_CONNECTED"})
 
 
 class Layer(Struct, frozen=True, kw_only=True):
@@ -52,7 +54,8 @@ class Operator(Struct, frozen=True, kw_only=True):
         name: by which the runtime's quantizer knows it.
         kind: the format's name of what it does.
         inputs, outputs: names of tensors that are computed, constants left out.
-        layer: its weights, where it has some.
+        layer: its weights, where it has some that nobody else reads.
+        fan_in: products that one output value sums, where its weights say so: also of weights that are shared.
         elements: of its outputs; 0 where that is not known.
         multiplications: of one inference.
     """
@@ -62,6 +65,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layer: Layer | None = None
+    fan_in: int = 0
     elements: int = 0
     multiplications: int = 0
 
@@ -71,9 +75,17 @@ def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) 
     found = []
     for operator in operators:
         elements = sum(int(np.prod(shapes[name])) for name in operator.outputs if name in shapes)
-        products = elements * operator.layer.fan_in if operator.layer is not None else 0
-        found.append(structs.replace(operator, elements=elements, multiplications=products))
+        found.append(structs.replace(operator, elements=elements, multiplications=elements * _summed(operator, shapes)))
     return tuple(found)
+
+
+def _summed(operator: Operator, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Products that one output value sums; of two computed factors the first one's last axis says it."""
+    if operator.layer is not None:
+        return operator.layer.fan_in
+    if operator.fan_in or operator.kind not in _PRODUCTS:
+        return operator.fan_in
+    return next((shapes[name][-1] for name in operator.inputs if shapes.get(name)), 0)
 
 
 def patches(layer: Layer, activation: Array) -> Array:
