@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,20 @@ def one_convolution(path: Path) -> Path:
     net.operator(Ops.CONV_2D, [x, w, b], [hidden], options=convolution)
     net.operator(Ops.MEAN, [hidden, axes], [y], options=schema.ReducerOptionsT())
     return net.write(path, [x], [y])
+
+
+def tied(path: Path) -> Path:
+    """``x`` [1, 32] float32 three times through one layer to ``y``, its weights copied for each, as converters do."""
+    rng = np.random.default_rng(6)
+    weights, bias = rng.normal(0, 0.2, (32, 32)).astype(np.float32), rng.normal(0, 0.2, 32).astype(np.float32)
+    net = TfliteWriter()
+    names = ["x", "a", "b", "y"]
+    steps = [net.tensor(name, (1, 32), Types.FLOAT32) for name in names]
+    for index, (before, after) in enumerate(itertools.pairwise(steps)):
+        w = net.tensor(f"w{index}", weights.shape, Types.FLOAT32, data=weights)
+        b = net.tensor(f"b{index}", bias.shape, Types.FLOAT32, data=bias)
+        net.operator(Ops.FULLY_CONNECTED, [before, w, b], [after], options=schema.FullyConnectedOptionsT())
+    return net.write(path, [steps[0]], [steps[-1]])
 
 
 def remembering(path: Path) -> Path:
