@@ -152,6 +152,24 @@ def tied(path: Path) -> Path:
     return net.write(path, [steps[0]], [steps[-1]])
 
 
+def split(path: Path) -> Path:
+    """``x`` [1, 8] float32 through a layer whose result is split in three, one part of which nothing reads."""
+    rng = np.random.default_rng(7)
+    net = TfliteWriter()
+    x, y = net.tensor("x", (1, 8), Types.FLOAT32), net.tensor("y", (1, 4), Types.FLOAT32)
+    w = net.tensor("w", (12, 8), Types.FLOAT32, data=rng.normal(0, 0.5, (12, 8)).astype(np.float32))
+    b = net.tensor("b", (12,), Types.FLOAT32, data=rng.normal(0, 0.5, 12).astype(np.float32))
+    axis = net.tensor("axis", (), Types.INT32, data=np.array(1, np.int32))
+    wide = net.tensor("wide", (1, 12), Types.FLOAT32)
+    parts = [net.tensor(f"part{index}", (1, 4), Types.FLOAT32) for index in range(3)]
+    options = schema.SplitOptionsT()
+    options.numSplits = len(parts)
+    net.operator(Ops.FULLY_CONNECTED, [x, w, b], [wide], options=schema.FullyConnectedOptionsT())
+    net.operator(Ops.SPLIT, [axis, wide], parts, options=options)
+    net.operator(Ops.MUL, [parts[0], parts[2]], [y], options=schema.MulOptionsT())
+    return net.write(path, [x], [y])
+
+
 def remembering(path: Path) -> Path:
     """``x`` [1, 2] float32 to ``y`` [1, 3]: a recurrent layer of one step, whose state stays in a variable tensor."""
     rng = np.random.default_rng(8)

@@ -10,6 +10,7 @@ from edgeship.build.backends import tflite_quantizer
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.tflite_constants import with_shared_constants
+from edgeship.build.backends.tflite_dead_outputs import with_typed_dead_outputs
 from edgeship.build.backends.tflite_graph import TfliteGraph
 from edgeship.build.backends.tflite_signature import with_signature
 from edgeship.build.quiet import quiet
@@ -53,7 +54,7 @@ class LiteRtBackend:
             raise
         except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
-        model.write_bytes(with_shared_constants(data))
+        model.write_bytes(with_shared_constants(with_typed_dead_outputs(data)))
         inputs, outputs = layout.rebound(float_artifact, model, RUNTIME)
         return Artifact(
             runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs,
