@@ -83,9 +83,11 @@ class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         threads: of the runtime, for one inference.
+        http: where status and predictions are had by HTTP, for a quick ``curl``: ``127.0.0.1:8080``; empty for nowhere.
     """
 
     threads: int = 1
+    http: str = ""
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
