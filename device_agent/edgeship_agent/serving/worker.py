@@ -38,6 +38,7 @@ from edgeship_agent.serving.control import (
     Drained,
     Failed,
     FromWorker,
+    HandOn,
     Ready,
     Replay,
     Replayed,
@@ -103,7 +104,7 @@ class Worker:
         self._session = session
         self._options = options
         self._settings = options.settings
-        self._handler = RequestHandler(session, options.boot_id, round(options.settings.deadline_ms * 1000.0))
+        self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
         self._pump_is_due = False
@@ -228,6 +229,9 @@ class Worker:
             self.stop("")
         elif isinstance(message, Replay):
             self._start(self._replay(message.inferences))
+        elif isinstance(message, HandOn):
+            for ring in message.predictions:
+                self._session.predictions.take_over(ring)
         elif isinstance(message, Drain) and not self._is_draining:
             self._is_draining = True
             self._stop_listening()
@@ -241,6 +245,7 @@ class Worker:
             return
         self._send_last_window()
         self._tell(self._session.counters(resident_memory_bytes()))
+        self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         self._tell(Drained(inferences=self._session.inferences))
 
     async def _replay(self, inferences: int) -> None:
@@ -388,7 +393,11 @@ def run(options: WorkerOptions) -> int:
         _check_arm(slot, options)
         step = "engine"
         predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=settings.threads)
-        limits = WindowLimits(duration_s=settings.window_s, inferences=settings.window_inferences)
+        limits = WindowLimits(
+            duration_s=settings.window_s,
+            inferences=settings.window_inferences,
+            remembered_predictions=settings.remembered_predictions,
+        )
         session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
         step = "warmup"
         session.warm_up()

@@ -110,6 +110,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         threads=config.serving.threads,
         window_s=config.telemetry.window_s,
         window_inferences=config.telemetry.window_inferences,
+        remembered_predictions=config.telemetry.remembered_predictions,
         clock_quality=clock_quality(time.time(), state.now.time_floor_s),
     )
     pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))

@@ -20,6 +20,7 @@ from edgeship_agent.serving.control import (
     Drained,
     Failed,
     FromSupervisor,
+    HandOn,
     Ready,
     Replay,
     Replayed,
@@ -70,6 +71,7 @@ class WorkerProcess:
         self.drained = threading.Event()
         self.replay: Replayed | None = None
         self.counters: Counters | None = None
+        self.predictions: tuple[bytes, ...] = ()  # what it handed on when it was drained
         self.is_ready = False
         self.is_retiring = False
         self.failure = ""
@@ -160,6 +162,8 @@ class WorkerProcess:
         elif isinstance(message, Replayed):
             self.replay = message
             self.replayed.set()
+        elif isinstance(message, HandOn):
+            self.predictions = message.predictions
         elif isinstance(message, Drained):
             self.drained.set()
         elif isinstance(message, Failed):

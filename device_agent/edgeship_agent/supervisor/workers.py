@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from edgeship_agent.contract.messages import RunningArm, Window
 from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.contract.sketch import ExponentialSketch
-from edgeship_agent.serving.control import Counters, WorkerSettings
+from edgeship_agent.serving.control import Counters, HandOn, WorkerSettings
 from edgeship_agent.supervisor.places import SOCKET, Places
 from edgeship_agent.supervisor.worker_process import WorkerProcess
 from edgeship_agent.update.disk import DISK
@@ -125,6 +125,7 @@ class WorkerPool:
                 self._point(worker)
         if old is not None:
             old.stop()
+            worker.send(HandOn(predictions=old.predictions))
         self._on_change(model, arm, "serving")
         return Activation(ok=True)
 
