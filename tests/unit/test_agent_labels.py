@@ -98,7 +98,7 @@ def test_a_ring_is_handed_on_whole():
     own = ring(5, prefix="b-")
     after = Predictions(own, 5)
     after.take_over(first.hand_on(5))
-    found, number = after.locate("a-3")
+    found, _ = after.locate("a-3")
     assert (found.find(3).predicted, found.find(1), found.take_label(3), found.take_label(4)) == (-1, None, False, True)
     assert not found.take_outcome(4, "minutes")
     assert after.locate("c-3") is None
