@@ -42,6 +42,7 @@ from edgeship_agent.serving.control import (
     Ready,
     Replay,
     Replayed,
+    Split,
     Stop,
     WindowClosed,
     WorkerSettings,
@@ -50,6 +51,7 @@ from edgeship_agent.serving.control import (
 from edgeship_agent.serving.requests import RequestHandler
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import LoadedSlot, read_slot
+from edgeship_agent.serving.split import Splitter
 from edgeship_agent.telemetry.gauges import resident_memory_bytes
 from edgeship_agent.telemetry.window import Clock, WindowLimits
 
@@ -107,6 +109,7 @@ class Worker:
         self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
+        self._splitter = Splitter(session, options.boot_id, self._answer_here, self._settled)
         self._pump_is_due = False
         self._is_pumping = False
         self._is_draining = False
@@ -150,6 +153,7 @@ class Worker:
         self._stop_listening()
         for connection in list(self._connections):
             connection.close()
+        self._splitter.close()
         if self._control is not None:
             self._control.close()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -171,9 +175,7 @@ class Worker:
                 loop.call_later(_ACCEPT_PAUSE_S, self._listen_again)
                 return
             endpoint.setblocking(False)
-            self._connections.add(
-                Connection(endpoint, self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
-            )
+            self._connections.add(Connection(endpoint, self._enqueue, self._lost, self._settings.max_frame_bytes))
 
     def _listen_again(self) -> None:
         if self._listener is not None:
@@ -186,6 +188,11 @@ class Worker:
             listener.close()
 
     def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
+        if not self._splitter.is_alone and self._splitter.passes_on(connection, request, received_ns):
+            return
+        self._answer_here(connection, request, received_ns)
+
+    def _answer_here(self, connection: Connection, request: Request, received_ns: int) -> None:
         if len(self._waiting) >= self._settings.max_waiting:
             connection.reply(self._handler.shed(request, f"{len(self._waiting)} requests are waiting").frame)
             # not at once: a buffer full of small frames would go through here once a frame, ever deeper
@@ -213,6 +220,8 @@ class Worker:
         connection.reply(answer.frame)
         try:
             self._handler.count(answer)
+            if not self._splitter.is_alone:
+                self._splitter.mirror(request, answer)
         finally:
             connection.finish()
             self._is_pumping = False
@@ -229,6 +238,8 @@ class Worker:
             self.stop("")
         elif isinstance(message, Replay):
             self._start(self._replay(message.inferences))
+        elif isinstance(message, Split):
+            self._splitter.change(message)
         elif isinstance(message, HandOn):
             for ring in message.predictions:
                 self._session.predictions.take_over(ring)
@@ -241,12 +252,20 @@ class Worker:
 
     def _finish_drain(self) -> None:
         """When every accepted request is answered, say so."""
-        if self._waiting:
+        if self._waiting or self._splitter.outstanding:
             return
         self._send_last_window()
         self._tell(self._session.counters(resident_memory_bytes()))
         self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         self._tell(Drained(inferences=self._session.inferences))
+
+    def _settled(self) -> None:
+        if self._is_draining:
+            self._finish_drain()
+
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._splitter.forget(connection)
 
     async def _replay(self, inferences: int) -> None:
         """Run the golden inputs, again and again, one at a time between the requests of applications."""

@@ -24,6 +24,7 @@ from edgeship_agent.serving.control import (
     Ready,
     Replay,
     Replayed,
+    Split,
     Stop,
     WindowClosed,
     WorkerSettings,
@@ -72,6 +73,7 @@ class WorkerProcess:
         self.replay: Replayed | None = None
         self.counters: Counters | None = None
         self.predictions: tuple[bytes, ...] = ()  # what it handed on when it was drained
+        self.split: Split | None = None  # what it was told last
         self.is_ready = False
         self.is_retiring = False
         self.failure = ""
