@@ -145,16 +145,29 @@ class Updater:
     def follow(self, goal: GoalState) -> None:
         """Bring every model to the goal; models that are not in it are served no longer."""
         self._running = goal
-        wanted = {model.model: [name for name, _ in arms_of(model)] for model in goal.models if model.arms}
+        wanted = {model.model for model in goal.models if model.arms}
         for model, arm in self._parts.slots.arms():
-            # of a goal that this agent cannot follow everything stays as it is
-            if model not in wanted or (wanted[model] and arm not in wanted[model]):
+            if model not in wanted:
                 self._parts.activator.remove(model, arm)
         for model_goal in goal.models:
             if self._goal is not None and self._goal.generation > goal.generation:
                 return  # a newer goal waits
             if model_goal.arms:
+                if model_goal.is_rollback:
+                    self._drop_arms(model_goal)
                 self._reconcile(model_goal)
+                if self._loaded(new_attempt(model_goal, model_goal.arms[0])) == model_goal.arms[0].digest:
+                    self._drop_arms(model_goal)
+
+    def _drop_arms(self, goal: ModelGoal) -> None:
+        """Serve no arm that the goal does not name: once its main arm is there, so that a failed update changes none.
+
+        Of a goal that this agent cannot follow everything stays as it is.
+        """
+        names = [name for name, _ in arms_of(goal)]
+        for model, arm in self._parts.slots.arms():
+            if model == goal.model and names and arm not in names:
+                self._parts.activator.remove(model, arm)
 
     def bring(self, goal: ModelGoal) -> Attempt:
         """Bring one model to a goal that no server gave; the others stay as they are. Returns how it ended."""

@@ -64,11 +64,16 @@ def comparison_words(compared: Mapping[str, Any]) -> str:
     >>> comparison_words({"name": "accuracy", "before": None, "after": None, "change": None, "low": None,
     ...                   "high": None, "n_before": 0, "n_after": 0, "unit": "fraction"})
     'accuracy no data'
+    >>> comparison_words({"name": "latency_p99_ms", "before": 2.0, "after": 3.25, "change": None, "unit": "ms"})
+    'latency_p99_ms 2 ms→3.25 ms'
     """
-    if compared["change"] is None:
-        return f"{compared['name']} no data"
     digits = "+.1%" if compared["unit"] == "fraction" else "+.4g"
     plain = digits[1:]
+    if compared["change"] is None:
+        values = [compared[side] for side in ("before", "after")]
+        unit = compared["unit"].removeprefix("fraction")
+        known = [f"{value:{plain}} {unit}".rstrip() for value in values if value is not None]
+        return f"{compared['name']} {'→'.join(known) or 'no data'}"
     low = format(compared["low"], digits).removesuffix("%")
     return (
         f"{compared['name']} {compared['before']:{plain}}→{compared['after']:{plain}} ({compared['change']:{digits}}, "

@@ -19,6 +19,8 @@ from edgeship_agent.contract.manifest import BundleManifest, MetricClaim
 from edgeship_agent.contract.messages import ShadowTally
 from edgeship_agent.contract.wire import read_json
 
+#: The arm whose answers no application sees: no traffic.
+SHADOW_ARM: Final = "shadow"
 #: Traffic and latency are those of the last quarter of an hour.
 RECENT_S: Final = 900.0
 _MOST_WINDOWS: Final = 500
@@ -233,7 +235,7 @@ def _status(connection: Connection, release: Release, loaded: int) -> tuple[str,
 
 def _calls(connection: Connection, model: str, since_s: float) -> dict[str, int]:
     query = select(_TABLE.c.version, func.sum(_TABLE.c.inferences)).where(
-        _TABLE.c.model == model, _TABLE.c.received_at_s >= since_s
+        _TABLE.c.model == model, _TABLE.c.received_at_s >= since_s, _TABLE.c.arm != SHADOW_ARM
     )
     return {version: int(count) for version, count in connection.execute(query.group_by(_TABLE.c.version))}
 
