@@ -55,6 +55,7 @@ typedef struct {
     const char *model;
     const char *version;
     const char *release_digest; /* of the bundle that answered */
+    const char *arm;            /* "main", or "b" for a version that shares the traffic with it */
     int64_t latency_us;         /* in the agent, from receipt to answer */
     int count;
     edgeship_tensor tensors[EDGESHIP_MAX_TENSORS]; /* outputs, batch axis of 1 included; aligned to 64 bytes */
@@ -557,10 +558,11 @@ static const char *edgeship__text(edgeship__bytes text)
 static int edgeship__answer(edgeship_client *client, size_t length, edgeship_answer *answer)
 {
     edgeship__reader reader = {client->received + 4, client->received + 4 + length, 0};
-    edgeship__bytes texts[5], names[EDGESHIP_MAX_TENSORS][2], data[EDGESHIP_MAX_TENSORS];
+    edgeship__bytes texts[6], names[EDGESHIP_MAX_TENSORS][2], data[EDGESHIP_MAX_TENSORS];
     size_t needed = 0;
     int bad = edgeship__fail(client, EDGESHIP_BAD_ANSWER, "what came back is no answer");
-    if (edgeship__read_array(&reader) < 9)
+    size_t fields = edgeship__read_array(&reader);
+    if (fields < 9)
         return bad;
     edgeship__bytes kind = edgeship__read_bytes(&reader, 1);
     if (kind.size != 6 || memcmp(kind.start, "answer", 6) != 0 || edgeship__read_uint(&reader) != client->request_id)
@@ -577,6 +579,8 @@ static int edgeship__answer(edgeship_client *client, size_t length, edgeship_ans
         needed += (data[index].size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
     }
     texts[4] = edgeship__read_bytes(&reader, 1);
+    if (fields > 9) /* an older agent names no arm */
+        texts[5] = edgeship__read_bytes(&reader, 1);
     if (reader.is_bad || !edgeship__grow(&client->values, &client->values_size, needed + 1))
         return bad;
     unsigned char *place = client->values;
@@ -595,6 +599,7 @@ static int edgeship__answer(edgeship_client *client, size_t length, edgeship_ans
     answer->model = edgeship__text(texts[1]);
     answer->version = edgeship__text(texts[2]);
     answer->release_digest = edgeship__text(texts[3]);
+    answer->arm = fields > 9 ? edgeship__text(texts[5]) : "";
     client->error[0] = 0;
     if (texts[4].size > 0)
         return edgeship__fail(client, EDGESHIP_REFUSED, "%s", edgeship__text(texts[4]));

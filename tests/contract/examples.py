@@ -259,6 +259,7 @@ FRAMES = {
         latency_us=412,
         tensors=(TENSOR,),
         error="nothing is wrong",
+        arm="b",
     ),
     "status_reply": StatusReply(
         request_id=4,

@@ -58,6 +58,8 @@ def test_messages_of_earlier_versions_are_still_read():
     assert goal.models[0].arms == GOAL.models[0].arms[:2]
     frame = msgspec.msgpack.decode((GOLDEN / "frame-infer-before-arms.msgpack").read_bytes(), type=Request)
     assert (frame.split_key, frame.arm) == ("user-1", "")
+    answer = msgspec.msgpack.decode((GOLDEN / "frame-answer-before-arms.msgpack").read_bytes(), type=Reply)
+    assert (answer.error, answer.arm) == ("nothing is wrong", "")
 
 
 @pytest.mark.parametrize("name", FRAMES)

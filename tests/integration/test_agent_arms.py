@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgeship_agent.contract.goal import ArmGoal
@@ -138,3 +139,37 @@ def _labelled(world: World, version: str) -> int:
     mine = [tally for tally in tallies if tally.version == version]
     assert all(tally.correct == tally.labelled for tally in mine)
     return sum(tally.labelled for tally in mine)
+
+
+def test_a_shadow_is_heard_by_nobody_and_keeps_to_its_memory(world: World) -> None:
+    second = world.depot.publish("2", seed_scale=-1.0)
+    with Traffic(world.agent) as traffic:
+        _shadow(world, 2, second, "shadow", memory_bytes=0)
+        end = world.server.ended("shadow")
+        assert (end.state, end.arm, end.loaded_digest) == (UpdateState.COMMITTED, "shadow", second.digest), end
+        until(lambda: _compared(world) > 100, 30.0, "a hundred inputs that both answered")
+        # the same goal with less memory than a process takes: it dies again and again, and that is all
+        _shadow(world, 3, second, "smaller", memory_bytes=1)
+        until(lambda: sum(window.crashes for window in world.windows("2")) >= 1, 30.0, "a shadow that grew too large")
+        begun = len(traffic.versions)
+        until(lambda: len(traffic.versions) > begun + 100, 30.0, "traffic")
+    assert set(traffic.versions) == {"1"}
+    assert not traffic.errors
+    tallies = [tally for window in world.windows("1") for tally in window.shadow]
+    assert {tally.version for tally in tallies} == {"2"}
+    # its scores are the champion's with the sign turned
+    assert sum(tally.disagreed for tally in tallies) == sum(tally.compared for tally in tallies)
+    assert all(window.arm == "shadow" for window in world.windows("2"))
+
+
+def _shadow(world: World, generation: int, release: Release, deployment: str, memory_bytes: int) -> None:
+    base, shadow = (
+        ArmGoal(version=each.version, digest=each.digest, size_bytes=each.size_bytes) for each in (world.first, release)
+    )
+    shadow = msgspec.structs.replace(shadow, share=0.0, mirror=1.0, cpu_ratio=1.0, memory_bytes=memory_bytes)
+    goal = model_goal(release, deployment, arms=(base, shadow))
+    world.server.send_goal(world.depot.goal(generation, goal))
+
+
+def _compared(world: World) -> int:
+    return sum(tally.compared for window in world.windows("1") for tally in window.shadow)

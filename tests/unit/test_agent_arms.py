@@ -110,6 +110,15 @@ def test_the_same_key_gets_the_same_version_on_every_way_in(pair):
     assert set(first.values()) == {"1", "2"}
 
 
+def test_two_arms_are_told_of_once_and_not_at_every_turn(pair):
+    seen = []
+    with Client(pair.main.socket_path, on_release_change=seen.append) as client:
+        versions = [client.infer(images(1)[0], split_key=f"user-{index}").version for index in range(40)]
+    assert set(versions) == {"1", "2"}
+    assert len(seen) == 1
+    assert seen[0].version != versions[0]
+
+
 def test_requests_without_a_key_are_shared_and_counted_by_their_own_arm(pair):
     with Client(pair.main.socket_path) as client:
         versions = [client.infer(sample).version for sample in images(400)]

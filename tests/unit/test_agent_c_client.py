@@ -204,7 +204,8 @@ def test_answers_are_read_and_garbage_is_survived(tmp_path):
     good = msgspec.structs.replace(FRAMES["answer"], error="")
     plain = msgspec.msgpack.encode(good)
     later = bytes((plain[0] + 2,)) + plain[1:] + msgspec.msgpack.encode("later") + msgspec.msgpack.encode({})
-    frames = [golden, plain, later]
+    older = (GOLDEN / "frame-answer-before-arms.msgpack").read_bytes()
+    frames = [golden, plain, later, older]
     tensor = msgspec.structs.replace(good.tensors[0], shape=(2**40, 2**40))
     frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=(tensor,))))
     frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=good.tensors * 17)))
@@ -222,11 +223,12 @@ def test_answers_are_read_and_garbage_is_survived(tmp_path):
     lines = done.stdout.split(b"\0")
     assert len(lines) == len(frames) + 1
     digest = FRAMES["answer"].release_digest
-    assert lines[0].decode() == f"1 nothing is wrong|b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
+    assert lines[0].decode() == f"1 nothing is wrong|b-1-1f-9|digits|v2|{digest}|b|412|1|image uint8 2 2,0,16,8,255"
     assert lines[1] == lines[2]
-    assert lines[1].decode() == f"0 |b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
-    assert [line.split(b"|")[0] for line in lines[3:6]] == [b"4 what came back is no answer"] * 3
-    assert all(line.startswith(b"4 ") for line in lines[6 : 6 + len(golden)])
+    assert lines[1].decode() == f"0 |b-1-1f-9|digits|v2|{digest}|b|412|1|image uint8 2 2,0,16,8,255"
+    assert lines[3] == lines[0].replace(b"|b|", b"||")
+    assert [line.split(b"|")[0] for line in lines[4:7]] == [b"4 what came back is no answer"] * 3
+    assert all(line.startswith(b"4 ") for line in lines[7 : 7 + len(golden)])
     assert isinstance(msgspec.msgpack.decode(golden, type=InferReply), InferReply)
 
 

@@ -205,6 +205,32 @@ def test_the_client_labels_over_the_socket_and_across_a_switch(slot, start, tmp_
     assert (tally.version, tally.labelled, tally.digest == predictions[37].release_digest) == ("1", 1, True)
 
 
+def test_the_client_tells_of_another_release(slot, start, tmp_path):
+    first = start(slot, "one.sock")
+    second = start(other_version(slot, tmp_path / "second", "2"), "two.sock")
+    pointer, seen = tmp_path / "infer.sock", []
+    pointer.symlink_to("one.sock")
+    with Client(pointer, on_release_change=seen.append) as client:
+        for sample in images(3):
+            assert client.infer(sample).version == "1"
+        assert seen == [], "the first release is no change"
+        pointer.unlink()
+        pointer.symlink_to("two.sock")
+        first.tell(Drain())
+        changed = client.infer(images(1)[0])
+        client.infer(images(1)[0])
+        assert [prediction.prediction_id for prediction in seen] == [changed.prediction_id]
+        assert (changed.version, changed.arm) == ("2", "main")
+        # and back, to a release that the client has seen before: the application must know
+        third = start(slot, "three.sock")
+        pointer.unlink()
+        pointer.symlink_to("three.sock")
+        second.tell(Drain())
+        assert client.infer(images(1)[0]).version == "1"
+        assert [prediction.version for prediction in seen] == ["2", "1"]
+        third.tell(Drain())
+
+
 def test_the_library_tells_of_another_release(slot, tmp_path):
     second = other_version(slot, tmp_path / "b", "2")
     pointer = tmp_path / "active"

@@ -131,6 +131,7 @@ class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer
         release_digest: digest of the bundle that answered.
         latency_us: time from the frame's receipt to the answer, preprocessing included.
         error: empty, or one sentence; then ``tensors`` is empty.
+        arm: that answered.
     """
 
     request_id: int
@@ -141,6 +142,7 @@ class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer
     latency_us: int
     tensors: tuple[Tensor, ...] = ()
     error: str = ""
+    arm: str = ""
 
 
 class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="status_reply"):

@@ -62,6 +62,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         release_digest: digest of the bundle that answered.
         latency_us: in the agent, from the request's receipt to the answer.
         outputs: output name → read-only array with a batch axis of 1.
+        arm: that answered: ``main``, or ``b`` for a version that shares the traffic with it.
     """
 
     prediction_id: str
@@ -70,6 +71,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     release_digest: str
     latency_us: int
     outputs: dict[str, Array]
+    arm: str = ""
 
 
 class Client:
@@ -79,6 +81,7 @@ class Client:
         socket_path: ``run/infer.sock`` in the agent's state directory.
         timeout_s: how long one call may take, reconnecting included.
         on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
+            Two versions that share the traffic are two arms: each is told of once, not at every turn.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Client:
         self._path = os.fspath(socket_path)
         self._timeout_s = timeout_s
         self._on_release_change = on_release_change
-        self._release_digest = ""
+        self._releases: dict[str, str] = {}  # arm → digest of the release that answered last
         self._socket: socket.socket | None = None
         self._frame = bytearray(_FRAME_BYTES)
         self._received = bytearray(_RECEIVE_BYTES)
@@ -145,10 +148,12 @@ class Client:
             release_digest=reply.release_digest,
             latency_us=reply.latency_us,
             outputs={tensor.name: to_array(tensor) for tensor in reply.tensors},
+            arm=reply.arm,
         )
-        if reply.release_digest != self._release_digest:
-            known, self._release_digest = self._release_digest, reply.release_digest
-            if known and self._on_release_change is not None:
+        if reply.release_digest != self._releases.get(reply.arm):
+            is_first = not self._releases
+            self._releases[reply.arm] = reply.release_digest
+            if not is_first and self._on_release_change is not None:
                 self._on_release_change(prediction)
         return prediction
 

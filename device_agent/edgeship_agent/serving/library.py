@@ -105,6 +105,7 @@ class LocalModel:
             release_digest=slot.digest,
             latency_us=(latency_ns + 500) // 1000,
             outputs=outputs,
+            arm=slot.arm,
         )
         if self._is_changed:
             self._is_changed = False

@@ -111,6 +111,7 @@ class RequestHandler:
             release_digest=slot.digest,
             latency_us=round(latency_ns / 1000),
             tensors=tensors,
+            arm=slot.arm,
         )
         late = 0 < deadline_us * 1000 < latency_ns
         return Answer(frame=_frame(reply), raw=raw, outputs=outputs, latency_ns=latency_ns, late=late)
@@ -133,6 +134,7 @@ class RequestHandler:
             release_digest=slot.digest,
             latency_us=0,
             error=error,
+            arm=slot.arm,
         )
         return Answer(frame=_frame(reply))
 
