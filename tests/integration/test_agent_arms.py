@@ -173,3 +173,21 @@ def _shadow(world: World, generation: int, release: Release, deployment: str, me
 
 def _compared(world: World) -> int:
     return sum(tally.compared for window in world.windows("1") for tally in window.shadow)
+
+
+def test_labels_are_known_right_after_a_switch_of_models(world: World) -> None:
+    second = world.depot.publish("2", seed_scale=1.5)
+    with world.agent.client() as client:
+        predictions = [client.infer(sample) for sample in images(50)]
+        world.server.send_goal(world.depot.goal(2, model_goal(second, "second", probation=SHORT)))
+        known = []
+
+        def switched() -> bool:
+            """One label after every call, so that one comes with the first call to the new model."""
+            version = client.infer(images(1)[0]).version
+            known.append(client.label(predictions[len(known) % 50].prediction_id, 3))
+            return version == "2"
+
+        until(switched, 60.0, "version 2")
+        known += [client.label(prediction.prediction_id, 3) for prediction in predictions]
+    assert all(known), f"{known.count(False)} of {len(known)} were unknown"

@@ -100,6 +100,9 @@ def test_a_share_of_the_traffic_beside_the_version_that_runs(fleet: Fleet) -> No
     page = fleet.http.get(f"/releases/{MODEL}/1.1").text
     assert "in the field" in page
     assert "rework_minutes: mean 5" in page
+    page = fleet.http.get(f"/rollouts/{rollout}").text
+    assert "Side by side" in page
+    assert "rework minutes" in page
 
 
 def test_taking_it_back_leaves_the_base_and_promoting_it_leaves_the_challenger(fleet: Fleet) -> None:

@@ -87,13 +87,17 @@ class Drained(Struct, frozen=True, kw_only=True, array_like=True, tag="drained")
 
 
 class HandOn(Struct, frozen=True, kw_only=True, array_like=True, tag="hand_on"):
-    """Worker, before :class:`Drained`; and supervisor to the worker that takes its place.
+    """Worker, before :class:`Drained` and when asked; and supervisor to the worker that takes its place.
 
     Attributes:
         predictions: what labels may still come for, as :mod:`edgeship_agent.telemetry.ring` writes it.
     """
 
     predictions: tuple[bytes, ...]
+
+
+class Recall(Struct, frozen=True, kw_only=True, array_like=True, tag="recall"):
+    """Supervisor: say what is remembered so far; another worker is about to take over."""
 
 
 class Drain(Struct, frozen=True, kw_only=True, array_like=True, tag="drain"):
@@ -147,7 +151,7 @@ class Stop(Struct, frozen=True, kw_only=True, array_like=True, tag="stop"):
 
 
 FromWorker = Union[Ready, WindowClosed, Counters, Failed, Replayed, HandOn, Drained]
-FromSupervisor = Union[Drain, Replay, HandOn, Split, Stop]
+FromSupervisor = Union[Drain, Recall, Replay, HandOn, Split, Stop]
 ControlMessage = Union[FromWorker, FromSupervisor]
 
 

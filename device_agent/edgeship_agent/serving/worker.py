@@ -40,6 +40,7 @@ from edgeship_agent.serving.control import (
     FromWorker,
     HandOn,
     Ready,
+    Recall,
     Replay,
     Replayed,
     Split,
@@ -238,6 +239,8 @@ class Worker:
             self.stop("")
         elif isinstance(message, Replay):
             self._start(self._replay(message.inferences))
+        elif isinstance(message, Recall):
+            self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         elif isinstance(message, Split):
             self._splitter.change(message)
         elif isinstance(message, HandOn):

@@ -119,6 +119,8 @@ class WorkerPool:
             worker.kill()
             detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
             return Activation(ok=False, reason="activation_failed", detail=detail)
+        if served.worker is not None and served.worker is not worker:
+            worker.send(served.worker.recall())  # before anybody can ask the new one about them
         with self._lock:
             old = served.worker if served.worker is not worker else None
             if old is not None or served.worker is None:
@@ -127,7 +129,7 @@ class WorkerPool:
             served.slot = slot  # the same bundle may come with another part of the traffic
             self._route(model)
         if old is not None:
-            old.stop()
+            old.stop()  # what it was still asked after it was recalled
             worker.send(HandOn(predictions=old.predictions))
         self._on_change(model, arm, "serving")
         return Activation(ok=True)

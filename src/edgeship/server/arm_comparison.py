@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
@@ -35,7 +35,7 @@ class Compared(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    unit: str
+    unit: Literal["", "fraction", "ms"]
     before: float | None = None
     after: float | None = None
     change: float | None = None
