@@ -110,6 +110,7 @@ def test_two_arms_live_labelled_killed_and_taken_back(world: World) -> None:
     assert not traffic.errors
 
 
+@pytest.mark.slow
 def test_the_split_outlives_a_restart_and_a_bad_challenger_changes_nothing(world: World) -> None:
     bad = world.depot.publish("2", golden_scale=3.0)
     world.split(2, bad, "bad", 0.5)
@@ -141,6 +142,7 @@ def _labelled(world: World, version: str) -> int:
     return sum(tally.labelled for tally in mine)
 
 
+@pytest.mark.slow
 def test_a_shadow_is_heard_by_nobody_and_keeps_to_its_memory(world: World) -> None:
     second = world.depot.publish("2", seed_scale=-1.0)
     with Traffic(world.agent) as traffic:

@@ -103,6 +103,11 @@ def test_a_ring_is_handed_on_whole():
     assert not found.take_outcome(4, "minutes")
     assert after.locate("c-3") is None
     assert after.locate("a-03 ") is None
+    add(first, [6])
+    after.take_over(first.hand_on(5))
+    again, _ = after.locate("a-7")
+    assert again.find(7).predicted == 6
+    assert not again.take_label(4), "what was counted with the first copy is not counted with the second"
     for index in range(4):
         another = ring(5, prefix=f"x{index}-")
         add(another, [1, 2, 3])

@@ -353,6 +353,10 @@ class WorkerPool:
 
     def _withdraw(self, model: str, arm: str) -> None:
         with self._lock:
+            leaving, front = self._arm(model, arm).worker, self._fronts.get(model)
+        if leaving is not None and front is not None and front is not leaving:
+            front.send(leaving.recall())  # not under the lock: the thread that hears the answer may wait for it
+        with self._lock:
             served = self._arm(model, arm)
             worker, served.worker, served.slot = served.worker, None, None
             served.restart_at_s, served.past = None, _Tally()

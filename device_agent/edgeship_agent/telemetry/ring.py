@@ -135,6 +135,13 @@ class PredictionRing:
         names.add(name)
         return True
 
+    def keep_taken(self, earlier: PredictionRing) -> None:
+        """Labels and outcomes that were counted with an earlier copy of this ring are not counted again."""
+        numbers = np.arange(max(self.oldest, earlier.oldest), min(self.count, earlier.count) + 1)
+        self._labelled[(numbers - 1) % self._capacity] |= earlier._labelled[(numbers - 1) % earlier._capacity]
+        for number, names in earlier._outcomes.items():
+            self._outcomes.setdefault(number, set()).update(names)
+
     def hand_on(self, most: int) -> bytes:
         """The newest predictions, at most so many, for the worker that comes next."""
         first = max(self.oldest, self.count - most + 1)
@@ -197,13 +204,18 @@ class Predictions:
         self._earlier: list[PredictionRing] = []
 
     def take_over(self, data: bytes) -> None:
-        """Take what another worker handed on.
+        """Take what another worker handed on; what it hands on again later takes the place of the first.
 
         Raises:
             ContractError: it is damaged.
         """
         ring = PredictionRing.taken_over(data)
-        others = [known for known in self._earlier if known.prefix != ring.prefix]
+        others = []
+        for known in self._earlier:
+            if known.prefix == ring.prefix:
+                ring.keep_taken(known)
+            else:
+                others.append(known)
         self._earlier = [*others, ring]
         while len(self._earlier) > 1 and sum(r.count - r.oldest + 1 for r in self._earlier) > self._capacity:
             self._earlier.pop(0)
