@@ -111,9 +111,11 @@ class Splitter:
         """A connection is gone."""
         for key in [key for key in self._upstreams if key[0] is door]:
             upstream = self._upstreams.pop(key)
-            if upstream.is_busy:
-                self.outstanding -= 1
+            was_busy = upstream.is_busy
             upstream.close()
+            if was_busy:
+                self.outstanding -= 1
+                self._on_settled()
 
     def close(self) -> None:
         """Close every connection to other arms."""
