@@ -139,10 +139,14 @@ def _one_file_of_3_gb(name: str) -> Callable[[Path], Path]:
     return write
 
 
+#: One of each reader, and each of TensorFlow's.
+HUGE_SUFFIXES = (".onnx", ".tflite", ".pb", ".h5", ".keras", ".pt2", ".json")
+
+
 @pytest.mark.parametrize(
     "write",
-    [_weights_of_3_gb, _one_file_of_3_gb("m.onnx"), _one_file_of_3_gb("m.tflite")],
-    ids=["beside", "onnx", "tflite"],
+    [_weights_of_3_gb, *(_one_file_of_3_gb(f"m{suffix}") for suffix in HUGE_SUFFIXES)],
+    ids=["beside", *HUGE_SUFFIXES],
 )
 def test_a_model_of_3_gb_is_refused_before_it_is_read(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     path = write(tmp_path)

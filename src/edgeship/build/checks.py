@@ -10,6 +10,7 @@ from edgeship.build.cache.memory import Memory
 from edgeship.build.model_facts import facts_of
 from edgeship.build.progress import Progress
 from edgeship.build.sources.model import digest_of_files
+from edgeship.build.stages import said
 from edgeship.targets import CheckResult, ModelFacts, Target, blocking, check
 from edgeship_agent.contract.errors import ConversionError, InputError
 
@@ -42,6 +43,9 @@ def before_build(
     try:
         facts = _facts(model, {entry.name for target in targets for entry in target.runtimes}, memory)
     except InputError:
+        return {}
+    except ConversionError as error:  # a runtime that dies when it is asked refuses for itself alone
+        progress.step("checked", f"nothing: {said(error.stage, error.message)}", "failed")
         return {}
     hopeless: dict[str, str] = {}
     steps: list[str] = []

@@ -48,6 +48,7 @@ class BuildOptions(SourceOptions, frozen=True, kw_only=True):
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
         cache: whether results of earlier builds are used, and this one's are kept.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
+        jobs: so many processes prepare targets at once.
         install_toolchains: create a missing converter environment without asking.
     """
 
@@ -86,6 +87,7 @@ class BuildOptions(SourceOptions, frozen=True, kw_only=True):
     log_mlflow: bool = False
     fold_normalisation: bool = True
     cache: bool = True
+    jobs: int = 1
     install_toolchains: bool = False
 
     @property

@@ -137,6 +137,8 @@ class RememberedOracle:
 
     def _open(self) -> Oracle:
         if self._opened is None:
+            if self._source.toolchain:
+                self._memory.ready(self._source.toolchain)
             self._opened = open_oracle(self._source, self._folder)
         return self._opened
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from edgeship.build.survival import journal
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 #: What an output folder may hold; a folder with anything else in it is not ours to replace.
@@ -30,6 +31,8 @@ ENTRIES: Final = frozenset(
     }
 )
 
+#: Where a former result waits while the new one takes its place.
+_FORMER: Final = "former"
 #: With less than this free, what fails is the disk's doing.
 _FULL_BYTES: Final = 1 << 18
 
@@ -65,12 +68,13 @@ def staging(final: Path) -> Iterator[Staging]:
         raise ConfigError(
             f"cannot be written: {error.strerror}", file=final, next_step="name another folder with -o DIR"
         ) from error
+    journal.place(base, final)
     draft, scratch = base / "draft", base / "scratch"
     try:
         draft.mkdir()
         scratch.mkdir()
         yield Staging(draft=draft, final=final, scratch=scratch)
-        _replace(draft, final, base / "former")
+        _replace(draft, final, base / _FORMER)
     except Exception as error:  # a runtime that cannot write its file says so in many ways, or in none
         if _is_full(error, base):
             raise EdgeshipError("no space is left on this disk", file=final.parent,
@@ -79,6 +83,25 @@ def staging(final: Path) -> Iterator[Staging]:
         raise
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for files that nobody will see, in the system's place for such."""
+    folder = Path(tempfile.mkdtemp(prefix="edgeship-build-"))
+    journal.place(folder, folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def give_up(base: Path, final: Path) -> None:
+    """Take away the folder of a process that died in the middle; a former result that it had moved comes back."""
+    former = base / _FORMER
+    if former.exists() and not final.exists():
+        former.rename(final)
+    shutil.rmtree(base, ignore_errors=True)
 
 
 def _is_full(error: Exception, folder: Path) -> bool:

@@ -41,11 +41,12 @@ from edgeship.build.candidates import Goals, Workshop
 from edgeship.build.decide import Assessed, Decision, decide, stopped
 from edgeship.build.microcontroller.export import C_ARRAY, write_variant
 from edgeship.build.options import BuildOptions
-from edgeship.build.progress import Progress
+from edgeship.build.progress import Agree, Progress, never
 from edgeship.build.proof import make_proof
 from edgeship.build.report import write_report
 from edgeship.build.schema import BuildDocument, CacheReport, VariantReport
 from edgeship.build.sufficiency import Sufficiency
+from edgeship.build.survival import journal
 from edgeship.bundle import AuthorKey, BundleDraft, WrittenBundle, write_bundle
 from edgeship.targets import Target
 from edgeship_agent.contract.errors import ConfigError, ConversionError
@@ -67,12 +68,13 @@ class BuildResult(Struct, frozen=True, kw_only=True):
     folder: Path
 
 
-def build(options: BuildOptions, progress: Progress) -> BuildResult:
+def build(options: BuildOptions, progress: Progress, agree: Agree = never) -> BuildResult:
     """Build a model for hardware targets.
 
     Args:
         options: what, from what, within which limits.
         progress: told what goes on.
+        agree: asked before a converter is installed.
 
     Returns:
         The verdict; on ``fail`` and ``inconclusive`` the report and the variants are written and no bundle.
@@ -92,24 +94,13 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         tracker.check()
     started = time.monotonic()
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
-        ready = _Toolchains(options, progress)
-        ready.source()
-        memory = Memory(open_cache(progress, enabled=options.cache), staging.scratch / "memory")
-        checked = sources.file_to_check(options.request, staging.scratch / "pinned")
-        hopeless = checks.before_build(checked, targets, progress, memory)
-        read = inputs.read(options, staging.scratch / "source", progress, memory)
+        site = _open_site(options, targets, staging.scratch, progress, agree)
+        read, workshop, memory = site.read, site.workshop, site.read.memory
         timings = {"read": time.monotonic() - started}
-        enough = _sufficiency(read, staging, progress)
-        for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
-            ready(toolchain)
-        forms = routes.Forms(read.source, staging.scratch / "forms", ready)
-        goals = Goals(max_relative_rms=options.max_relative_rms, size_bytes=options.size_bytes or 0,
-                      effort=options.effort, keep_float=options.keep_float)  # fmt: skip
-        workshop = Workshop(read, staging.scratch, forms, goals, progress)
         try:
             decisions = tuple(
-                stopped(workshop, target, hopeless[target.id], progress)
-                if target.id in hopeless
+                stopped(workshop, target, site.hopeless[target.id], progress)
+                if target.id in site.hopeless
                 else decide(workshop, target, options, benches, progress)
                 for target in targets
             )
@@ -127,15 +118,9 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         memory.cache.trim()
         timings["total"] = time.monotonic() - started
         document = structs.replace(
-            _document(options, read, decisions, staging, bundle),
-            name=options.name,
+            _document(options, site, decisions, staging, bundle),
             lineage=documents.lineage_report(read.source.facts, statement),
-            tried=tuple(workshop.tried),
-            sensitivity=sensitivity.reports(workshop),
             timings_s={key: round(value, 3) for key, value in timings.items()},
-            cache=cache_report(memory.cache),
-            calibration=enough.report(),
-            notes=(enough.note,) if enough.note else (),
             to_label=str(staging.final / labelling.LABELS_FILE) if waits else "",
         )
         document = hints.added(document, options, progress)
@@ -143,6 +128,64 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
     if options.log_mlflow:
         tracking.log(document, tracking.run_of(read.source.facts), options.output.absolute(), progress)
     return BuildResult(verdict=verdict, document=document, folder=options.output.absolute())
+
+
+def prepare(options: BuildOptions, progress: Progress, agree: Agree, only: Sequence[str]) -> None:
+    """Work out and remember what a build of some targets will ask for; without any, what the source says.
+
+    Raises:
+        EdgeshipError: what :func:`build` would raise.
+    """
+    wanted = {target_files.load(name).id for name in only}
+    targets = _targets(options)
+    options = structs.replace(options, name=_name(options))
+    with output.scratch() as folder, open_benches(options, targets, progress) as benches:
+        site = _open_site(options, targets, folder, progress, agree)
+        try:
+            for target in targets:
+                if target.id in wanted and target.id not in site.hopeless:
+                    decide(site.workshop, target, options, benches, progress)
+        finally:
+            site.workshop.close()
+
+
+class _Site(Struct, frozen=True, kw_only=True):
+    """What targets are built from.
+
+    Attributes:
+        hopeless: target → why nothing could succeed.
+    """
+
+    read: inputs.Inputs
+    workshop: Workshop
+    hopeless: dict[str, str]
+    enough: Sufficiency
+
+
+def _open_site(
+    options: BuildOptions, targets: Sequence[Target], scratch: Path, progress: Progress, agree: Agree
+) -> _Site:
+    """Check and read everything."""
+    ready = _Toolchains(options, progress, agree)
+    sources.toolchain_of(options.request)  # refuses what needs no toolchain to be refused
+    memory = Memory(open_cache(progress, enabled=options.cache), scratch / "memory", ready)
+    try:
+        with journal.step("read", "conversion"):
+            checked = sources.file_to_check(options.request, scratch / "pinned")
+            hopeless = checks.before_build(checked, targets, progress, memory)
+            read = inputs.read(options, scratch / "source", progress, memory)
+    except ConversionError as error:
+        error.file = error.file or str(options.source)
+        raise
+    enough = _sufficiency(read, scratch, progress)
+    if not memory.cache.found("source"):  # a build that begins anew will convert: better refused now than half-way
+        for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
+            ready(toolchain)
+    goals = Goals(max_relative_rms=options.max_relative_rms, size_bytes=options.size_bytes or 0,
+                  effort=options.effort, keep_float=options.keep_float)  # fmt: skip
+    forms = routes.Forms(read.source, scratch / "forms", ready)
+    workshop = Workshop(read, scratch, forms, goals, progress)
+    return _Site(read=read, workshop=workshop, hopeless=hopeless, enough=enough)
 
 
 def _write(document: BuildDocument, decisions: Sequence[Decision], base: BuildDocument | None, folder: Path) -> None:
@@ -153,9 +196,9 @@ def _write(document: BuildDocument, decisions: Sequence[Decision], base: BuildDo
     output.write_synced(folder / "build.json", encode(document))
 
 
-def _sufficiency(read: inputs.Inputs, staging: output.Staging, progress: Progress) -> Sufficiency:
+def _sufficiency(read: inputs.Inputs, scratch: Path, progress: Progress) -> Sufficiency:
     """Whether the calibration data is enough; said where it is not."""
-    folder = staging.scratch / "observed"
+    folder = scratch / "observed"
     key = {"source": read.source.key, "samples": read.memory.digest(read.source_inputs),
            "lasting": read.source.is_lasting}  # fmt: skip
     enough = read.memory.figures(
@@ -201,24 +244,13 @@ def _name(options: BuildOptions) -> str:
     return name
 
 
-def missing_toolchains(options: BuildOptions) -> list[str]:
-    """Names of converters that this build is known to need, before anything is read, and that are not installed."""
-    reader = sources.reader_of(sources.resolved(options.request))
-    wanted = [sources.toolchain_of(options.request), *routes.toolchains(reader, _runtimes(_targets(options)))]
-    return [name for name in dict.fromkeys(wanted) if name and not toolchains.status(name).installed]
-
-
 class _Toolchains:
     """Installs converters when they are needed, where the user has agreed."""
 
-    def __init__(self, options: BuildOptions, progress: Progress) -> None:
-        self._options = options
+    def __init__(self, options: BuildOptions, progress: Progress, agree: Agree) -> None:
+        self._agreed = options.install_toolchains
         self._progress = progress
-
-    def source(self) -> None:
-        """What reading the source needs."""
-        if name := sources.toolchain_of(self._options.request):
-            self(name)
+        self._agree = agree
 
     def __call__(self, name: str) -> None:
         """Have a toolchain ready.
@@ -229,7 +261,7 @@ class _Toolchains:
         """
         if toolchains.status(name).installed:
             return
-        if not self._options.install_toolchains:
+        if not (self._agreed or self._agree(name, toolchains.TOOLCHAINS[name].size_bytes)):
             raise ConfigError(f"this build needs the converter {name}, which is not installed yet",
                               next_step=f"edgeship toolchains install {name}   (or add --yes)")  # fmt: skip
         self._progress.step("toolchain", f"installing {name} in an environment of its own, once", "note")
@@ -258,12 +290,14 @@ def _check_any_way(decisions: Sequence[Decision], options: BuildOptions, worksho
 
 def _document(
     options: BuildOptions,
-    read: inputs.Inputs,
+    site: _Site,
     decisions: Sequence[Decision],
     staging: output.Staging,
     bundle: WrittenBundle | None,
 ) -> BuildDocument:
+    read, workshop, enough = site.read, site.workshop, site.enough
     return BuildDocument(
+        name=options.name,
         verdict=select.overall([each.choice.verdict for each in decisions]),
         bundle=str(staging.final / "bundle") if bundle else None,
         bundle_digest=bundle.digest if bundle else "",
@@ -277,6 +311,11 @@ def _document(
         source=read.source_report(),
         data=read.data_report(),
         tools={**assemble.tool_versions(_runtimes([each.target for each in decisions])), **read.source.tools},
+        tried=tuple(workshop.tried),
+        sensitivity=sensitivity.reports(workshop),
+        cache=cache_report(read.memory.cache),
+        calibration=enough.report(),
+        notes=(enough.note,) if enough.note else (),
     )
 
 

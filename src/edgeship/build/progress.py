@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 #: A count whose label ends so is of candidates: ``total`` is a guess.
 CANDIDATES: Final = "candidates"
 #: A count whose label begins so goes on inside one candidate.
 SELECT: Final = "select"
+#: Asked with a converter's name and its size in bytes whether it may be installed.
+Agree = Callable[[str, int], bool]
+
+
+def never(_name: str, _size_bytes: int) -> bool:
+    """Nobody is there to ask."""
+    return False
 
 
 class Progress(Protocol):

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from edgeship.build.fold import fold
 from edgeship.build.sources import SourceModel
+from edgeship.build.survival.journal import step as survive
 from edgeship.build.toolchains import workers
 from edgeship.build.toolchains.converters import convert_onnx
 from edgeship.build.unroll import unroll
@@ -200,7 +201,8 @@ class Forms:
             shutil.copyfile(before, copy)
         result = folder / "output"
         result.mkdir()
-        made = step.run(self._source, copy, result)
+        with survive(f"form {'-'.join(route)}", "conversion"):
+            made = step.run(self._source, copy, result)
         if isinstance(made, Path):
             return made
         self._fallbacks[route] = made.fallbacks

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from edgeship.build.survival import journal
 from edgeship_agent.contract.errors import ConversionError, EdgeshipError, EngineError
 
 Stage = Literal["check", "conversion", "layout", "quantization", "runtime"]
@@ -24,7 +25,8 @@ def at(stage: Stage) -> Iterator[None]:
     'runtime'
     """
     try:
-        yield
+        with journal.at(stage):
+            yield
     except (ConversionError, EngineError) as error:
         error.stage = error.stage or _caused(error) or stage
         raise

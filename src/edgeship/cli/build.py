@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from edgeship.build.progress import CANDIDATES, SELECT
+from edgeship.build.survival import journal, turns
+from edgeship.build.survival.supervisor import Stopped, Supervisor, Terms, memory_limit_bytes
 from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
 from edgeship.cli.pace import Pace, shown
@@ -93,12 +95,23 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
               help="Let the files take bytes and normalise them, where that is exact.")  # fmt: skip
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Use and keep results of builds.")
 @click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True,
+              help="Processes that build for different runtimes at the same time; each measures alone.")  # fmt: skip
+@click.option("--step-timeout-s", type=click.FloatRange(1), default=900.0, show_default=True,
+              help="A step that says nothing for so long is ended, and the next way tried.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
 @console.json_option
 @click.pass_context
 def build(
-    context: click.Context, /, as_json: bool, yes: bool, form: str | None, format_file: Path | None, **given: object
+    context: click.Context,
+    /,
+    as_json: bool,
+    yes: bool,
+    form: str | None,
+    format_file: Path | None,
+    step_timeout_s: float,
+    **given: object,
 ) -> None:
     """Build SOURCE for hardware targets: convert, quantize, verify on each runtime, measure, choose, sign.
 
@@ -108,13 +121,27 @@ def build(
     """
     console.step("build", first_words(given), "note")  # before anything heavy is imported
     check_form(form, format_file, as_json=as_json)
-    options = _ask_for_toolchains(options_of(context, given, yes=yes))
+    options = options_of(context, given, yes=yes)
+    from edgeship.build import jobs
+
+    live = _Live()
+    supervisor = Supervisor(live.tell, Terms(silence_s=step_timeout_s, memory_bytes=memory_limit_bytes()), live.show)
+    try:
+        jobs.prepare(supervisor, options, live, _agree)
+        live.clear()
+        code = supervisor.run(lambda: _build(options, live, form, format_file, as_json=as_json))
+    except Stopped as stopped:  # the work itself has said so
+        code = 128 + stopped.number
+    sys.exit(code)
+
+
+def _build(options: BuildOptions, live: _Live, form: str | None, format_file: Path | None, *, as_json: bool) -> int:
+    """The build itself, and what is said of it at the end; the exit code."""
     from edgeship.build import pipeline
 
-    with interrupts.remembered() as check:
-        live = _Live(check)
+    with interrupts.remembered() as live.check:
         try:
-            result = pipeline.build(options, live)
+            result = pipeline.build(options, live, _agree)
         finally:
             live.clear()
     folder = str(options.output)
@@ -127,7 +154,7 @@ def build(
     elif not form or format_file:
         _print_result(result.document)
     _print_next(result.document, folder)
-    sys.exit(EXIT_CODES[result.verdict])
+    return EXIT_CODES[result.verdict]
 
 
 def check_form(form: str | None, file: Path | None, *, as_json: bool = False) -> None:
@@ -177,31 +204,22 @@ def write_text(text: str, form: str, file: Path | None) -> None:
     console.step(form, str(file), "note")
 
 
-def _ask_for_toolchains(options: BuildOptions) -> BuildOptions:
-    """Ask before the first installation of a converter; without a terminal the pipeline refuses and says how."""
-    import msgspec
-
-    from edgeship.build import pipeline, toolchains
-
-    if options.install_toolchains or not sys.stdin.isatty():
-        return options
-    for name in pipeline.missing_toolchains(options):
-        size = f"{toolchains.TOOLCHAINS[name].size_bytes // 10**6} MB"
-        if not click.confirm(f"The converter {name} is not installed yet ({size}). Install it?", err=True):
-            return options
-        options = msgspec.structs.replace(options, install_toolchains=True)
-    return options
+def _agree(name: str, size_bytes: int) -> bool:
+    """Ask before a converter is installed; without a terminal nobody agrees, and the build says how to."""
+    if not sys.stdin.isatty():
+        return False
+    return click.confirm(f"The converter {name} is not installed yet ({size_bytes // 10**6} MB). Install it?", err=True)
 
 
 class _Live:
     """Progress on stderr: finished steps as lines, the current count redrawn in place on a terminal.
 
-    Args:
+    Attributes:
         check: raises KeyboardInterrupt where the user interrupted and the work went on.
     """
 
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check = check
+    def __init__(self) -> None:
+        self.check: Callable[[], None] = lambda: None
         self._drawn = 0.0
         self._width = 0
         self._terminal = sys.stderr.isatty()
@@ -209,21 +227,36 @@ class _Live:
         self._search = ""
 
     def step(self, label: str, text: str, glyph: str = "done") -> None:
-        """A line that stays."""
-        self._check()
+        """A line that stays; not again where a process before this one has shown it."""
+        self.check()
         self.clear()
         self._search = ""
-        console.step(label, text, glyph)
+        if journal.is_news(f"{label} {text}"):
+            console.step(label, text, glyph)
+
+    def tell(self, sentence: str) -> None:
+        """What the process that watches has to say."""
+        self.clear()
+        console.step("crash", sentence, "failed")
+
+    def show(self, texts: Sequence[str]) -> None:
+        """How far several processes are."""
+        if self._terminal and time.monotonic() - self._drawn >= _REDRAW_S:
+            self._draw(" | ".join(text for text in texts if text), time.monotonic())
 
     def count(self, label: str, done: int, total: int) -> None:
         """The running count."""
-        self._check()
+        self.check()
         now = time.monotonic()
-        if not self._terminal:
-            return
-        text = self._text(label, done, total, now)
         if now - self._drawn < _REDRAW_S:
             return
+        text = self._text(label, done, total, now)
+        journal.alive(text)
+        if self._terminal and not turns.are_taken():  # of several processes, the one that watches draws
+            self._draw(text, now)
+        self._drawn = now
+
+    def _draw(self, text: str, now: float) -> None:
         self._drawn = now
         self.clear()
         text = f"… {text}"[: shutil.get_terminal_size().columns - 1]  # a line that wraps cannot be taken away

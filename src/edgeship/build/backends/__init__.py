@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from edgeship.build.backends.base import Artifact, Backend, Job, Samples, Scheme
+from edgeship.build.backends.watched import WatchedBackend
+from edgeship.build.survival import journal
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.contract.manifest import InputContract
 
@@ -38,8 +40,8 @@ def open_backend(runtime: str, contracts: Sequence[InputContract] = ()) -> Backe
     except ModuleNotFoundError as error:
         raise ConversionError(f"{error.name} is not installed", target=runtime,
                               next_step=f"pip install {error.name}") from error  # fmt: skip
-    if not any(each.folded for each in contracts):
-        return backend
-    from edgeship.build.backends.folded import FoldedBackend
+    if any(each.folded for each in contracts):
+        from edgeship.build.backends.folded import FoldedBackend
 
-    return FoldedBackend(backend, contracts)
+        backend = FoldedBackend(backend, contracts)
+    return WatchedBackend(runtime, backend) if journal.is_kept() else backend

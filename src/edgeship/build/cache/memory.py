@@ -29,10 +29,12 @@ class Memory:
     Args:
         cache: where.
         folder: private, for files on their way.
+        ready: called with a toolchain's name before it is asked: what is remembered needs none.
     """
 
-    def __init__(self, cache: Cache, folder: Path) -> None:
+    def __init__(self, cache: Cache, folder: Path, ready: Callable[[str], None] = lambda _: None) -> None:
         self.cache = cache
+        self.ready = ready
         self._folder = folder
         self._count = 0
         self._samples: dict[int, tuple[Samples, str]] = {}
@@ -128,9 +130,13 @@ class Memory:
 def remembering(memory: Memory) -> workers.Ask:
     """Asks a toolchain about a model, unless the same was asked before; of a factory nothing is remembered."""
 
+    def really(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
+        memory.ready(toolchain)
+        return workers.ask(toolchain, question)
+
     def ask(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
         if "factory" in question["options"]:
-            return workers.ask(toolchain, question)
+            return really(toolchain, question)
         model = Path(question["model"])
         files = sorted(file for file in model.rglob("*") if file.is_file()) if model.is_dir() else [model]
         key = {
@@ -138,7 +144,7 @@ def remembering(memory: Memory) -> workers.Ask:
             "toolchain": toolchain, "suffix": model.suffix,
             "files": {file.relative_to(model.parent).as_posix(): _digest(file) for file in files},
         }  # fmt: skip
-        return memory.figures("describe", key, dict[str, Any], lambda: workers.ask(toolchain, question))
+        return memory.figures("describe", key, dict[str, Any], lambda: really(toolchain, question))
 
     return ask
 

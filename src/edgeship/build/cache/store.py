@@ -18,9 +18,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
+from edgeship.build.survival import journal, turns
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.contract.oci import canonical_json
 
+#: Pass → stage that is to blame where it kills its process and nothing further in says better.
+_STAGES: Final = {"facts": "check", "describe": "conversion", "convert": "conversion", "operators": "quantization",
+                  "trial": "quantization", "quantize": "quantization"}  # fmt: skip
+#: Passes whose result is time.
+_MEASURING: Final = frozenset({"latency", "screening"})
 ENTRY_FILE: Final = "entry.json"
 FILES_FOLDER: Final = "files"
 _SCHEMA_VERSION: Final = 1
@@ -110,13 +116,16 @@ class Cache:
         Raises:
             ConversionError: it cannot be done, now or before.
         """
-        if self.root is None:
-            return make().value
         whole = {"pass": name, **self._basis, **key}
-        folder = self.root / name / hashlib.sha256(canonical_json(whole)).hexdigest()
+        digest = hashlib.sha256(canonical_json(whole)).hexdigest()
+        if self.root is None:
+            return _done(name, digest, make).value
+        folder = self.root / name / digest
         counts = self.counts.setdefault(name, [0, 0])
         entry = self._read(folder, whole, base)
-        if entry is not None:
+        if entry is not None and journal.was_made(f"{name}/{digest}"):
+            counts[1] += 1
+        elif entry is not None:
             counts[0] += 1
             self.saved_s += entry.seconds
         else:
@@ -126,6 +135,10 @@ class Cache:
         if entry.failure is not None:
             raise _error(entry.failure)
         return entry.value
+
+    def found(self, name: str) -> bool:
+        """Whether this build found everything of a pass that it asked for, and asked for it."""
+        return name in self.counts and not self.counts[name][1]
 
     def trim(self, max_bytes: int | None = None) -> int:
         """Remove what was not used for the longest time until the rest fits; never what this build used.
@@ -148,7 +161,7 @@ class Cache:
         started = time.monotonic()
         made, failure = Made(), None
         try:
-            made = make()
+            made = _done(name, folder.name, make)
         except ConversionError as error:
             if error.passing:
                 raise  # what the machine did, not what the inputs are: the next time may be better
@@ -157,6 +170,7 @@ class Cache:
             name=name, key=key, made_at_s=time.time(), seconds=round(time.monotonic() - started, 3), value=made.value,
             failure=failure,
         )  # fmt: skip
+        journal.made(f"{name}/{folder.name}")
         return self._write(entry, made.files, base, folder)
 
     def _write(self, entry: Entry, files: Sequence[Path], base: Path, folder: Path) -> Entry:
@@ -201,6 +215,12 @@ class Cache:
             return None
         os.utime(folder)  # when it was used last
         return entry
+
+
+def _done(name: str, digest: str, make: Callable[[], Made]) -> Made:
+    """A pass: its turn among other processes of the build, and its name for whoever outlives it."""
+    with turns.turn(measures=name in _MEASURING), journal.step(f"{name}/{digest}", _STAGES.get(name, "runtime")):
+        return make()
 
 
 def entries(root: Path | None) -> list[Found]:

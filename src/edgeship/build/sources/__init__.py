@@ -28,6 +28,8 @@ _FACTORIES: Final = "torch"
 _KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
 #: Reader → the toolchain that it needs to look into a source.
 TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
+#: Readers that ask one, or hand the request on to one that does.
+_ASKING: Final = frozenset({*TOOLCHAINS, "mlflow"})
 
 
 def load(asked: SourceRequest | Path, ask: workers.Ask = workers.ask) -> SourceModel:
@@ -49,7 +51,7 @@ def load(asked: SourceRequest | Path, ask: workers.Ask = workers.ask) -> SourceM
                           file=request.path, expected="an ONNX model",
                           next_step="leave the option out, or export the model as ONNX")  # fmt: skip
     reader = importlib.import_module(f"{__name__}.{name}")
-    model: SourceModel = reader.load(request, ask) if name in TOOLCHAINS else reader.load(request)
+    model: SourceModel = reader.load(request, ask) if name in _ASKING else reader.load(request)
     return model
 
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, InputError
@@ -71,6 +71,7 @@ def check(request: SourceRequest) -> str:
     if request.input_shapes:
         raise ConfigError("the model says itself how many features it takes", file=request.path, key="--input-shape",
                           next_step="leave the option out")  # fmt: skip
+    check_size(request.path, request.path.stat().st_size)
     return _kind(request.path, allow_pickle=request.allow_pickle)
 
 

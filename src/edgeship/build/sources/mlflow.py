@@ -15,6 +15,7 @@ from edgeship.build import sources, tracker
 from edgeship.build.sources import mlflow_folder
 from edgeship.build.sources.model import SourceModel
 from edgeship.build.sources.request import SourceRequest
+from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import InputError
 
 _MODEL: Final = re.compile(r"models:/(?P<name>[^/@]+)(/(?P<version>\d+)|@(?P<alias>[^/@]+))")
@@ -98,7 +99,7 @@ def resolved(request: SourceRequest) -> SourceRequest:
     return _resolve(request).request
 
 
-def load(request: SourceRequest) -> SourceModel:
+def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
     """Read the model in the folder, or behind the address, with what the tracker says of it.
 
     Raises:
@@ -109,7 +110,7 @@ def load(request: SourceRequest) -> SourceModel:
         found = _resolve(request)
     finally:
         _downloads.forget(request.text)
-    model = sources.load(found.request)
+    model = sources.load(found.request, ask)
     return structs.replace(
         model,
         files=(found.original,) if found.original else model.files,

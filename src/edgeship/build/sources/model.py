@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, field
 
-from edgeship_agent.contract.errors import VerificationError
+from edgeship_agent.contract.errors import InputError, VerificationError
 from edgeship_agent.contract.manifest import Source, TensorSpec
+
+#: Of one file. Source: Protocol Buffers, "Proto Limits": a message is smaller than 2 GiB; FlatBuffers has signed 32-bit
+#: offsets.
+LARGEST_BYTES: Final = 2**31 - 1
 
 
 class SourceModel(Struct, frozen=True, kw_only=True):
@@ -95,6 +99,17 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     def lineage(self) -> Source:
         """What the bundle records of it."""
         return Source(file=self.path.name, format=self.format, digest=self.digest, size_bytes=self.size_bytes)
+
+
+def check_size(path: Path, size_bytes: int, next_step: str = "export a smaller model") -> None:
+    """Refuse, by a look at the folder alone, what no format that a build writes could hold.
+
+    Raises:
+        InputError: it is larger than 2 GiB.
+    """
+    if size_bytes > LARGEST_BYTES:
+        raise InputError("too large to convert", file=path, expected="at most 2.1 GB, weights included",
+                         got=f"{size_bytes / 1e9:.1f} GB", next_step=next_step)  # fmt: skip
 
 
 def digest_of_files(files: tuple[Path, ...]) -> str:

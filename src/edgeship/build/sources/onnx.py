@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper, helper, shape_inference
 
 from edgeship.build.sources import onnx_branches
-from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import InputShape, SourceRequest
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.contract.manifest import TensorSpec
@@ -21,8 +21,6 @@ from edgeship_agent.contract.manifest import TensorSpec
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
                                "MatMulInteger", "DynamicQuantizeLinear"})  # fmt: skip
-#: Of one file. Source: Protocol Buffers, "Proto Limits": a message is smaller than 2 GiB.
-_LARGEST_BYTES: Final = 2**31 - 1
 _DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
 
 
@@ -33,13 +31,13 @@ def check(request: SourceRequest) -> None:
         InputError: larger than protobuf allows, or with weights that are missing or lie elsewhere.
     """
     path = request.path
-    _check_size(path, path.stat().st_size)
+    check_size(path, path.stat().st_size)
     try:
         model = _read(path)
     except InputError:  # said when it is loaded
         return
     files = _weight_files(model, path)
-    _check_size(path, sum(file.stat().st_size for file in (path, *files)))
+    check_size(path, sum(file.stat().st_size for file in (path, *files)))
 
 
 def load(request: SourceRequest) -> SourceModel:
@@ -82,12 +80,6 @@ def load(request: SourceRequest) -> SourceModel:
         if request.input_values
         else {},
     )
-
-
-def _check_size(path: Path, size_bytes: int) -> None:
-    if size_bytes > _LARGEST_BYTES:
-        raise InputError("too large to convert", file=path, expected="at most 2.1 GB, weights included",
-                         got=f"{size_bytes / 1e9:.1f} GB", next_step="export a smaller model")  # fmt: skip
 
 
 def _read(path: Path) -> Any:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, InputError
@@ -15,6 +15,18 @@ from edgeship_agent.contract.manifest import TensorSpec
 
 TOOLCHAIN: Final = "tensorflow"
 _FORMATS: Final = {".keras": "keras", ".h5": "keras", ".hdf5": "keras", ".pb": "frozen_graph"}
+
+
+def check(request: SourceRequest) -> None:
+    """Refuse what is too large before any of it is read or copied.
+
+    Raises:
+        InputError: it is.
+    """
+    path = request.path
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    check_size(path, sum(file.stat().st_size for file in files),
+               "save the model without its optimizer: model.save(FILE, include_optimizer=False)")  # fmt: skip
 
 
 def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
@@ -25,6 +37,7 @@ def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
         ConfigError: an option that does not belong to the format.
         ConversionError: the toolchain is not installed, or died of the file.
     """
+    check(request)
     path = request.path
     kind = "saved_model" if path.is_dir() else _FORMATS[path.suffix.lower()]
     options = _options(request, kind)

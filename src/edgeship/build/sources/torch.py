@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from edgeship.build.sources.model import SourceModel, digest_of_files
+from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship.build.sources.torch_files import TorchFile, TorchKind, recognise
 from edgeship.build.toolchains import workers
@@ -107,6 +107,7 @@ def _asked(request: SourceRequest) -> _Asked:
 
 def _file(request: SourceRequest, options: dict[str, Any]) -> _Asked:
     path = request.path
+    check_size(path, path.stat().st_size)
     if request.weights:
         raise ConfigError("belongs to a factory", file=path, key="--weights", got=request.weights,
                           next_step=f"edgeship build package.module:factory --weights {request.weights}")  # fmt: skip
@@ -145,6 +146,7 @@ def _factory(request: SourceRequest, options: dict[str, Any]) -> _Asked:
                           next_step=f"edgeship build {request.text} --weights FILE")  # fmt: skip
     if not request.weights.is_file():
         raise InputError("no such weights file", file=request.weights, next_step="check --weights")
+    check_size(request.weights, request.weights.stat().st_size, "save the weights alone, without the optimizer")
     weights = recognise(request.weights)
     if weights.kind is TorchKind.PICKLED and not request.allow_pickle:
         raise _code(request.weights, weights)
