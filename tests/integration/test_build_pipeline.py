@@ -292,6 +292,29 @@ def test_precisions_are_made_on_request_and_judged_like_the_others(work: Workspa
     assert inputs["int8"] != inputs["int8io"]
 
 
+def test_a_size_budget_has_what_it_asks_for_made(work: Workspace) -> None:
+    """Float too large and int8 too far from the source: what is as small and closer is made without being named."""
+    first = {each.precision: each for each in _build(work.options("lite", effort="quick")).document.variants}
+    assert "int16x8" not in first
+    assert first["int8"].relative_rms is not None
+    tight = work.options("lite", effort="quick", size_bytes=int(first["int8"].size_bytes * 1.3),
+                         max_relative_rms=first["int8"].relative_rms / 2)  # fmt: skip
+    assert tight.size_bytes is not None and first["fp32"].size_bytes > tight.size_bytes
+    document = _build(tight).document
+    made = {each.precision: each for each in document.variants}
+    assert {"int8", "fp16", "int16x8", "dynamic", "fp32"} == set(made)
+    # each of them is judged by the same rules, and named
+    (target,) = document.targets
+    assert all(each.chosen == (each.verdict == "pass") or each.verdict == "pass" for each in document.variants)
+    assert target.chosen or all(f"lite/litert/{name}: " in target.reason for name in made)
+    # a budget that nothing keeps names every candidate
+    none = _build(work.options("ort", effort="quick", size_bytes=100)).document
+    assert none.verdict == "fail"
+    for precision in ("int8", "fp16", "fp32"):
+        assert f"ort/onnxruntime/{precision}: " in none.targets[0].reason
+    assert any(each.precision == "int4" for each in (*none.variants, *none.tried))
+
+
 def test_every_candidate_that_was_tried_is_recorded_with_its_error(work: Workspace) -> None:
     result = _build(work.options("ov"))
     tried = [each for each in result.document.tried if each.outcome == "not chosen"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeship.build.toolchains import environment
+from edgeship_agent.contract.errors import ConversionError
 
 
 def _install(folder: Path, name: str, version: str) -> None:
@@ -33,3 +34,12 @@ def test_a_supported_framework_of_the_user_is_used(
     if own:
         assert environment.install("torch") == Path(sys.prefix)
         assert not environment.named("onnx2tf").is_own
+
+
+def test_a_lock_for_another_python_is_refused_in_words_before_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.sys, "version_info", (3, 13, 1, "final", 0))
+    for act in (environment.check, environment.install):
+        with pytest.raises(ConversionError, match=r"holds files for Python 3\.11 on x86_64, and this is Python 3\.13"):
+            act("torch")
+    with pytest.raises(ConversionError, match="is not installed"):
+        environment.check("onnx2tf")

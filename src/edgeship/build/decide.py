@@ -36,6 +36,9 @@ MORE: Final = {
     "onnxruntime": ("dynamic", "int4"),
     "openvino": ("int4",),
 }
+#: Of those: smaller than int8, and about as small but closer to the source.
+_SMALLER: Final = frozenset({"int4"})
+_CLOSER: Final = frozenset({"int16x8", "dynamic"})
 
 
 class Assessed(Struct, frozen=True, kw_only=True):
@@ -189,8 +192,8 @@ class _Place(Struct, frozen=True, kw_only=True):
 def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[list[Assessed], list[str]]:
     """The candidates of one runtime, judged, in order of preference; and what could not be built, in words.
 
-    Int8 and what was asked for besides come first. Half precision is made where none of them is proven; full precision
-    is what everything is compared with.
+    Int8 and what was asked for besides come first. Half precision is made where none of them is proven, and what else a
+    size budget asks for where nothing holds to it; full precision is what everything is compared with.
     """
     try:
         reference = workshop.float_variant(place.entry.name, place.target)
@@ -208,13 +211,42 @@ def _assess(workshop: Workshop, place: _Place, options: BuildOptions) -> tuple[l
         _refuse(workshop, place, "int8", "the source is quantized already: it is passed through, never quantized twice")
         wanted = ()
     found, refused = _stage(workshop, place, options, reference, wanted)
-    proven = any(each.judged.verdict == "pass" for each in found[:-1])
-    if found and wanted and not proven and _HALF not in wanted:
-        later = structs.replace(place, position=place.position + len(found) - 1)
-        more, reasons = _stage(workshop, later, options, reference, (_HALF,))
-        found = [*found[:-1], *more[:-1], found[-1]]
-        refused += reasons
+    for ask in (_half, _asked_by_size) if wanted else ():
+        if later := ask(found, place.entry.name):
+            behind = structs.replace(place, position=place.position + len(found) - 1)
+            more, reasons = _stage(workshop, behind, options, reference, later)
+            found = [*found[:-1], *more[:-1], found[-1]]
+            refused += reasons
     return found, refused
+
+
+def _half(found: Sequence[Assessed], _runtime: str) -> tuple[str, ...]:
+    """Half precision, where nothing smaller than full precision is proven."""
+    made = _precisions(found)
+    proven = any(each.judged.verdict == "pass" for each in found[:-1])
+    return () if not found or proven or _HALF in made else (_HALF,)
+
+
+def _asked_by_size(found: Sequence[Assessed], runtime: str) -> tuple[str, ...]:
+    """What else a size budget asks for where nothing holds to every rule and full precision is too large.
+
+    Four bits where eight are too large, too; else what is as small as int8 and closer to the source.
+    """
+    large = _precisions([each for each in found if _too_large(each)])
+    if not found or found[-1].built.artifact.precision not in large:
+        return ()
+    if any(each.judged.verdict == "pass" for each in found):
+        return ()
+    wanted = _SMALLER if "int8" in large else _CLOSER
+    return tuple(each for each in MORE[runtime] if each in wanted and each not in _precisions(found))
+
+
+def _too_large(each: Assessed) -> bool:
+    return any(gate.id == "size_bytes" and gate.holds is False for gate in each.judged.gates)
+
+
+def _precisions(found: Sequence[Assessed]) -> set[str]:
+    return {each.built.artifact.precision for each in found}
 
 
 def _stage(

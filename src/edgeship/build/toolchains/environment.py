@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ class Toolchain(Struct, frozen=True, kw_only=True):
         purpose: what it is for, in a few words.
         size_bytes: about what its environment takes on disk.
         module: what must be importable in it.
+        pythons, machines: versions of Python and processors that its lock has files for; empty for any.
         own: distributions, each with its lowest version, that make the environment of Edgeship itself do as well.
     """
 
@@ -43,7 +45,23 @@ class Toolchain(Struct, frozen=True, kw_only=True):
     purpose: str
     size_bytes: int
     module: str
+    pythons: tuple[tuple[int, int], ...] = ()
+    machines: tuple[str, ...] = ()
     own: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def misfit(self, python: tuple[int, int], machine: str) -> str:
+        """Why its lock cannot be installed, empty where it can: pip itself would say so after minutes and in riddles.
+
+        >>> TOOLCHAINS["torch"].misfit((3, 12), "x86_64")
+        'its lock holds files for Python 3.11 on x86_64, and this is Python 3.12 on x86_64'
+        >>> TOOLCHAINS["torch"].misfit((3, 11), "x86_64"), TOOLCHAINS["onnx2tf"].misfit((3, 12), "x86_64")
+        ('', '')
+        """
+        if (not self.pythons or python in self.pythons) and (not self.machines or machine in self.machines):
+            return ""
+        versions = " or ".join(f"{major}.{minor}" for major, minor in self.pythons)
+        return (f"its lock holds files for Python {versions} on {' or '.join(self.machines)}, and this is Python "
+                f"{python[0]}.{python[1]} on {machine}")  # fmt: skip
 
     @property
     def lock(self) -> str:
@@ -95,6 +113,7 @@ TOOLCHAINS: Final[dict[str, Toolchain]] = {
     # the exporter is torch.onnx's own from 2.9 on, where dynamo became its default; tried with 2.13
     "torch": Toolchain(
         name="torch", purpose="PyTorch models → ONNX", size_bytes=870_000_000, module="torch",
+        pythons=((3, 11),), machines=("x86_64",),
         own=(("torch", (2, 9)), ("onnxscript", (0, 5)), ("onnx", (1, 18)), ("numpy", (2,))),
     ),
     "classical": Toolchain(
@@ -150,6 +169,7 @@ def install(name: str) -> Path:
     toolchain = named(name)
     if is_installed(toolchain):
         return toolchain.folder
+    _check_fit(toolchain)
     root().mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root()))
     try:
@@ -176,6 +196,7 @@ def check(name: str) -> str:
     """
     toolchain = named(name)
     if not is_installed(toolchain):
+        _check_fit(toolchain)
         raise ConversionError(f"the toolchain {name} is not installed",
                               next_step=f"edgeship toolchains install {name}")  # fmt: skip
     code = f"import {toolchain.module} as found; print(found.__version__)"
@@ -191,6 +212,14 @@ def remove(name: str) -> bool:
     for folder in folders:
         shutil.rmtree(folder)
     return bool(folders)
+
+
+def _check_fit(toolchain: Toolchain) -> None:
+    if misfit := toolchain.misfit((sys.version_info[0], sys.version_info[1]), platform.machine()):
+        names = " and ".join(name for name, _ in toolchain.own)
+        raise ConversionError(f"the toolchain {toolchain.name} cannot be installed: {misfit}",
+                              next_step=f"install edgeship in an environment that has {names}, which is then used, or "
+                                        "run it with a Python that the lock is for")  # fmt: skip
 
 
 def _installed(name: str) -> tuple[int, ...]:
