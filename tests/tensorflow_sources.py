@@ -53,6 +53,18 @@ def two_ends() -> keras.Model:
     return keras.Model([zulu, alpha], [wide, keras.layers.Dense(2, name="narrow")(wide)])
 
 
+def with_states(folder: Path) -> None:
+    """A net that hears a stream in pieces, and what it says to four pieces in a row, from an empty state."""
+    keras.utils.set_random_seed(6)
+    given = keras.Input((5, 3), batch_size=1, name="piece")
+    first = keras.layers.LSTM(4, stateful=True, return_sequences=True, name="ear")(given)
+    second = keras.layers.GRU(6, stateful=True, name="mind")(keras.layers.Dense(5, activation="relu")(first))
+    model = keras.Model(given, keras.layers.Dense(2, name="says")(second))
+    model.save(folder / "stream.keras")
+    pieces = np.random.default_rng(6).normal(0, 1, (4, 1, 5, 3)).astype(np.float32)
+    np.savez(folder / "stream.npz", pieces=pieces, says=np.stack([model(piece).numpy() for piece in pieces]))
+
+
 def frozen_graph(folder: Path) -> None:
     """A TF1 graph that starts from the bytes of a wave file's samples, as speech models do."""
     rng = np.random.default_rng(5)
@@ -165,7 +177,8 @@ def main(folder: Path) -> None:
     (folder / "net.tflite").write_bytes(converter.convert())
     two_ends().save(folder / "ends.keras")
     keras.Sequential([keras.Input((None, 3), name="steps"), keras.layers.GRU(2)]).save(folder / "free.keras")
-    keras.Sequential([keras.Input((4, 3), batch_size=1), keras.layers.GRU(2, stateful=True)]).save(folder / "state.h5")
+    keras.Sequential([keras.Input((4, 3), batch_size=2), keras.layers.GRU(2, stateful=True)]).save(folder / "state.h5")
+    with_states(folder)
     with_slots(folder)
     with_signatures(folder)
     of_keras_2(folder)

@@ -98,6 +98,30 @@ def test_each_format_is_described_run_and_converted(made: Path, tmp_path: Path, 
     _agree(source, steps, tmp_path)
 
 
+def test_a_state_that_keras_keeps_from_call_to_call_becomes_inputs_and_outputs(made: Path, tmp_path: Path) -> None:
+    """Four calls in a row through the converted files say what the stateful model said."""
+    source = sources.load(made / "stream.keras")
+    states = {"ear_h": 4, "ear_c": 4, "mind_h": 6}
+    assert [(spec.name, spec.shape) for spec in source.inputs] == [
+        ("piece", (1, 5, 3)), *((name, (1, size)) for name, size in states.items())
+    ]  # fmt: skip
+    assert [spec.name for spec in source.outputs] == ["says", *(f"{name}_next" for name in states)]
+    assert any("it kept a state" in note for note in source.notes)
+    with np.load(made / "stream.npz") as archive:
+        pieces, wanted = archive["pieces"], archive["says"]
+    for step in ("tf2onnx", "TFLiteConverter"):
+        runtime, _ = SUFFIXES[step]
+        engine = open_engine(runtime, _converted(source, step, tmp_path / step))
+        order = [info.name for info in engine.signature.inputs]
+        carried = {name: np.zeros((1, size), np.float32) for name, size in states.items()}
+        for piece, said in zip(pieces, wanted, strict=True):
+            answers = engine.run([{**carried, "piece": piece}[name] for name in order])
+            named = dict(zip([info.name for info in engine.signature.outputs], answers, strict=True))
+            assert np.abs(named["says"] - said).max() < CLOSE
+            carried = {name: named[f"{name}_next"] for name in states}
+        engine.close()
+
+
 def test_a_frozen_graph_is_cut_behind_what_no_device_has(made: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="DecodeRaw") as refusal:
         sources.load(made / "graph.pb")
@@ -196,7 +220,7 @@ REFUSED = {
     "link.h5": ("points to another file", ""),
     "reads.pb": ("ReadFile", "without"),
     "variables.pb": ("not frozen", "convert_variables_to_constants"),
-    "state.h5": ("stateful", "inputs and outputs"),
+    "state.h5": ("stateful for 2 samples at once", "batch_size=1"),
     "free.keras": ("axis 1 is free", "--input-shape steps=1,SIZE,3"),
     "two": ("several signatures, double, half", "--signature"),
     "torn": ("weights are missing", "variables"),

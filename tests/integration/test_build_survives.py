@@ -103,7 +103,7 @@ def test_what_dies_outside_of_every_step_is_one_error() -> None:
         except ConversionError as error:
             print("error:", error.message)
         """)  # fmt: skip
-    assert done.stdout == "error: the build cannot go on: it kills its process (signal 6)\n"
+    assert done.stdout == "error: it cannot go on: it kills its process (signal 6)\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -245,3 +245,23 @@ def test_a_metric_of_the_user_that_ends_the_process_is_one_error_and_leaves_noth
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "it ends its process (exit code 0)" in done.stderr
     assert sorted(each.name for each in case.folder.iterdir() if "out" in each.name) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"),
+    [
+        ("edgeship.build.inspection.inspect_path", ["inspect"]),
+        ("edgeship.build.model_facts.facts_of", ["targets", "check"]),
+    ],
+    ids=["inspect", "targets-check"],
+)
+def test_a_look_into_a_file_that_crashes_is_one_error(case: Case, place: str, arguments: list[str]) -> None:
+    module, _, function = place.rpartition(".")
+    crash = f"importlib.import_module({module!r}).{function} = lambda *_, **__: ctypes.string_at(0)"
+    fault = f"import importlib, ctypes, sys\n{crash}"
+    more = ["-t", str(case.folder / "ort.toml")] if "check" in arguments else []
+    program = f"{fault}\nfrom edgeship.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", program, *arguments, str(case.model), *more], capture_output=True,
+                          text=True, timeout=60, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "it kills its process (signal 11)" in done.stderr

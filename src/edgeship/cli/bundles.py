@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeship.cli import console
+from edgeship.cli.watched import watched
 from edgeship_agent.contract.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _SHOWN_CLAIMS = 5
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @console.json_option
+@watched
 def inspect(path: Path, as_json: bool) -> None:
     """Show what a model file, data file or bundle is. Nothing is run."""
     from edgeship.build.inspection import inspect_path
@@ -82,6 +84,7 @@ def _after_inspect(found: Inspection) -> str:
 @click.option("--source", type=click.Path(path_type=Path), help="The trained model: recompute closeness and drop too.")
 @click.option("--ground-truth", type=click.Path(path_type=Path), help="COCO JSON or YOLO folder, for a detector's mAP.")
 @console.json_option
+@watched
 def verify(
     bundle: Path, evaluation: Path | None, source: Path | None, ground_truth: Path | None, as_json: bool
 ) -> None:

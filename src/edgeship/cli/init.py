@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from edgeship.cli import console
+from edgeship.cli.watched import watched
 from edgeship_agent.contract.errors import ConfigError
 
 #: Suffixes that no other kind of file has; a model of another kind is named.
@@ -30,6 +31,7 @@ _FILE: Final = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, default=Path("edgeship.toml"), show_default=True, help="The new file.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")
+@watched
 def init(
     model: str | None,
     targets: tuple[str, ...],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from edgeship.cli import console
+from edgeship.cli.watched import watched
 
 if TYPE_CHECKING:
     from edgeship.targets import CheckResult, Target
@@ -94,6 +95,7 @@ def _show(target: Target, path: Path) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-t", "--target", "names", multiple=True, required=True, help="Target id or .toml file; may be repeated.")
 @console.json_option
+@watched
 def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Check an ONNX or TFLite model against targets before anything is built.
 

@@ -228,7 +228,7 @@ class Supervisor:
         if not story.key or story.key in self._deaths or len(self._deaths) >= _MOST_DEATHS:
             if not last:
                 return 1
-            raise ConversionError(said(death.stage, f"the build cannot go on: {death.how}"),
+            raise ConversionError(said(death.stage, f"it cannot go on: {death.how}"),
                                   next_step="edgeship bisect finds the smallest part that does so")  # fmt: skip
         self._deaths[story.key] = death
         self._tell(f"{said(death.stage, death.how)}; going on without this step")

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from . import graphs
 from .files import Refused, check_h5, check_keras, first_line, nodes_of, saved_model
+from .states import stateful_layers, with_states
 
 #: State that a graph keeps from one call to the next.
 _WRITES: Final = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "Assign", "AssignAdd"})
@@ -177,11 +178,10 @@ def _unreadable(error: Exception) -> Refused:
 
 
 def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
+    if hidden := stateful_layers(model):
+        model, note = _opened(model, hidden)
+        notes = (*notes, note)
     structure, results = _ends(model)
-    stateful = [layer.name for layer in model.layers if getattr(layer, "stateful", False) and _is_recurrent(layer)]
-    if stateful:
-        raise Refused(f"layer {stateful[0]} is stateful: its state stays hidden from one call to the next",
-                      "make the states inputs and outputs of the model")  # fmt: skip
     tensors = tf.nest.flatten(structure)
     inputs = tuple(
         End(name=name, dtype=tf.as_dtype(each.dtype).name, shape=tuple(size or -1 for size in each.shape))
@@ -193,6 +193,20 @@ def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
         return list(tf.nest.flatten(model(given, training=False)))
 
     return Model(inputs=inputs, outputs=_output_names(model, results), call=call, notes=notes)
+
+
+def _opened(model: Any, hidden: list[Any]) -> tuple[Any, str]:
+    """The model with its hidden states as inputs and outputs.
+
+    Raises:
+        Refused: they cannot be opened.
+    """
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise Refused(f"layer {hidden[0].name} is stateful: its state stays hidden from one call to the next",
+                      "save the model with Keras 3, or make the states inputs and outputs of the model")  # fmt: skip
+    return with_states(model, hidden)
 
 
 def _ends(model: Any) -> tuple[Any, Any]:
@@ -211,10 +225,6 @@ def _ends(model: Any) -> tuple[Any, Any]:
         raise Refused("the Keras model was saved before it saw its inputs, so that their shapes are unknown",
                       "call it once, or give it an Input layer, and save it again") from error  # fmt: skip
     return given, result
-
-
-def _is_recurrent(layer: Any) -> bool:
-    return hasattr(layer, "reset_states") or hasattr(layer, "reset_state")
 
 
 def _input_names(structure: Any, tensors: Sequence[Any]) -> list[str]:
