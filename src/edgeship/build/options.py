@@ -10,6 +10,8 @@ from edgeship.build.sources import SourceOptions, SourceRequest
 #: Largest relative RMS of a quantized variant against the source. Source: measurements on eleven nets (ADR 0006), where
 #: the best int8 of any quantizer lies at .009–.098 and the clipped, saturated or dead ones at .19–1.0.
 MAX_RELATIVE_RMS: Final = 0.1
+#: Processes at once: more than any build has runtimes.
+MOST_JOBS: Final = 64
 
 
 class BuildOptions(SourceOptions, frozen=True, kw_only=True):
@@ -48,7 +50,7 @@ class BuildOptions(SourceOptions, frozen=True, kw_only=True):
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
         cache: whether results of earlier builds are used, and this one's are kept.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
-        jobs: so many processes prepare targets at once.
+        jobs: processes that build for different runtimes at the same time.
         install_toolchains: create a missing converter environment without asking.
     """
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from edgeship.build.inputs import TASKS
-from edgeship.build.options import MAX_RELATIVE_RMS, BuildOptions
+from edgeship.build.options import MAX_RELATIVE_RMS, MOST_JOBS, BuildOptions
 from edgeship.build.search.space import EFFORTS
 from edgeship.build.sources import InputShape, InputValue
 from edgeship.build.strict import convert, read_table
@@ -144,6 +144,7 @@ class Project(Struct, frozen=True, kw_only=True):
         cache: use results of earlier builds, and keep this one's.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
+        jobs: processes that build for different runtimes at the same time.
     """
 
     model: Model
@@ -159,6 +160,7 @@ class Project(Struct, frozen=True, kw_only=True):
     fold_normalisation: bool = True
     cache: bool = True
     log_mlflow: bool = False
+    jobs: int = 1
     preprocessing: Preprocessing = Preprocessing()
     input_schema: InputSchema = InputSchema()
     metric: Metric = Metric()
@@ -211,6 +213,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         strict=project.strict,
         fold_normalisation=project.fold_normalisation,
         cache=project.cache,
+        jobs=project.jobs,
         effort=project.effort,
         precisions=project.precisions,
         keep_float=project.keep_float,
@@ -275,6 +278,9 @@ def _check_ranges(project: Project, path: Path) -> None:
                           next_step=_READ)  # fmt: skip
     positive = {"latency_p99_ms": budgets.latency_p99_ms, "size_bytes": budgets.size_bytes,
                 "max_relative_rms": budgets.max_relative_rms}  # fmt: skip
+    if not 1 <= project.jobs <= MOST_JOBS:
+        raise ConfigError("out of range", file=path, key="jobs", expected=f"1 to {MOST_JOBS}", got=project.jobs,
+                          next_step=_READ)  # fmt: skip
     for key, value in positive.items():
         if value is not None and not value > 0:
             raise ConfigError("out of range", file=path, key=f"budgets.{key}", expected="more than 0", got=value,
