@@ -239,6 +239,13 @@ def test_a_quantizer_that_crashes_costs_its_candidates_alone(case: Case) -> None
     assert any(each["precision"] == "fp32" for each in document["variants"])
 
 
+def test_a_source_that_kills_its_reader_is_one_error(case: Case) -> None:
+    done = case.build("from edgeship.build.sources import onnx\nonnx._check = lambda *_: os.abort()", "ort")
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert f"error: {case.model}: conversion error: it kills its process (signal 6)" in done.stderr
+    assert sorted(each.name for each in case.folder.iterdir() if "out" in each.name) == []
+
+
 def test_a_metric_of_the_user_that_ends_the_process_is_one_error_and_leaves_nothing(case: Case) -> None:
     (case.folder / "rude.py").write_text("import os\n\ndef metric(*arguments, **named):\n    os._exit(0)\n")
     done = case.build("", "ort", options=("--metric", "rude:metric", "--task", "raw"))

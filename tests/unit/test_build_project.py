@@ -252,3 +252,9 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert "gone.npz" in done.stderr
     elsewhere = _edgeship(tmp_path.parent, "build", "--project", str(tmp_path / "edgeship.toml"), "-t", "intel-nuc")
     assert str(tmp_path / "c.npz") in elsewhere.stderr
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 65])
+def test_a_number_of_jobs_that_cannot_be_is_named(tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(ConfigError, match=r"jobs.*1 to 64"):
+        project.read(_file(tmp_path, f"jobs = {jobs}\n{LEAST}"))

@@ -45,6 +45,7 @@ from edgeship.build.progress import Agree, Progress, never
 from edgeship.build.proof import make_proof
 from edgeship.build.report import write_report
 from edgeship.build.schema import BuildDocument, CacheReport, VariantReport
+from edgeship.build.stages import words
 from edgeship.build.sufficiency import Sufficiency
 from edgeship.build.survival import journal
 from edgeship.bundle import AuthorKey, BundleDraft, WrittenBundle, write_bundle
@@ -92,7 +93,7 @@ def build(options: BuildOptions, progress: Progress, agree: Agree = never) -> Bu
     output.check(options.output.absolute())
     if options.log_mlflow:
         tracker.check()
-    started = time.monotonic()
+    started, began = time.monotonic(), journal.began_s()
     with output.staging(options.output) as staging, open_benches(options, targets, progress) as benches:
         site = _open_site(options, targets, staging.scratch, progress, agree)
         read, workshop, memory = site.read, site.workshop, site.read.memory
@@ -116,7 +117,7 @@ def build(options: BuildOptions, progress: Progress, agree: Agree = never) -> Bu
             workshop.close()
         read.source.check_unchanged()
         memory.cache.trim()
-        timings["total"] = time.monotonic() - started
+        timings["total"] = time.monotonic() - began
         document = structs.replace(
             _document(options, site, decisions, staging, bundle),
             lineage=documents.lineage_report(read.source.facts, statement),
@@ -175,7 +176,7 @@ def _open_site(
             hopeless = checks.before_build(checked, targets, progress, memory)
             read = inputs.read(options, scratch / "source", progress, memory)
     except ConversionError as error:
-        error.file = error.file or str(options.source)
+        error.file, error.message = error.file or str(options.source), words(error)
         raise
     enough = _sufficiency(read, scratch, progress)
     if not memory.cache.found("source"):  # a build that begins anew will convert: better refused now than half-way

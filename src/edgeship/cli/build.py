@@ -127,10 +127,15 @@ def build(
     live = _Live()
     supervisor = Supervisor(live.tell, Terms(silence_s=step_timeout_s, memory_bytes=memory_limit_bytes()), live.show)
     try:
-        jobs.prepare(supervisor, options, live, _agree)
-        live.clear()
+        try:
+            jobs.prepare(supervisor, options, live, _agree)
+        except Stopped:
+            console.note("interrupted: nothing that was finished is lost")
+            raise
+        finally:
+            live.clear()
         code = supervisor.run(lambda: _build(options, live, form, format_file, as_json=as_json))
-    except Stopped as stopped:  # the work itself has said so
+    except Stopped as stopped:
         code = 128 + stopped.number
     sys.exit(code)
 

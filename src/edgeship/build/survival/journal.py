@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,12 +43,14 @@ class Journal:
         deaths: steps that are not tried again.
         told: lines that a former process has shown already.
         made: results that former processes have made for the same build.
+        began_s: when the first of them began, on the clock that only goes forward.
     """
 
     def __init__(
-        self, file: int, deaths: Mapping[str, Death], told: Mapping[str, int], made: Collection[str] = ()
+        self, file: int, deaths: Mapping[str, Death], told: Mapping[str, int], made: Collection[str], began_s: float
     ) -> None:
-        self.deaths = deaths
+        self.deaths = dict(deaths)
+        self.began_s = began_s
         self.made = frozenset(made)
         self._file = file
         self._told = dict(told)
@@ -135,6 +138,12 @@ def alive(text: str = "") -> None:
         journal.write("alive", text)
 
 
+def began_s() -> float:
+    """When the whole work began, processes before and beside this one included; now where nobody watches."""
+    journal = _current.get()
+    return time.monotonic() if journal is None else journal.began_s
+
+
 def made(result: str) -> None:
     """A result was made, not found."""
     if (journal := _current.get()) is not None:
@@ -194,7 +203,7 @@ def read(text: str) -> Story:
     for line in text.splitlines():
         try:
             kind, *rest = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):  # cut off at its end, or at its beginning
             continue
         if kind == "begin":
             open_.append((rest[0], rest[1]))

@@ -27,6 +27,8 @@ Work = Callable[[], int]
 #: What the user, or whoever started this, says to it.
 _HEARD: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_S: Final = 0.25
+#: Of a journal, where its last words are.
+_TAIL_BYTES: Final = 2048
 #: How long work that was told to stop may take for it, in the middle of native code too.
 _STOP_S: Final = 15.0
 #: A model that kills more processes than this is not worth another.
@@ -89,6 +91,11 @@ class _Process:
         """What it wrote."""
         return journal.read(os.pread(self._file, os.fstat(self._file).st_size, 0).decode(errors="replace"))
 
+    def last_sign(self) -> str:
+        """How far it is, in words; from the end of the journal alone, which may be long."""
+        begin = max(os.fstat(self._file).st_size - _TAIL_BYTES, 0)
+        return journal.read(os.pread(self._file, _TAIL_BYTES, begin).decode(errors="replace")).alive
+
     def close(self) -> None:
         """Drop the journal."""
         os.close(self._file)
@@ -109,6 +116,7 @@ class Supervisor:
         self._tell = tell
         self._terms = terms
         self._show = show
+        self._began_s = time.monotonic()
         self._made: set[str] = set()
         self._deaths: dict[str, Death] = {}
         self._told: Counter[str] = Counter()
@@ -153,7 +161,7 @@ class Supervisor:
                     self._running[process.pid] = process
                 self._hear()
                 if not last:
-                    self._show([each.story().alive for each in self._running.values()])
+                    self._show([each.last_sign() for each in self._running.values()])
                 for process, status in _ended(self._running):
                     code = self._outcome(process, status, last=last)
                     if code is None:
@@ -178,7 +186,7 @@ class Supervisor:
             os._exit(1)
         if self._terms.memory_bytes:
             _limit_memory(self._terms.memory_bytes)
-        journal.keep(Journal(file, dict(self._deaths), self._told, self._made))
+        journal.keep(Journal(file, self._deaths, self._told, self._made, self._began_s))
         self._journal, self._running = file, {}
         return None
 
