@@ -133,6 +133,28 @@ def test_a_signal_reaches_the_work_and_leaves_nothing_running(tmp_path: Path, nu
         os.kill(grandchild, 0)
 
 
+def test_the_work_ends_with_whoever_watches_it(tmp_path: Path) -> None:
+    program = WATCHED + textwrap.dedent(f"""
+        def BAD():
+            open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))
+            while True:
+                journal.alive()
+                time.sleep(0.1)
+        supervisor.run(work)
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL) as process:
+        until_s = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        worker = Path("/proc") / (tmp_path / "pid").read_text() / "cmdline"
+        assert worker.read_bytes()
+        process.kill()
+    while worker.exists() and worker.read_bytes():  # an ended process has no command line
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
 TURNS = """
 import sys, time
 from pathlib import Path
