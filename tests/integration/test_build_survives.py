@@ -261,6 +261,25 @@ def test_a_quantizer_that_crashes_costs_its_candidates_alone(case: Case) -> None
     assert any(each["precision"] == "fp32" for each in document["variants"])
 
 
+#: The second runtime's latency.
+MEASURE = """
+from edgeship.build import bench
+whole, calls = bench.measure, []
+def measure(*arguments):
+    calls.append(1)
+    return whole(*arguments) if len(calls) < 2 else os.abort()
+bench.measure = measure
+"""
+
+
+def test_a_runtime_that_crashes_while_it_is_measured_costs_its_target_alone(case: Case) -> None:
+    done = case.build(MEASURE, "ort", "ov")
+    assert done.returncode == 3, done.stderr
+    verdicts = {each["target"]: each for each in json.loads(done.stdout)["targets"]}
+    assert (verdicts["ort"]["verdict"], verdicts["ov"]["verdict"]) == ("pass", "fail")
+    assert "runtime error: it kills its process (signal 6)" in verdicts["ov"]["reason"]
+
+
 def test_a_source_that_kills_its_reader_is_one_error(case: Case) -> None:
     done = case.build("from edgeship.build.sources import onnx\nonnx._check = lambda *_: os.abort()", "ort")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr

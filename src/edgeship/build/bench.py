@@ -82,10 +82,13 @@ class Here:
             "files": {precision: memory.key_of(each.artifact) for precision, each in variants.items()},
             "samples": memory.digest(inputs.evaluation_inputs), "plan": msgspec.to_builtins(plan),
         }  # fmt: skip
-        times = memory.figures(
-            "latency", key, dict[str, Latency],
-            lambda: measure(runs, inputs.evaluation_inputs, plan, self._progress) if runs else {},
-        )  # fmt: skip
+        try:
+            times = memory.figures(
+                "latency", key, dict[str, Latency],
+                lambda: measure(runs, inputs.evaluation_inputs, plan, self._progress) if runs else {},
+            )  # fmt: skip
+        except ConversionError as error:  # they ran side by side: which of them it was is not known
+            return Trials(tried={}, refused=dict.fromkeys(variants, error.message))
         tried = {precision: Trial(built=variants[precision], latency=latency) for precision, latency in times.items()}
         return Trials(tried=tried, refused={})
 
