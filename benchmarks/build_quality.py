@@ -5,12 +5,13 @@
     python benchmarks/build_quality.py --json --resume
 
 For each model and runtime (a cell): the build's search and every peer get the same calibration samples; each file runs
-in its runtime on the same evaluation samples, and all latencies are taken in turns in one run. Models of others are read
-from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. A peer is closer only
+in its runtime on the same evaluation samples, and all latencies are taken in turns in one run. Models of others are
+read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. A peer is closer only
 where the paired interval says so. Exit code 3 if a goal is missed:
 
 - no peer's file is proven closer to the source than ours at equal size and latency;
-- ours is, within the interval, as close as the closest file of any peer, and as fast;
+- ours is, within the interval, as close as the closest file of any peer (of those that are no slower than the float
+  file), and as fast;
 - on half of the cells ours is proven closer than that one by a fifth, and no larger.
 """
 
@@ -158,7 +159,7 @@ def _compared_rows(entries: Mapping[str, Entry]) -> Iterator[Row]:
     for peer in peers:
         rival = judge.is_rival(peer, ours)
         yield {**_error_over(ours, peer, "error_over_peer", goal=rival), "rival": rival}
-    best = judge.closest(peers)
+    best = judge.closest(peers, ours, entries[FLOAT].measured)
     yield figure("latency_over_closest_peer", ours.p50_ms / best.p50_ms, "ratio", n=n, against=best.name,
                  goal=f"≤ {judge.SAME_TIME}")  # fmt: skip
     yield {**_error_over(ours, best, LAST, goal=True), "size_over_peer": round(ours.size_bytes / best.size_bytes, 4)}
@@ -272,7 +273,7 @@ def _made(
                 file = peer(floating.model, samples, place)
             found[name] = _compared(file, floating, read)
         except Exception as error:  # noqa: BLE001 (a peer's own failure is its result)
-            failures[name] = _reason(error)
+            failures[name] = _reason(error).replace(f"{place}/", "")
     return found, failures
 
 
@@ -314,7 +315,7 @@ def _reason(error: BaseException) -> str:
     text = error.stderr if isinstance(error, subprocess.CalledProcessError) and error.stderr else str(error)
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     lines = [line for line in words.strip().splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if isinstance(error, subprocess.CalledProcessError) else 0][:200]
+    return lines[-1 if isinstance(error, subprocess.CalledProcessError) else 0][:400]
 
 
 def _rows() -> list[Row]:

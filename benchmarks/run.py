@@ -109,7 +109,9 @@ def chosen(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     scripts = {path.stem: path for path in sorted(HERE.glob("*.py")) if path.name != Path(__file__).name}
     unknown = [name for name in names if name not in scripts]
     if unknown or (rest and len(names) != 1):
-        sys.exit(f"error: {', '.join(unknown) or 'options need exactly one benchmark'}\nnext: one of {', '.join(scripts)}")
+        sys.exit(
+            f"error: {', '.join(unknown) or 'options need exactly one benchmark'}\nnext: one of {', '.join(scripts)}"
+        )
     return [scripts[name] for name in names] or list(scripts.values()), rest
 
 

@@ -89,9 +89,15 @@ def is_rival(peer: Measured, ours: Measured) -> bool:
     return peer.size_bytes <= SAME_SIZE * ours.size_bytes and peer.p50_ms <= SAME_TIME * ours.p50_ms
 
 
-def closest(peers: Sequence[Measured]) -> Measured:
-    """The closest to the source, by its own samples: picked on the very samples that judge, in the peers' favour."""
-    return min(peers, key=lambda each: each.relative_rms)
+def closest(peers: Sequence[Measured], ours: Measured, reference: Measured) -> Measured:
+    """The best variant of any peer: the closest of those that are not slower than both ours and the float file.
+
+    Picked on the very samples that judge, in the peers' favour. A file that is slower than the float one it was made
+    from is nobody's best; where all are, they are compared all the same.
+    """
+    limit_ms = SAME_TIME * max(ours.p50_ms, reference.p50_ms)
+    useful = [each for each in peers if each.p50_ms <= limit_ms] or list(peers)
+    return min(useful, key=lambda each: each.relative_rms)
 
 
 def clearly_closer(intervals: Mapping[str, Interval]) -> tuple[str, ...]:

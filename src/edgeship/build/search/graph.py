@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgeship_agent.runtime.engine import Array
 
 Pair = tuple[int, int]
+#: Bytes that a weight takes in float beside those that it takes in 8 bits.
+_MORE_BYTES: Final = 3
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
 MOST_PATCHES: Final = 128
 
@@ -28,6 +30,7 @@ class Layer(Struct, frozen=True, kw_only=True):
         pads: rows above and below, columns left and right; None for as many as keep the size (before dividing it by
             the stride), the odd one after.
         channels_last: whether the channels are the last axis of the input, not the second.
+        packed: whether the weights are stored in 8 bits even where the operator computes in float.
     """
 
     weight: Array
@@ -38,6 +41,7 @@ class Layer(Struct, frozen=True, kw_only=True):
     dilations: Pair = (1, 1)
     pads: tuple[Pair, Pair] | None = ((0, 0), (0, 0))
     channels_last: bool = False
+    packed: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -55,6 +59,7 @@ class Operator(Struct, frozen=True, kw_only=True):
         layer: its weights, where it has some.
         elements: of its outputs; 0 where that is not known.
         multiplications: of one inference.
+        growth_bytes: by which the file grows where the operator is left in float.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     layer: Layer | None = None
     elements: int = 0
     multiplications: int = 0
+    growth_bytes: int = 0
 
 
 def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Operator, ...]:
@@ -71,8 +77,10 @@ def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) 
     found = []
     for operator in operators:
         elements = sum(int(np.prod(shapes[name])) for name in operator.outputs if name in shapes)
-        products = elements * operator.layer.fan_in if operator.layer is not None else 0
-        found.append(structs.replace(operator, elements=elements, multiplications=products))
+        layer = operator.layer
+        products = elements * layer.fan_in if layer is not None else 0
+        growth = _MORE_BYTES * layer.weight.size if layer is not None and not layer.packed else 0
+        found.append(structs.replace(operator, elements=elements, multiplications=products, growth_bytes=growth))
     return tuple(found)
 
 
