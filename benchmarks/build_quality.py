@@ -6,8 +6,8 @@
 
 For each model and runtime (a cell): the build's search and every peer get the same calibration samples; each file runs
 in its runtime on the same evaluation samples, and all latencies are taken in turns in one run. Models of others are
-read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. A peer is closer only
-where the paired interval says so. Exit code 3 if a goal is missed:
+read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. A peer is closer
+only where the paired interval says so. Exit code 3 if a goal is missed:
 
 - no peer's file is proven closer to the source than ours at equal size and latency;
 - ours is, within the interval, as close as the closest file of any peer (of those that are no slower than the float
