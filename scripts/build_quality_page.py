@@ -19,8 +19,8 @@ _MODELS: Final = {
 }  # fmt: skip
 _RUNTIMES: Final = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
 #: Earlier comparison that the goals were made from, relative RMS / latency as int8 ÷ float: the runtime's own default,
-#: and the best variant of any peer. Other samples (300 for calibration, n = 9,000; MNIST 8,000, DS-CNN 800) and another
-#: machine with VNNI, so ratios to these are no claim.
+#: and the best variant of any peer. Other samples (300 for calibration, n = 9,000; MNIST 8,000, DS-CNN 800) in another
+#: run on x86-64 with VNNI, so ratios to these are no claim.
 _EARLIER: Final = {
     "resnet-8:onnxruntime": (".135 / 1.35", "NNCF→ORT min–max, no bias correction .073 / .66"),
     "resnet-8:openvino": (".221 / .82", "NNCF min–max, no bias correction .083 / .82"),
@@ -80,7 +80,7 @@ def page(rows: Sequence[Row]) -> str:
 
 _EARLIER_HEAD: Final = """\
 Relative RMS / latency as int8 ÷ float, as the design stated them before this benchmark was written: other samples
-(n = 9,000 images, 8,000 digits, 800 words) and another machine. Beside them the same figures of this run.
+(n = 9,000 images, 8,000 digits, 800 words) in another run. Beside them the same figures of this run.
 """
 
 
