@@ -142,9 +142,9 @@ def _single(entries: Mapping[str, Entry], stated: Mapping[str, float]) -> Iterat
             metric = entry.built.comparison.metric
             row = figure(f"{metric.name}_drop", metric.drop, "fraction", **about)
             yield _between(row, (metric.drop_low, metric.drop_high))
-            row = figure("latency_over_float", one.p50_ms / reference.p50_ms, "ratio",
-                         goal=goals.get("latency_over_float"), **about)  # fmt: skip
-            yield _between(row, judge.time_interval(one, reference))
+            ratio, between = judge.time_ratio(one, reference)
+            row = figure("latency_over_float", ratio, "ratio", goal=goals.get("latency_over_float"), **about)
+            yield _between(row, between)
         yield figure("latency_p50_ms", one.p50_ms, "ms", **about)
         yield figure("size", one.size_bytes, "bytes", **about)
 
@@ -160,8 +160,9 @@ def _compared_rows(entries: Mapping[str, Entry]) -> Iterator[Row]:
         rival = judge.is_rival(peer, ours)
         yield {**_error_over(ours, peer, "error_over_peer", goal=rival), "rival": rival}
     best = judge.closest(peers, ours, entries[FLOAT].measured)
-    yield figure("latency_over_closest_peer", ours.p50_ms / best.p50_ms, "ratio", n=n, against=best.name,
-                 goal=f"≤ {judge.SAME_TIME}")  # fmt: skip
+    ratio, between = judge.time_ratio(ours, best)
+    yield _between(figure("latency_over_closest_peer", ratio, "ratio", n=n, against=best.name,
+                          goal=f"≤ {judge.SAME_TIME}"), between)  # fmt: skip
     yield {**_error_over(ours, best, LAST, goal=True), "size_over_peer": round(ours.size_bytes / best.size_bytes, 4)}
 
 

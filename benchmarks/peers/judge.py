@@ -72,16 +72,14 @@ def ratio_interval(ours: Measured, peer: Measured) -> Interval:
     return _ends(np.sqrt(mine / np.maximum(theirs, np.finfo(np.float64).tiny)))
 
 
-def time_interval(one: Measured, other: Measured) -> Interval:
-    """95 % percentile bootstrap of the ratio of two medians over the turns that both had."""
-    turns = min(len(one.times_ms), len(other.times_ms)) // TURN
-    if turns < 2:
-        return (float("nan"), float("nan"))
-    first, second = (np.asarray(each.times_ms[: turns * TURN]).reshape(turns, TURN) for each in (one, other))
+def time_ratio(one: Measured, other: Measured) -> tuple[float, Interval]:
+    """The ratio of two medians over the turns that both had, and its 95 % percentile bootstrap over those turns."""
+    turns = max(min(len(one.times_ms), len(other.times_ms)) // TURN, 1)
+    first, second = (np.asarray(each.times_ms[: turns * TURN]).reshape(turns, -1) for each in (one, other))
     rng = np.random.default_rng(SEED)
     picked = rng.integers(0, turns, (RESAMPLES // 4, turns))
     ratios = [float(np.median(first[rows]) / np.median(second[rows])) for rows in picked]
-    return _ends(np.asarray(ratios))
+    return float(np.median(first) / np.median(second)), _ends(np.asarray(ratios))
 
 
 def is_rival(peer: Measured, ours: Measured) -> bool:

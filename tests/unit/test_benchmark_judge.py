@@ -60,6 +60,12 @@ def test_the_interval_of_a_ratio_of_medians_holds_it() -> None:
     rng = np.random.default_rng(2)
     slow, quick = (Measured(name="", errors=np.ones(1), sizes=np.ones(1), times_ms=list(rng.gamma(50, scale, 1000)),
                             size_bytes=1) for scale in (0.02, 0.01))  # fmt: skip
-    low, high = judge.time_interval(slow, quick)
-    assert low < slow.p50_ms / quick.p50_ms < high
+    ratio, (low, high) = judge.time_ratio(slow, quick)
+    assert low < ratio < high
     assert 1.9 < low < high < 2.1
+
+
+def test_times_of_turns_that_only_one_file_had_do_not_count() -> None:
+    one = Measured(name="", errors=np.ones(1), sizes=np.ones(1), times_ms=[1.0] * 100, size_bytes=1)
+    longer = Measured(name="", errors=np.ones(1), sizes=np.ones(1), times_ms=[2.0] * 100 + [9.0] * 500, size_bytes=1)
+    assert judge.time_ratio(one, longer) == (0.5, (0.5, 0.5))
