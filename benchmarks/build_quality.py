@@ -120,8 +120,8 @@ def cell(case: Case, runtime: str, folder: Path) -> Iterator[Row]:
     try:
         entries, failures = build(case, runtime, folder)
     except EdgeshipError as error:
-        yield {**figure(f"build.{case.name}.{runtime}.failed", 1, "failures", n=0, against=OURS), **about,
-               "reason": error.message}  # fmt: skip
+        row = figure(f"build.{case.name}.{runtime}.failed", 1, "failures", n=0, goal="≤ 0", against=OURS)
+        yield {**row, **about, "reason": error.message}
         return
     prefix = f"build.{case.name}.{runtime}."
     for peer, reason in failures.items():

@@ -123,7 +123,10 @@ def _measured_on(cells: Mapping[str, Cell]) -> str:
         machine = row["machine"]
         words = f"{machine['cpu']} ({machine['isa']}, {machine['cores']} cores), Python {machine['python']}"
         found.setdefault(f"Measured on {words}, at commit `{row['commit']}`", []).append(row["at"][:10])
-    return "\n".join(f"{words}, {min(days)}." for words, days in found.items()) + "\n"
+    lines = [f"{words}, {min(days)}." for words, days in found.items()]
+    if missing := [_title(name) for name in _EARLIER if name not in cells]:
+        lines.append(f"\n**Without figures**: {', '.join(missing)}.")
+    return "\n".join(lines) + "\n"
 
 
 def _best(cell: Cell) -> tuple[str, Row]:

@@ -53,3 +53,9 @@ def test_a_later_run_takes_the_place_of_an_earlier_one_unless_it_was_cut_off() -
 
 def test_stated_limits_stand_among_the_goals() -> None:
     assert "| ResNet-20 on LiteRT: relative RMS ≤ 0.045 | met: 0.0300 |" in page(_run("1", 0.6, 0.79))
+
+
+def test_cells_that_were_to_be_shown_and_have_no_figures_are_named() -> None:
+    text = page(_run("1", 0.6, 0.79))
+    assert "**Without figures**: ResNet-8 on ONNX Runtime, " in text
+    assert "ResNet-20 on LiteRT" not in text.split("**Without figures**")[1].split("\n")[0]
