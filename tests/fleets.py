@@ -93,11 +93,13 @@ class Device:
         self.target, self.runtime = target, runtime
         self.goal: GoalState | None = None
         self.loaded: dict[str, tuple[str, str]] = {}
+        self.beside: dict[str, tuple[str, str, str]] = {}  # model → arm, version, digest of what shares the traffic
         self.generation = 0
         self.session = 0
         self.seq = 0
         self.window_seq = 0
         self.answers: dict[str, dict[int, int]] = {}
+        self.notes: dict[str, dict[str, Any]] = {}  # version → labels, outcomes, shadow of its windows
         self.online = True
         self.stop_at: UpdateState | None = None
         self.refuse: str = ""
@@ -107,6 +109,9 @@ class Device:
         return tuple(
             RunningArm(model=model, arm="main", version=v, digest=d, variant=self.variant, state="committed")
             for model, (v, d) in self.loaded.items()
+        ) + tuple(
+            RunningArm(model=model, arm=arm, version=v, digest=d, variant=self.variant, state="committed")
+            for model, (arm, v, d) in self.beside.items()
         )
 
     @property
@@ -164,6 +169,10 @@ class Device:
             self._update(model_goal)
 
     def _update(self, wanted: ModelGoal) -> None:
+        if len(wanted.arms) > 1:
+            self._take_beside(wanted)
+            return
+        self.beside.pop(wanted.model, None)
         arm = wanted.arms[0]
         self.seq = 0
         before = self.loaded.get(wanted.model, ("", ""))
@@ -179,6 +188,19 @@ class Device:
             self.report(wanted, state, loaded=self.loaded.get(wanted.model, ("", ""))[1])
             if state is self.stop_at and not wanted.is_rollback:
                 return
+
+    def _take_beside(self, wanted: ModelGoal) -> None:
+        """A second version, beside the one that runs: what an agent reports about it."""
+        base, arm = wanted.arms
+        assert self.loaded[wanted.model] == (base.version, base.digest)
+        self.seq = 0
+        name = "b" if arm.share else "shadow"
+        for state in STEPS:
+            if state is UpdateState.PROBATION:
+                self.beside[wanted.model] = (name, arm.version, arm.digest)
+            loaded = self.beside.get(wanted.model, ("", "", ""))[2]
+            only = msgspec.structs.replace(wanted, arms=(arm,))
+            self.report(only, state, loaded=loaded)
 
     def report(
         self, wanted: ModelGoal, state: UpdateState, *, loaded: str, reason: str = "", detail: str = ""
@@ -207,7 +229,9 @@ class Device:
 
     def send_window(self, calls: int = 100, *, latency_us: float = 500.0, failures: int = 0, crashes: int = 0) -> None:
         """One window of traffic on whatever is loaded."""
-        for model, (version, digest) in self.loaded.items():
+        arms = [(model, "main", *bundle) for model, bundle in self.loaded.items()]
+        arms += [(model, *bundle) for model, bundle in self.beside.items()]
+        for model, name, version, digest in arms:
             shares = self.answers.get(version, HEALTHY)
             self.window_seq += 1
             window = Window(
@@ -215,7 +239,7 @@ class Device:
                 seq=self.window_seq,
                 model=model,
                 version=version,
-                arm="main",
+                arm=name,
                 digest=digest,
                 variant=self.variant,
                 profile_hash=self.fleet.profile_hash,
@@ -229,6 +253,7 @@ class Device:
                 crashes=crashes,
                 latency_us=exponential_of([latency_us] * calls),
                 signals={"output/class": CategorySketch(counts={c: n * calls // 100 for c, n in shares.items()})},
+                **self.notes.get(version, {}),
             )
             batch = WindowBatch(
                 protocol_version=1, device_id=self.id, boot_id="boot", floor_seq=window.seq, windows=(window,)

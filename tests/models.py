@@ -24,7 +24,7 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
         opset: of the default domain.
         domain: of the first operator, where not empty.
         dead: all weights zero, so that it says one class and ends without an error.
-        bias_rows: the last bias as [1, 6], as old exporters write it.
+        bias_rows: the last bias as [1, 6], as old exporters write it, and the one before as a single number.
     """
     rng = np.random.default_rng(5)
     scale = 0.0 if dead else 1.0
@@ -34,7 +34,7 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
         "w2": rng.normal(0, 0.3, (16, 4, 3, 3)),
         "b2": rng.normal(0, 0.1, 16),
         "h": rng.normal(0, 0.1, (16 * 16, 64)),
-        "bh": rng.normal(0, 0.1, 64),
+        "bh": rng.normal(0, 0.1, () if bias_rows else 64),
         "w3": rng.normal(0, 0.2, (64, CLASSES)),
         "b3": rng.normal(0, 0.1, (1, CLASSES) if bias_rows else CLASSES),
     }
@@ -50,7 +50,9 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
         helper.make_node("MatMul", ["rg", "w3"], ["m"]),
         helper.make_node("Add", ["m", "b3"], ["scores"]),
     ]
-    constants = [numpy_helper.from_array((scale * array).astype(np.float32), name) for name, array in weights.items()]
+    constants = [
+        numpy_helper.from_array(np.asarray(scale * array, np.float32), name) for name, array in weights.items()
+    ]
     imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     return _save(
         path, nodes, [_value("x", ["N", 1, SIDE, SIDE])], [_value("scores", ["N", CLASSES])], constants, imports

@@ -10,6 +10,7 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"})
 
@@ -62,6 +63,25 @@ def frozen_graph(folder: Path) -> None:
         features = tf.reshape(numbers, [-1, 12], name="features")
         tf.nn.softmax(tf.matmul(features, tf.constant(weights)), name="labels")
     (folder / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+
+
+def frames(folder: Path) -> None:
+    """A TF1 graph that loops by frames and writes what it finds into an array, as ``dynamic_rnn`` did."""
+    rng = np.random.default_rng(6)
+    weights = rng.normal(0, 0.5, (7, 4)).astype(np.float32)
+    tf.compat.v1.disable_control_flow_v2()
+    with tf.Graph().as_default() as graph:
+        steps = tf.unstack(tf.compat.v1.placeholder(tf.float32, (None, 5, 3), name="x"), axis=1)
+        series = tf.TensorArray(tf.float32, 5).unstack(tf.stack(steps))
+        start = tf.zeros((tf.shape(steps[0])[0], 4))
+
+        def step(at: Any, state: Any) -> Any:
+            return at + 1, tf.tanh(tf.matmul(tf.concat([series.read(at), state], 1), weights))
+
+        _, last = tf.while_loop(lambda at, _state: at < 5, step, (tf.constant(0), start))
+        tf.nn.softmax(last, name="labels")
+    tf.compat.v1.enable_control_flow_v2()
+    (folder / "frames.pb").write_bytes(graph.as_graph_def().SerializeToString())
 
 
 def reaching(folder: Path) -> None:
@@ -150,6 +170,7 @@ def main(folder: Path) -> None:
     with_signatures(folder)
     of_keras_2(folder)
     frozen_graph(folder)
+    frames(folder)
     reaching(folder)
     with_code(folder)
     bombs(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,38 @@ def one_convolution(path: Path) -> Path:
     convolution.fusedActivationFunction = schema.ActivationFunctionType.RELU
     net.operator(Ops.CONV_2D, [x, w, b], [hidden], options=convolution)
     net.operator(Ops.MEAN, [hidden, axes], [y], options=schema.ReducerOptionsT())
+    return net.write(path, [x], [y])
+
+
+def tied(path: Path) -> Path:
+    """``x`` [1, 32] float32 three times through one layer to ``y``, its weights copied for each, as converters do."""
+    rng = np.random.default_rng(6)
+    weights, bias = rng.normal(0, 0.2, (32, 32)).astype(np.float32), rng.normal(0, 0.2, 32).astype(np.float32)
+    net = TfliteWriter()
+    names = ["x", "a", "b", "y"]
+    steps = [net.tensor(name, (1, 32), Types.FLOAT32) for name in names]
+    for index, (before, after) in enumerate(itertools.pairwise(steps)):
+        w = net.tensor(f"w{index}", weights.shape, Types.FLOAT32, data=weights)
+        b = net.tensor(f"b{index}", bias.shape, Types.FLOAT32, data=bias)
+        net.operator(Ops.FULLY_CONNECTED, [before, w, b], [after], options=schema.FullyConnectedOptionsT())
+    return net.write(path, [steps[0]], [steps[-1]])
+
+
+def split(path: Path) -> Path:
+    """``x`` [1, 8] float32 through a layer whose result is split in three, one part of which nothing reads."""
+    rng = np.random.default_rng(7)
+    net = TfliteWriter()
+    x, y = net.tensor("x", (1, 8), Types.FLOAT32), net.tensor("y", (1, 4), Types.FLOAT32)
+    w = net.tensor("w", (12, 8), Types.FLOAT32, data=rng.normal(0, 0.5, (12, 8)).astype(np.float32))
+    b = net.tensor("b", (12,), Types.FLOAT32, data=rng.normal(0, 0.5, 12).astype(np.float32))
+    axis = net.tensor("axis", (), Types.INT32, data=np.array(1, np.int32))
+    wide = net.tensor("wide", (1, 12), Types.FLOAT32)
+    parts = [net.tensor(f"part{index}", (1, 4), Types.FLOAT32) for index in range(3)]
+    options = schema.SplitOptionsT()
+    options.numSplits = len(parts)
+    net.operator(Ops.FULLY_CONNECTED, [x, w, b], [wide], options=schema.FullyConnectedOptionsT())
+    net.operator(Ops.SPLIT, [axis, wide], parts, options=options)
+    net.operator(Ops.MUL, [parts[0], parts[2]], [y], options=schema.MulOptionsT())
     return net.write(path, [x], [y])
 
 

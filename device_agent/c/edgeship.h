@@ -55,6 +55,7 @@ typedef struct {
     const char *model;
     const char *version;
     const char *release_digest; /* of the bundle that answered */
+    const char *arm;            /* "main", or "b" for a version that shares the traffic with it */
     int64_t latency_us;         /* in the agent, from receipt to answer */
     int count;
     edgeship_tensor tensors[EDGESHIP_MAX_TENSORS]; /* outputs, batch axis of 1 included; aligned to 64 bytes */
@@ -85,6 +86,22 @@ int edgeship_open(edgeship_client *client, const char *socket_path, double timeo
  * waited longer is refused unseen; 0 for none. Returns one of the codes above. */
 int edgeship_infer(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
                    double deadline_ms, edgeship_answer *answer);
+
+/* The same; while two versions share the traffic, requests of one split_key go to one version. "" for none. */
+int edgeship_infer_split(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
+                         double deadline_ms, const char *split_key, edgeship_answer *answer);
+
+/* Says what the right answer to an earlier prediction was: the index of its class. Saying it again changes nothing.
+ * *is_known (may be NULL): whether the device still remembers the prediction; if not, the label counts as unknown. */
+int edgeship_label(edgeship_client *client, const char *prediction_id, uint32_t label, int *is_known);
+
+/* The same by the name of the class, where the model's output contract names its classes. */
+int edgeship_label_name(edgeship_client *client, const char *prediction_id, const char *label, int *is_known);
+
+/* Reports what became of an earlier prediction in a figure of your own, such as "rework_minutes"; a name counts once
+ * for each prediction. */
+int edgeship_outcome(edgeship_client *client, const char *name, double value, const char *prediction_id,
+                     int *is_known);
 
 /* Why the last call failed, in one sentence; "" if it did not. */
 const char *edgeship_error(const edgeship_client *client);
@@ -460,16 +477,35 @@ static void edgeship__tensor(edgeship__frame *frame, const edgeship_tensor *tens
         edgeship__uint(frame, tensor->shape[axis]);
 }
 
+static void edgeship__begin(edgeship__frame *frame)
+{
+    frame->cut = frame->total = 0;
+    frame->count = 0;
+    frame->used = 4; /* the length goes there when it is known */
+}
+
+/* 0 where the names were too long. */
+static int edgeship__finish(edgeship__frame *frame)
+{
+    edgeship__cut(frame);
+    if (frame->used > EDGESHIP__HEAD)
+        return 0;
+    for (int index = 0; index < 4; index++)
+        frame->head[index] = (unsigned char)((frame->total - 4) >> (8 * index) & 0xff);
+    return 1;
+}
+
 /* Writes the request; the application's data is sent from where it lies, or copied into the shared memory. */
 static int edgeship__request(edgeship_client *client, edgeship__frame *frame, const char *model,
-                             const edgeship_tensor *inputs, int count, double deadline_ms, int is_shared)
+                             const edgeship_tensor *inputs, int count, double deadline_ms, const char *split_key,
+                             int is_shared)
 {
     size_t offset = 0;
     if (is_shared) {
         client->memory_turn = !client->memory_turn;
         offset = client->memory_turn ? client->memory_half : 0;
     }
-    frame->used = 4;
+    edgeship__begin(frame);
     edgeship__array(frame, 6);
     edgeship__string(frame, is_shared ? "infer_shared" : "infer");
     edgeship__uint(frame, client->request_id);
@@ -489,13 +525,8 @@ static int edgeship__request(edgeship_client *client, edgeship__frame *frame, co
         }
     }
     edgeship__uint(frame, (uint64_t)(deadline_ms * 1000.0 + 0.5));
-    edgeship__string(frame, "");
-    edgeship__cut(frame);
-    if (frame->used > EDGESHIP__HEAD)
-        return 0;
-    for (int index = 0; index < 4; index++)
-        frame->head[index] = (unsigned char)((frame->total - 4) >> (8 * index) & 0xff);
-    return 1;
+    edgeship__string(frame, split_key);
+    return edgeship__finish(frame);
 }
 
 /* ---- the answer ---- */
@@ -527,10 +558,11 @@ static const char *edgeship__text(edgeship__bytes text)
 static int edgeship__answer(edgeship_client *client, size_t length, edgeship_answer *answer)
 {
     edgeship__reader reader = {client->received + 4, client->received + 4 + length, 0};
-    edgeship__bytes texts[5], names[EDGESHIP_MAX_TENSORS][2], data[EDGESHIP_MAX_TENSORS];
+    edgeship__bytes texts[6], names[EDGESHIP_MAX_TENSORS][2], data[EDGESHIP_MAX_TENSORS];
     size_t needed = 0;
     int bad = edgeship__fail(client, EDGESHIP_BAD_ANSWER, "what came back is no answer");
-    if (edgeship__read_array(&reader) < 9)
+    size_t fields = edgeship__read_array(&reader);
+    if (fields < 9)
         return bad;
     edgeship__bytes kind = edgeship__read_bytes(&reader, 1);
     if (kind.size != 6 || memcmp(kind.start, "answer", 6) != 0 || edgeship__read_uint(&reader) != client->request_id)
@@ -547,6 +579,8 @@ static int edgeship__answer(edgeship_client *client, size_t length, edgeship_ans
         needed += (data[index].size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
     }
     texts[4] = edgeship__read_bytes(&reader, 1);
+    if (fields > 9) /* an older agent names no arm */
+        texts[5] = edgeship__read_bytes(&reader, 1);
     if (reader.is_bad || !edgeship__grow(&client->values, &client->values_size, needed + 1))
         return bad;
     unsigned char *place = client->values;
@@ -565,9 +599,32 @@ static int edgeship__answer(edgeship_client *client, size_t length, edgeship_ans
     answer->model = edgeship__text(texts[1]);
     answer->version = edgeship__text(texts[2]);
     answer->release_digest = edgeship__text(texts[3]);
+    answer->arm = fields > 9 ? edgeship__text(texts[5]) : "";
     client->error[0] = 0;
     if (texts[4].size > 0)
         return edgeship__fail(client, EDGESHIP_REFUSED, "%s", edgeship__text(texts[4]));
+    return EDGESHIP_OK;
+}
+
+/* The answer to a label or an outcome. */
+static int edgeship__noted(edgeship_client *client, size_t length, int *is_known)
+{
+    edgeship__reader reader = {client->received + 4, client->received + 4 + length, 0};
+    int bad = edgeship__fail(client, EDGESHIP_BAD_ANSWER, "what came back is no answer");
+    if (edgeship__read_array(&reader) < 4)
+        return bad;
+    edgeship__bytes kind = edgeship__read_bytes(&reader, 1);
+    if (kind.size != 5 || memcmp(kind.start, "noted", 5) != 0 || edgeship__read_uint(&reader) != client->request_id)
+        return bad;
+    unsigned known = (unsigned)edgeship__take(&reader, 1); /* 0xc3: true */
+    edgeship__bytes error = edgeship__read_bytes(&reader, 1);
+    if (reader.is_bad || (known != 0xc2 && known != 0xc3))
+        return bad;
+    client->error[0] = 0;
+    if (error.size > 0)
+        return edgeship__fail(client, EDGESHIP_REFUSED, "%s", edgeship__text(error));
+    if (is_known != NULL)
+        *is_known = known == 0xc3;
     return EDGESHIP_OK;
 }
 
@@ -584,8 +641,9 @@ int edgeship_open(edgeship_client *client, const char *socket_path, double timeo
     return EDGESHIP_OK;
 }
 
+/* Sends a frame until it is answered; answer is NULL for a label or an outcome. */
 static int edgeship__exchange(edgeship_client *client, const edgeship__frame *frame, int is_shared,
-                              edgeship_answer *answer)
+                              edgeship_answer *answer, int *is_known)
 {
     double give_up_s = edgeship__now_s() + client->timeout_s;
     for (;;) {
@@ -594,7 +652,8 @@ static int edgeship__exchange(edgeship_client *client, const edgeship__frame *fr
         if ((client->fd >= 0 || edgeship__connect(client)) && edgeship__send(client, frame, is_shared))
             came = edgeship__receive(client, &length);
         if (came > 0) {
-            int code = edgeship__answer(client, length, answer);
+            int code = answer == NULL ? edgeship__noted(client, length, is_known)
+                                      : edgeship__answer(client, length, answer);
             if (code == EDGESHIP_BAD_ANSWER)
                 edgeship__disconnect(client);
             return code;
@@ -617,6 +676,12 @@ static int edgeship__exchange(edgeship_client *client, const edgeship__frame *fr
 int edgeship_infer(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
                    double deadline_ms, edgeship_answer *answer)
 {
+    return edgeship_infer_split(client, model, inputs, count, deadline_ms, "", answer);
+}
+
+int edgeship_infer_split(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
+                         double deadline_ms, const char *split_key, edgeship_answer *answer)
+{
     edgeship__frame frame;
     size_t total = 0;
     memset(answer, 0, sizeof *answer);
@@ -638,12 +703,71 @@ int edgeship_infer(edgeship_client *client, const char *model, const edgeship_te
     int is_shared = total > EDGESHIP__SHARED_ABOVE;
     if (is_shared && !edgeship__reserve(client, total))
         return edgeship__fail(client, EDGESHIP_UNREACHABLE, "no shared memory: %s", strerror(errno));
-    frame.cut = frame.total = 0;
-    frame.count = 0;
     client->request_id++;
-    if (!edgeship__request(client, &frame, model, inputs, count, deadline_ms, is_shared))
+    if (!edgeship__request(client, &frame, model, inputs, count, deadline_ms, split_key, is_shared))
         return edgeship__fail(client, EDGESHIP_BAD_CALL, "names that are too long");
-    return edgeship__exchange(client, &frame, is_shared, answer);
+    return edgeship__exchange(client, &frame, is_shared, answer, NULL);
+}
+
+/* Begins a label or an outcome; is_known is false until the agent says otherwise. */
+static int edgeship__begin_note(edgeship_client *client, edgeship__frame *frame, const char *tag, size_t fields,
+                                int *is_known)
+{
+    client->error[0] = 0;
+    if (is_known != NULL)
+        *is_known = 0;
+    if (client->path[0] == 0)
+        return edgeship__fail(client, EDGESHIP_BAD_CALL, "the client is not open");
+    client->request_id++;
+    edgeship__begin(frame);
+    edgeship__array(frame, fields);
+    edgeship__string(frame, tag);
+    edgeship__uint(frame, client->request_id);
+    return EDGESHIP_OK;
+}
+
+static int edgeship__end_note(edgeship_client *client, edgeship__frame *frame, int *is_known)
+{
+    if (!edgeship__finish(frame))
+        return edgeship__fail(client, EDGESHIP_BAD_CALL, "names that are too long");
+    return edgeship__exchange(client, frame, 0, NULL, is_known);
+}
+
+int edgeship_label(edgeship_client *client, const char *prediction_id, uint32_t label, int *is_known)
+{
+    edgeship__frame frame;
+    int code = edgeship__begin_note(client, &frame, "label", 4, is_known);
+    if (code != EDGESHIP_OK)
+        return code;
+    edgeship__string(&frame, prediction_id);
+    edgeship__uint(&frame, label);
+    return edgeship__end_note(client, &frame, is_known);
+}
+
+int edgeship_label_name(edgeship_client *client, const char *prediction_id, const char *label, int *is_known)
+{
+    edgeship__frame frame;
+    int code = edgeship__begin_note(client, &frame, "label", 4, is_known);
+    if (code != EDGESHIP_OK)
+        return code;
+    edgeship__string(&frame, prediction_id);
+    edgeship__string(&frame, label);
+    return edgeship__end_note(client, &frame, is_known);
+}
+
+int edgeship_outcome(edgeship_client *client, const char *name, double value, const char *prediction_id,
+                     int *is_known)
+{
+    edgeship__frame frame;
+    uint64_t bits;
+    int code = edgeship__begin_note(client, &frame, "outcome", 5, is_known);
+    if (code != EDGESHIP_OK)
+        return code;
+    memcpy(&bits, &value, sizeof bits);
+    edgeship__string(&frame, name);
+    edgeship__big_endian(&frame, 0xcb, bits, 8);
+    edgeship__string(&frame, prediction_id);
+    return edgeship__end_note(client, &frame, is_known);
 }
 
 const char *edgeship_error(const edgeship_client *client)

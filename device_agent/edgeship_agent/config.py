@@ -47,6 +47,7 @@ LEAST: Final[dict[str, float]] = {
     "telemetry.heartbeat_s": 0.1,
     "telemetry.outbox_bytes": 65536,
     "telemetry.resend_s": 0.1,
+    "telemetry.remembered_predictions": 1,
     "serving.threads": 1,
     "update.attempts": 1,
     "update.retry_s": 0.01,
@@ -69,6 +70,7 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         heartbeat_s: time between two signs of life.
         outbox_bytes: size limit of the windows that wait on the disk; the oldest go first, and are counted.
         resend_s: windows that the server has not acknowledged are sent again after this.
+        remembered_predictions: labels and outcomes may come for so many of the newest predictions of a version.
     """
 
     window_s: float = 60.0
@@ -76,6 +78,7 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     heartbeat_s: float = 30.0
     outbox_bytes: int = 50 * 1024 * 1024
     resend_s: float = 10.0
+    remembered_predictions: int = 10_000
 
 
 class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,9 +86,11 @@ class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         threads: of the runtime, for one inference.
+        http: where status and predictions are had by HTTP, for a quick ``curl``: ``127.0.0.1:8080``; empty for nowhere.
     """
 
     threads: int = 1
+    http: str = ""
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,11 +11,11 @@ import pytest
 from msgspec import structs
 
 from edgeship.build import layout, sources, toolchains
-from edgeship.build.backends import Artifact, Backend, Job
+from edgeship.build.backends import Artifact, Backend, Job, open_backend
 from edgeship.build.schemes import S8S8
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
-from tests import models
+from tests import models, tflite_files
 from tests.conformance.backend_template import BackendTemplate
 
 
@@ -87,11 +87,18 @@ class TestLiteRt(BackendTemplate):
         path = tmp_path / "cube.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
         job = self.job_for(path, tmp_path, channels=8)
-        from edgeship.build.backends import open_backend
-
         artifact = self.convert(open_backend("litert"), job)
         assert self.error(artifact, job) < 1e-4
         assert sources.load(path).digest == job.source.digest
+
+    def test_a_split_of_which_nobody_reads_one_part_is_quantized(self, tmp_path: Path) -> None:
+        source = sources.load(tflite_files.split(tmp_path / "split.tflite"))
+        samples = [{"x": value[None]} for value in np.random.default_rng(2).normal(0, 1, (60, 8)).astype(np.float32)]
+        expected = models.answers(source, samples, tmp_path / "oracle")
+        job = Job(source=source, samples=samples, checks=samples, expected=expected, folder=tmp_path / "work")
+        backend = open_backend("litert")
+        quantized = backend.quantize(job, self.convert(backend, job), self.scheme)
+        assert 0.0 < self.error(quantized, job) < 0.05
 
 
 def _weight_scales(model: Path) -> list[int]:

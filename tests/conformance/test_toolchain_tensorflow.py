@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeship.build import metrics, oracle, routes, sources, toolchains
@@ -55,8 +56,8 @@ def _samples(source: SourceModel, count: int = 5) -> list[Mapping[str, np.ndarra
     ]
 
 
-def _converted(source: SourceModel, step: str, folder: Path) -> Path:
-    return routes.Forms(source, folder / "forms", lambda _name: None).file((step,))
+def _converted(source: SourceModel, route: tuple[str, ...], folder: Path) -> Path:
+    return routes.Forms(source, folder / "forms", lambda _name: None).file(route)
 
 
 def _agree(source: SourceModel, steps: list[str], folder: Path) -> None:
@@ -64,8 +65,9 @@ def _agree(source: SourceModel, steps: list[str], folder: Path) -> None:
     samples = _samples(source)
     answers = oracle.open_oracle(source, folder / "oracle").run(samples, "source", Silence())
     for step in steps:
-        runtime, name = SUFFIXES[step]
-        file = _converted(source, step, folder / step)
+        route = (step,) if step in SUFFIXES else tuple(step.split("+"))
+        runtime, name = SUFFIXES[route[0]]
+        file = _converted(source, route, folder / step)
         assert file.name == name
         engine = open_engine(runtime, file)
         assert [info.name for info in engine.signature.inputs] == [spec.name for spec in source.inputs]
@@ -106,6 +108,14 @@ def test_a_frozen_graph_is_cut_behind_what_no_device_has(made: Path, tmp_path: P
     assert [(spec.name, spec.shape) for spec in source.inputs] == [("features", (-1, 12))]
     assert [(spec.name, spec.shape) for spec in source.outputs] == [("labels", (-1, 3))]
     _agree(source, ["tf2onnx"], tmp_path)
+
+
+def test_a_graph_that_loops_by_frames_runs_and_is_written_out(made: Path, tmp_path: Path) -> None:
+    source = sources.load(made / "frames.pb")
+    assert [spec.shape for spec in source.inputs] == [(-1, 5, 3)]
+    _agree(source, ["tf2onnx", "tf2onnx+fold+unroll"], tmp_path)
+    written = onnx.load(_converted(source, ("tf2onnx", "fold", "unroll"), tmp_path / "again"))
+    assert not {node.op_type for node in written.graph.node} & {"Loop", "Scan"}
 
 
 def test_several_inputs_and_outputs_keep_their_order_and_names(made: Path, tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_code_is_run_where_the_user_allows_it(made: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("step", ["tf2onnx", pytest.param("TFLiteConverter", marks=pytest.mark.slow)])
 def test_the_same_source_gives_the_same_bytes(made: Path, tmp_path: Path, step: str) -> None:
     source = sources.load(made / "net.keras")
-    first, second = (_converted(source, step, tmp_path / each).read_bytes() for each in "ab")
+    first, second = (_converted(source, (step,), tmp_path / each).read_bytes() for each in "ab")
     assert first == second
 
 
@@ -266,7 +276,7 @@ def test_a_small_tflite_file_becomes_onnx(made: Path, tmp_path: Path) -> None:
     source = sources.load(made / "net.tflite")
     samples = _samples(source)
     answers = oracle.open_oracle(source, tmp_path / "oracle").run(samples, "source", Silence())
-    engine = open_engine("onnxruntime", _converted(source, "tf2onnx", tmp_path))
+    engine = open_engine("onnxruntime", _converted(source, ("tf2onnx",), tmp_path))
     for sample, answer in zip(samples, answers, strict=True):
         (found,) = engine.run([sample[spec.name] for spec in source.inputs])
         error = metrics.relative_rms(found, answer[source.outputs[0].name])

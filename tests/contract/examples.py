@@ -13,6 +13,9 @@ import msgspec
 from edgeship_agent.contract.frames import (
     InferReply,
     InferRequest,
+    LabelRequest,
+    NotedReply,
+    OutcomeRequest,
     SharedInferRequest,
     SharedTensor,
     StatusReply,
@@ -50,8 +53,11 @@ from edgeship_agent.contract.messages import (
     Birth,
     Death,
     Heartbeat,
+    LabelTally,
     OutboxCounters,
+    OutcomeTally,
     RunningArm,
+    ShadowTally,
     UpdateReport,
     UpdateState,
     Window,
@@ -123,6 +129,38 @@ WINDOW = Window(
     schema_faults={"range": 4},
     gauges={"memory_bytes": 50331648.0, "cpu_ratio": 0.25},
     hard_stops=("nan_output",),
+    labels=(
+        LabelTally(
+            version="v1",
+            arm="main",
+            digest=DIGEST,
+            labelled=7,
+            correct=5,
+            confusion=((3, 3, 5), (3, 5, 2)),
+            confidence_sum_millionths=6100000,
+            predicted_from_s=1789990000.0,
+            predicted_until_s=1789990500.5,
+        ),
+    ),
+    outcomes=(
+        OutcomeTally(
+            version="v2", arm="main", digest=DIGEST, name="rework_minutes", count=3, total=12.5, square_total=62.25
+        ),
+    ),
+    label_unknown=2,
+    shadow=(
+        ShadowTally(
+            version="v3",
+            digest=DIGEST,
+            compared=40,
+            disagreed=3,
+            failed=1,
+            dropped=5,
+            error_square_sum=0.25,
+            champion_square_sum=36.0,
+            busy_us=81000,
+        ),
+    ),
 )
 GOAL = GoalState(
     protocol_version=1,
@@ -136,6 +174,15 @@ GOAL = GoalState(
             arms=(
                 ArmGoal(version="v2", digest=DIGEST, size_bytes=812, share=0.75),
                 ArmGoal(version="v1", digest=DIGEST, size_bytes=811, share=0.25),
+                ArmGoal(
+                    version="v3",
+                    digest=DIGEST,
+                    size_bytes=813,
+                    share=0.0,
+                    mirror=0.1,
+                    cpu_ratio=0.05,
+                    memory_bytes=100000000,
+                ),
             ),
             deployment="r1",
             attempt=2,
@@ -186,7 +233,9 @@ MESSAGES = {
 
 TENSOR = Tensor(name="image", dtype="uint8", shape=(2, 2), data=memoryview(bytes((0, 16, 8, 255))))
 FRAMES = {
-    "infer": InferRequest(request_id=3, model="digits", tensors=(TENSOR,), deadline_us=20000, split_key="user-1"),
+    "infer": InferRequest(
+        request_id=3, model="digits", tensors=(TENSOR,), deadline_us=20000, split_key="user-1", arm="b"
+    ),
     "infer_shared": SharedInferRequest(
         request_id=5,
         model="faces",
@@ -196,6 +245,10 @@ FRAMES = {
         ),
         deadline_us=20000,
     ),
+    "label": LabelRequest(request_id=6, prediction_id="b-1-1f-1-9", label=5, arm="main"),
+    "label_name": LabelRequest(request_id=7, prediction_id="b-1-1f-1-9", label="seven"),
+    "outcome": OutcomeRequest(request_id=8, name="rework_minutes", value=12.5, prediction_id="b-1-1f-1-9", arm="b"),
+    "noted": NotedReply(request_id=8, is_known=True, error="nothing is wrong"),
     "status": StatusRequest(request_id=4),
     "answer": InferReply(
         request_id=3,
@@ -206,6 +259,7 @@ FRAMES = {
         latency_us=412,
         tensors=(TENSOR,),
         error="nothing is wrong",
+        arm="b",
     ),
     "status_reply": StatusReply(
         request_id=4,

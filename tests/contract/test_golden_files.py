@@ -15,7 +15,10 @@ from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import decode, decode_goal, encode, encode_goal, read_json
 from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, PROFILE, TENSOR_FILE
 
-FRAME_TYPES = {"infer": Request, "infer_shared": Request, "status": Request, "answer": Reply, "status_reply": Reply}
+FRAME_TYPES = {
+    **dict.fromkeys(("infer", "infer_shared", "status", "label", "label_name", "outcome"), Request),
+    **dict.fromkeys(("answer", "status_reply", "noted"), Reply),
+}
 
 
 def as_travelled(kind, data):
@@ -43,6 +46,20 @@ def test_the_goal_inside_its_signature():
     assert encode_goal(GOAL) == payload
     assert decode_goal(payload) == GOAL
     assert decode(Kind.GOAL, (GOLDEN / "goal.msgpack").read_bytes()).payload == payload
+
+
+def test_messages_of_earlier_versions_are_still_read():
+    """What was added at the end has its default."""
+    before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-labels.msgpack").read_bytes())
+    now = MESSAGES[Kind.WINDOWS].windows[0]
+    plain = msgspec.structs.replace(now, labels=(), outcomes=(), label_unknown=0, shadow=())
+    assert before.windows[0] == plain != now
+    goal = decode_goal((GOLDEN / "goal-payload-before-shadows.msgpack").read_bytes())
+    assert goal.models[0].arms == GOAL.models[0].arms[:2]
+    frame = msgspec.msgpack.decode((GOLDEN / "frame-infer-before-arms.msgpack").read_bytes(), type=Request)
+    assert (frame.split_key, frame.arm) == ("user-1", "")
+    answer = msgspec.msgpack.decode((GOLDEN / "frame-answer-before-arms.msgpack").read_bytes(), type=Reply)
+    assert (answer.error, answer.arm) == ("nothing is wrong", "")
 
 
 @pytest.mark.parametrize("name", FRAMES)

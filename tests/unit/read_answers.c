@@ -18,8 +18,8 @@ int main(void)
         int code = edgeship__answer(&client, length, &answer);
         printf("%d %s|", code, edgeship_error(&client));
         if (code != EDGESHIP_BAD_ANSWER) {
-            printf("%s|%s|%s|%s|%d|%d", answer.prediction_id, answer.model, answer.version, answer.release_digest,
-                   (int)answer.latency_us, answer.count);
+            printf("%s|%s|%s|%s|%s|%d|%d", answer.prediction_id, answer.model, answer.version, answer.release_digest,
+                   answer.arm, (int)answer.latency_us, answer.count);
             for (int index = 0; index < answer.count; index++) {
                 const edgeship_tensor *tensor = &answer.tensors[index];
                 printf("|%s %s", tensor->name, tensor->dtype);

@@ -19,7 +19,7 @@ from onnx import helper
 from edgeship_agent.contract.frames import InferReply, InferRequest, Request
 from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.serving.client import Client
-from edgeship_agent.serving.control import Drain, Drained, Ready
+from edgeship_agent.serving.control import Drain, Drained, Ready, WindowClosed
 from tests.conformance.engine_template import save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot
 from tests.conformance.workers import RunningWorker
@@ -204,7 +204,8 @@ def test_answers_are_read_and_garbage_is_survived(tmp_path):
     good = msgspec.structs.replace(FRAMES["answer"], error="")
     plain = msgspec.msgpack.encode(good)
     later = bytes((plain[0] + 2,)) + plain[1:] + msgspec.msgpack.encode("later") + msgspec.msgpack.encode({})
-    frames = [golden, plain, later]
+    older = (GOLDEN / "frame-answer-before-arms.msgpack").read_bytes()
+    frames = [golden, plain, later, older]
     tensor = msgspec.structs.replace(good.tensors[0], shape=(2**40, 2**40))
     frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=(tensor,))))
     frames.append(msgspec.msgpack.encode(msgspec.structs.replace(good, tensors=good.tensors * 17)))
@@ -222,9 +223,30 @@ def test_answers_are_read_and_garbage_is_survived(tmp_path):
     lines = done.stdout.split(b"\0")
     assert len(lines) == len(frames) + 1
     digest = FRAMES["answer"].release_digest
-    assert lines[0].decode() == f"1 nothing is wrong|b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
+    assert lines[0].decode() == f"1 nothing is wrong|b-1-1f-9|digits|v2|{digest}|b|412|1|image uint8 2 2,0,16,8,255"
     assert lines[1] == lines[2]
-    assert lines[1].decode() == f"0 |b-1-1f-9|digits|v2|{digest}|412|1|image uint8 2 2,0,16,8,255"
-    assert [line.split(b"|")[0] for line in lines[3:6]] == [b"4 what came back is no answer"] * 3
-    assert all(line.startswith(b"4 ") for line in lines[6 : 6 + len(golden)])
+    assert lines[1].decode() == f"0 |b-1-1f-9|digits|v2|{digest}|b|412|1|image uint8 2 2,0,16,8,255"
+    assert lines[3] == lines[0].replace(b"|b|", b"||")
+    assert [line.split(b"|")[0] for line in lines[4:7]] == [b"4 what came back is no answer"] * 3
+    assert all(line.startswith(b"4 ") for line in lines[7 : 7 + len(golden)])
     assert isinstance(msgspec.msgpack.decode(golden, type=InferReply), InferReply)
+
+
+def test_labels_and_outcomes(worker, tmp_path):
+    program = compiled(Path(__file__).with_name("label_answers.c"), tmp_path / "label", "-O2")
+    command = [str(program), str(worker.socket_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    label, again, unknown, elsewhere, name, outcome = done.stdout.splitlines()
+    assert (label, again) == ("label 0 1 ", "again 0 0 ")
+    assert unknown.startswith("unknown 1 0 no class of this index")
+    assert elsewhere == "elsewhere 0 0 "
+    assert name.startswith("name 1 0 no class of this name")
+    assert outcome == "outcome 0 1 "
+    worker.tell(Drain())
+    worker.wait_for(Drained)
+    windows = [message.window for message in worker.messages if isinstance(message, WindowClosed)]
+    labels = [tally for window in windows for tally in window.labels]
+    assert [(tally.labelled, tally.confusion[0][1:]) for tally in labels] == [(1, (7, 1))]
+    assert sum(window.label_unknown for window in windows) == 1
+    assert [(t.name, t.count, t.total) for window in windows for t in window.outcomes] == [("rework_minutes", 1, 12.5)]

@@ -73,6 +73,14 @@ def test_errors_are_relative_to_the_sources_and_noise_is_in_decibels() -> None:
     assert (found["snr"].drop, found["snr"].drop_unit) == (pytest.approx(10 * np.log10(after / before)), "dB")
 
 
+@pytest.mark.parametrize("name", ["rmse", "mae", "snr"])
+def test_the_sources_own_answers_are_no_targets(name: str) -> None:
+    _, source, _ = _data()
+    for targets in (source, source.astype(np.float32) * np.float32(1 + 1e-6)):
+        with pytest.raises(InputError, match="its own answers"):
+            _figures(name, labels=None, targets=targets)
+
+
 def test_cost_counts_each_confusion_and_a_better_variant_has_a_negative_drop(tmp_path: Path) -> None:
     table = tmp_path / "costs.csv"
     table.write_text("right\\said,c,a,b,d\nc,0,2,2,2\na,1,0,1,1\nb,1,1,0,1\nd,9,9,9,0\n", encoding="utf-8")

@@ -44,6 +44,7 @@ class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infe
         model: name of the model, or empty for the only one.
         deadline_us: how long the answer is of use, in µs from receipt; 0 for no deadline.
         split_key: what A/B arms are chosen by; empty for none.
+        arm: name of the arm that has to answer; empty where the agent's own split decides.
     """
 
     request_id: int
@@ -51,6 +52,7 @@ class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infe
     tensors: tuple[Tensor, ...]
     deadline_us: int = 0
     split_key: str = ""
+    arm: str = ""
 
 
 class SharedTensor(Struct, frozen=True, kw_only=True, array_like=True):
@@ -80,12 +82,45 @@ class SharedInferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag
     tensors: tuple[SharedTensor, ...]
     deadline_us: int = 0
     split_key: str = ""
+    arm: str = ""
 
 
 class StatusRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="status"):
     """Ask which model is served."""
 
     request_id: int
+
+
+class LabelRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="label"):
+    """Say what the right answer to an earlier prediction was.
+
+    Attributes:
+        prediction_id: from the answer.
+        label: index of the class, or its name where the output contract names the classes.
+        arm: as in :class:`InferRequest`.
+    """
+
+    request_id: int
+    prediction_id: str
+    label: int | str
+    arm: str = ""
+
+
+class OutcomeRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="outcome"):
+    """Say what became of an earlier prediction in the application's own figures.
+
+    Attributes:
+        name: of the figure, its unit last, such as ``rework_minutes``.
+        value: a finite number.
+        prediction_id: from the answer.
+        arm: as in :class:`InferRequest`.
+    """
+
+    request_id: int
+    name: str
+    value: float
+    prediction_id: str
+    arm: str = ""
 
 
 class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer"):
@@ -96,6 +131,7 @@ class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer
         release_digest: digest of the bundle that answered.
         latency_us: time from the frame's receipt to the answer, preprocessing included.
         error: empty, or one sentence; then ``tensors`` is empty.
+        arm: that answered.
     """
 
     request_id: int
@@ -106,6 +142,7 @@ class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer
     latency_us: int
     tensors: tuple[Tensor, ...] = ()
     error: str = ""
+    arm: str = ""
 
 
 class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="status_reply"):
@@ -121,9 +158,23 @@ class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="statu
     errors: int
 
 
+class NotedReply(Struct, frozen=True, kw_only=True, array_like=True, tag="noted"):
+    """The answer to a :class:`LabelRequest` or an :class:`OutcomeRequest`.
+
+    Attributes:
+        is_known: whether the prediction is still remembered; otherwise the label was counted as unknown.
+        error: empty, or one sentence; then nothing was counted.
+    """
+
+    request_id: int
+    is_known: bool
+    error: str = ""
+
+
 AnyInferRequest = InferRequest | SharedInferRequest
-Request = InferRequest | SharedInferRequest | StatusRequest
-Reply = InferReply | StatusReply
+NoteRequest = LabelRequest | OutcomeRequest
+Request = InferRequest | SharedInferRequest | StatusRequest | LabelRequest | OutcomeRequest
+Reply = InferReply | StatusReply | NotedReply
 
 
 class TensorFile(Struct, frozen=True, kw_only=True):

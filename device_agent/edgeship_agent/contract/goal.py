@@ -34,12 +34,19 @@ class ArmGoal(Struct, frozen=True, kw_only=True, array_like=True):
         digest: digest of the bundle (its nested image index).
         size_bytes: length of that index, where a download stops.
         share: part of the device's traffic, 0–1; the shares of a model sum to 1.
+        mirror: for a shadow, whose share is 0: part of the inputs that it runs beside the first arm, 0–1; its outputs
+            are compared and thrown away.
+        cpu_ratio: part of the time that a shadow may be busy, 0–1.
+        memory_bytes: most memory that the process of a shadow may hold; 0 for no limit.
     """
 
     version: str
     digest: str
     size_bytes: int
     share: float = 1.0
+    mirror: float = 0.0
+    cpu_ratio: float = 0.25
+    memory_bytes: int = 0
 
 
 class ModelGoal(Struct, frozen=True, kw_only=True, array_like=True):

@@ -168,6 +168,75 @@ class Heartbeat(Struct, frozen=True, kw_only=True, array_like=True):
     goal_generation: int
 
 
+class LabelTally(Struct, frozen=True, kw_only=True, array_like=True):
+    """Labels that came for predictions of one version and arm, which may be older than the window that reports them.
+
+    Attributes:
+        labelled: predictions that got their label; a label that is said again is not counted again.
+        correct: those whose predicted class was the label.
+        confusion: (predicted class, label, count), in order; at most :data:`MAX_CONFUSION_CELLS`, what does not fit is
+            counted in ``labelled`` and ``correct`` alone. A predicted class of -1: the outputs held NaN.
+        confidence_sum_millionths: Σ of their confidences, in millionths, each rounded.
+        predicted_from_s, predicted_until_s: when the oldest and the newest of them was predicted, wall clock.
+    """
+
+    version: str
+    arm: str
+    digest: str
+    labelled: int
+    correct: int
+    confusion: tuple[tuple[int, int, int], ...] = ()
+    confidence_sum_millionths: int = 0
+    predicted_from_s: float = 0.0
+    predicted_until_s: float = 0.0
+
+
+class OutcomeTally(Struct, frozen=True, kw_only=True, array_like=True):
+    """Business figures of one name that came for predictions of one version and arm.
+
+    Attributes:
+        count: predictions with such a figure.
+        total, square_total: Σ of the values and of their squares; exact for whole numbers below 2⁵³.
+    """
+
+    version: str
+    arm: str
+    digest: str
+    name: str
+    count: int
+    total: float
+    square_total: float
+
+
+#: Cells of one confusion table in one window.
+MAX_CONFUSION_CELLS: Final = 256
+
+
+class ShadowTally(Struct, frozen=True, kw_only=True, array_like=True):
+    """A candidate beside the champion: the same inputs, both outputs compared, the candidate's thrown away.
+
+    Attributes:
+        version, digest: of the candidate.
+        compared: inputs that both answered.
+        disagreed: those of another class; 0 where the outputs are no classes.
+        failed: inputs that the candidate answered with an error, or died of.
+        dropped: inputs that were drawn but not mirrored: over the budget, or the one before was still running.
+        error_square_sum, champion_square_sum: Σ (candidate - champion)² and Σ champion² over all values of the first
+            output; the relative RMS is the root of their ratio.
+        busy_us: time that the candidate took.
+    """
+
+    version: str
+    digest: str
+    compared: int
+    disagreed: int
+    failed: int
+    dropped: int
+    error_square_sum: float = 0.0
+    champion_square_sum: float = 0.0
+    busy_us: int = 0
+
+
 class Window(Struct, frozen=True, kw_only=True, array_like=True):
     """Telemetry of one model arm over some time or some calls.
 
@@ -187,6 +256,9 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
         schema_faults: check → count: ``missing``, ``type``, ``range``, ``unseen_category``.
         gauges: infrastructure at the end of the window: ``memory_bytes``, ``cpu_ratio``, ``temperature_c``, ...
         hard_stops: reasons for which one device suffices: ``nan_output``, ``constant_class``, ...
+        labels, outcomes: what was learnt in this time of predictions that may be older.
+        label_unknown: labels and outcomes for predictions that this device does not remember (any more).
+        shadow: candidates that ran beside this arm.
     """
 
     boot_id: str
@@ -210,6 +282,10 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
     schema_faults: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
     hard_stops: tuple[str, ...] = ()
+    labels: tuple[LabelTally, ...] = ()
+    outcomes: tuple[OutcomeTally, ...] = ()
+    label_unknown: int = 0
+    shadow: tuple[ShadowTally, ...] = ()
 
 
 class WindowBatch(Struct, frozen=True, kw_only=True, array_like=True):

@@ -29,6 +29,10 @@ from edgeship_agent.contract.frames import (
     SHARED_ABOVE_BYTES,
     InferReply,
     InferRequest,
+    LabelRequest,
+    NotedReply,
+    NoteRequest,
+    OutcomeRequest,
     Reply,
     Request,
     SharedInferRequest,
@@ -58,6 +62,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         release_digest: digest of the bundle that answered.
         latency_us: in the agent, from the request's receipt to the answer.
         outputs: output name → read-only array with a batch axis of 1.
+        arm: that answered: ``main``, or ``b`` for a version that shares the traffic with it.
     """
 
     prediction_id: str
@@ -66,6 +71,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     release_digest: str
     latency_us: int
     outputs: dict[str, Array]
+    arm: str = ""
 
 
 class Client:
@@ -75,6 +81,7 @@ class Client:
         socket_path: ``run/infer.sock`` in the agent's state directory.
         timeout_s: how long one call may take, reconnecting included.
         on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
+            Two versions that share the traffic are two arms: each is told of once, not at every turn.
     """
 
     def __init__(
@@ -86,20 +93,23 @@ class Client:
         self._path = os.fspath(socket_path)
         self._timeout_s = timeout_s
         self._on_release_change = on_release_change
-        self._release_digest = ""
+        self._releases: dict[str, str] = {}  # arm → digest of the release that answered last
         self._socket: socket.socket | None = None
         self._frame = bytearray(_FRAME_BYTES)
         self._received = bytearray(_RECEIVE_BYTES)
         self._memory: OutgoingMemory | None = None
         self._request_id = 0
 
-    def infer(self, inputs: Mapping[str, Array], *, model: str = "", deadline_ms: float = 0.0) -> Prediction:
+    def infer(
+        self, inputs: Mapping[str, Array], *, model: str = "", deadline_ms: float = 0.0, split_key: str = ""
+    ) -> Prediction:
         """Run the model on one raw sample.
 
         Args:
             inputs: model input name → raw sample (no batch axis), before the manifest's preprocessing.
             model: its name, where the device serves several.
             deadline_ms: how long the answer is of use; a request that waits longer is refused unseen. 0 for none.
+            split_key: while two versions share the traffic, requests of one key go to one version.
 
         Raises:
             EngineError: the agent answered with an error.
@@ -112,7 +122,11 @@ class Client:
         request: Request
         if sum(array.nbytes for array in arrays.values()) > SHARED_ABOVE_BYTES and can_share():
             request = SharedInferRequest(
-                request_id=self._request_id, model=model, tensors=self._share(arrays), deadline_us=deadline_us
+                request_id=self._request_id,
+                model=model,
+                tensors=self._share(arrays),
+                deadline_us=deadline_us,
+                split_key=split_key,
             )
         else:
             request = InferRequest(
@@ -120,6 +134,7 @@ class Client:
                 model=model,
                 tensors=tuple(to_tensor(name, array) for name, array in arrays.items()),
                 deadline_us=deadline_us,
+                split_key=split_key,
             )
         reply = self._call(request)
         if not isinstance(reply, InferReply):
@@ -133,12 +148,60 @@ class Client:
             release_digest=reply.release_digest,
             latency_us=reply.latency_us,
             outputs={tensor.name: to_array(tensor) for tensor in reply.tensors},
+            arm=reply.arm,
         )
-        if reply.release_digest != self._release_digest:
-            known, self._release_digest = self._release_digest, reply.release_digest
-            if known and self._on_release_change is not None:
+        if reply.release_digest != self._releases.get(reply.arm):
+            is_first = not self._releases
+            self._releases[reply.arm] = reply.release_digest
+            if not is_first and self._on_release_change is not None:
                 self._on_release_change(prediction)
         return prediction
+
+    def label(self, prediction_id: str, label: int | str) -> bool:
+        """Say what the right answer to an earlier prediction was; saying it again changes nothing.
+
+        Args:
+            prediction_id: of the prediction; the device remembers the newest (``telemetry.remembered_predictions``).
+            label: index of the class, or its name where the model's output contract names its classes.
+
+        Returns:
+            Whether the device still remembers the prediction; if not, the label is counted as unknown.
+
+        Raises:
+            EngineError: the model takes no labels, or has no such class.
+            TransferError, ContractError: as :meth:`infer`.
+        """
+        self._request_id += 1
+        return self._note(LabelRequest(request_id=self._request_id, prediction_id=prediction_id, label=label))
+
+    def outcome(self, name: str, value: float, prediction_id: str) -> bool:
+        """Report what became of an earlier prediction in a figure of your own; a name counts once per prediction.
+
+        Args:
+            name: of the figure, its unit last, such as ``rework_minutes``; at most 64 characters and 32 names.
+            value: a finite number; the device sends sums.
+            prediction_id: of the prediction.
+
+        Returns:
+            Whether the device still remembers the prediction.
+
+        Raises:
+            EngineError: no such name or number can be counted.
+            TransferError, ContractError: as :meth:`infer`.
+        """
+        self._request_id += 1
+        request = OutcomeRequest(
+            request_id=self._request_id, name=name, value=float(value), prediction_id=prediction_id
+        )
+        return self._note(request)
+
+    def _note(self, request: NoteRequest) -> bool:
+        reply = self._call(request)
+        if not isinstance(reply, NotedReply):
+            raise ContractError("the agent answered something else", file=self._path, got=type(reply).__name__)
+        if reply.error:
+            raise EngineError(reply.error)
+        return reply.is_known
 
     def _share(self, arrays: Mapping[str, Array]) -> tuple[SharedTensor, ...]:
         size_bytes = sum(aligned_bytes(array) for array in arrays.values())

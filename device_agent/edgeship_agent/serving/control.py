@@ -86,6 +86,20 @@ class Drained(Struct, frozen=True, kw_only=True, array_like=True, tag="drained")
     inferences: int
 
 
+class HandOn(Struct, frozen=True, kw_only=True, array_like=True, tag="hand_on"):
+    """Worker, before :class:`Drained` and when asked; and supervisor to the worker that takes its place.
+
+    Attributes:
+        predictions: what labels may still come for, as :mod:`edgeship_agent.telemetry.ring` writes it.
+    """
+
+    predictions: tuple[bytes, ...]
+
+
+class Recall(Struct, frozen=True, kw_only=True, array_like=True, tag="recall"):
+    """Supervisor: say what is remembered so far; another worker is about to take over."""
+
+
 class Drain(Struct, frozen=True, kw_only=True, array_like=True, tag="drain"):
     """Supervisor: take no new requests, finish those in flight, close the connections."""
 
@@ -100,12 +114,44 @@ class Replay(Struct, frozen=True, kw_only=True, array_like=True, tag="replay"):
     inferences: int = 0
 
 
+class ArmShare(Struct, frozen=True, kw_only=True, array_like=True):
+    """Another arm of the same model.
+
+    Attributes:
+        share: of the requests that it answers, 0–1.
+        socket: where its worker listens.
+        mirror: of the requests that it answers beside this arm, unseen by the application, 0–1: a shadow.
+        cpu_ratio: of the time that a shadow may be busy, 0–1.
+    """
+
+    arm: str
+    version: str
+    digest: str
+    share: float
+    socket: str
+    mirror: float = 0.0
+    cpu_ratio: float = 1.0
+
+
+class Split(Struct, frozen=True, kw_only=True, array_like=True, tag="split"):
+    """Supervisor: who else answers requests for this model; what no other arm answers is this arm's.
+
+    Attributes:
+        salt: keeps the split of one experiment apart from that of the next.
+        order: names of all arms, this one too, in the order in which they share the keys.
+    """
+
+    salt: str
+    order: tuple[str, ...]
+    others: tuple[ArmShare, ...]
+
+
 class Stop(Struct, frozen=True, kw_only=True, array_like=True, tag="stop"):
     """Supervisor: exit now."""
 
 
-FromWorker = Union[Ready, WindowClosed, Counters, Failed, Replayed, Drained]
-FromSupervisor = Union[Drain, Replay, Stop]
+FromWorker = Union[Ready, WindowClosed, Counters, Failed, Replayed, HandOn, Drained]
+FromSupervisor = Union[Drain, Recall, Replay, HandOn, Split, Stop]
 ControlMessage = Union[FromWorker, FromSupervisor]
 
 
@@ -121,6 +167,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         socket_mode: permissions of the socket.
         clock_quality: written into every window.
         counters_s: how often :class:`Counters` is sent.
+        remembered_predictions: how many predictions labels and outcomes may still come for.
     """
 
     threads: int = 1
@@ -132,6 +179,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     socket_mode: int = 0o660
     clock_quality: str = "unknown"
     counters_s: float = 1.0
+    remembered_predictions: int = 10_000
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

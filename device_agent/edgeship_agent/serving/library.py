@@ -8,18 +8,19 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from edgeship_agent.contract.errors import EdgeshipError
+from edgeship_agent.contract.errors import EdgeshipError, VerificationError
 from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.wire import read_json
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.client import Prediction
 from edgeship_agent.serving.session import ModelSession
-from edgeship_agent.serving.slot import read_slot
+from edgeship_agent.serving.slot import SLOT_FILE, SlotFile, read_slot
 from edgeship_agent.telemetry.window import Clock, WindowLimits
 
 
@@ -32,17 +33,41 @@ class LocalModel:
             prediction = model.predict({"image": image})
     """
 
-    def __init__(self, session: ModelSession, boot_id: str) -> None:
+    def __init__(
+        self,
+        session: ModelSession,
+        reopen: Callable[[], ModelSession | None],
+        on_release_change: Callable[[Prediction], None] | None = None,
+    ) -> None:
+        self._reopen = reopen
+        self._on_release_change = on_release_change
+        self._is_changed = False
+        self._last_windows: list[Window] = []
+        self._take(session)
+
+    def _take(self, session: ModelSession) -> None:
         self._session = session
         self._slot = session.slot.slot
-        self._prefix = f"{boot_id}-{os.getpid():x}-"
+        self._prefix = session.prediction_prefix
         self._predictions = 0
 
     @classmethod
     def open(
-        cls, slot_directory: str | os.PathLike[str], *, threads: int = 1, limits: WindowLimits | None = None
+        cls,
+        slot_directory: str | os.PathLike[str],
+        *,
+        threads: int = 1,
+        limits: WindowLimits | None = None,
+        on_release_change: Callable[[Prediction], None] | None = None,
     ) -> LocalModel:
         """Read the slot, check its digests, open its runtime and warm it up.
+
+        Args:
+            slot_directory: a slot, or the agent's ``active`` pointer to one, which :meth:`refresh` follows.
+            threads: of one inference.
+            limits: when windows close, and how many predictions are remembered for labels.
+            on_release_change: called with the first prediction of every further release, before :meth:`predict`
+                returns it.
 
         Raises:
             ContractError: the slot is damaged.
@@ -50,12 +75,8 @@ class LocalModel:
             ConfigError: the runtime is not installed.
             EngineError: the runtime refused the model.
         """
-        slot = read_slot(Path(slot_directory))
-        predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=threads)
-        boot_id = uuid.uuid4().hex[:12]
-        session = ModelSession(slot, predictor, limits or WindowLimits(), boot_id, _now)
-        session.warm_up()
-        return cls(session, boot_id)
+        opener = _Opener(Path(slot_directory), threads, limits or WindowLimits())
+        return cls(opener.open(), opener.reopen, on_release_change)
 
     def predict(self, inputs: Mapping[str, Array]) -> Prediction:
         """Run the model on one raw sample.
@@ -77,14 +98,78 @@ class LocalModel:
         self._session.count_answer(inputs, outputs, latency_ns, late=False)
         self._predictions += 1
         slot = self._slot
-        return Prediction(
+        prediction = Prediction(
             prediction_id=f"{self._prefix}{self._predictions:x}",
             model=slot.model,
             version=slot.version,
             release_digest=slot.digest,
             latency_us=(latency_ns + 500) // 1000,
             outputs=outputs,
+            arm=slot.arm,
         )
+        if self._is_changed:
+            self._is_changed = False
+            if self._on_release_change is not None:
+                self._on_release_change(prediction)
+        return prediction
+
+    def label(self, prediction_id: str, label: int | str) -> bool:
+        """Say what the right answer to an earlier prediction was; saying it again changes nothing.
+
+        Args:
+            prediction_id: of the prediction.
+            label: index of the class, or its name where the output contract names the classes.
+
+        Returns:
+            Whether the prediction is still remembered; if not, the label is counted as unknown.
+
+        Raises:
+            InputError: the model takes no labels, or has no such class.
+        """
+        return self._session.label(prediction_id, label)
+
+    def outcome(self, name: str, value: float, prediction_id: str) -> bool:
+        """Report what became of an earlier prediction in a figure of your own; a name counts once per prediction.
+
+        Args:
+            name: of the figure, its unit last, such as ``rework_minutes``.
+            value: a finite number.
+            prediction_id: of the prediction.
+
+        Returns:
+            Whether the prediction is still remembered.
+
+        Raises:
+            InputError: no such name or number can be counted.
+        """
+        return self._session.outcome(name, value, prediction_id)
+
+    def refresh(self) -> bool:
+        """Take the model that the slot directory names now, if it is another one; else nothing happens.
+
+        Call it where a pause does no harm, such as once a second between two predictions. The old model answers until
+        the new one is open, warm and has passed its golden inputs.
+
+        Returns:
+            Whether another model answers from now on.
+
+        Raises:
+            ContractError, VerificationError, ConfigError, EngineError: as :meth:`open`, or the new model fails its
+                golden inputs; the old one answers on.
+        """
+        session = self._reopen()
+        if session is None:
+            return False
+        old = self._session
+        window = old.last_window()
+        if window is not None:
+            self._last_windows.append(window)
+        for ring in old.hand_on():
+            session.predictions.take_over(ring)
+        self._take(session)
+        self._is_changed = True
+        old.close()
+        return True
 
     def check_golden(self) -> GoldenResult:
         """Run the golden inputs through the loaded model.
@@ -97,7 +182,7 @@ class LocalModel:
 
     def take_window(self) -> Window | None:
         """The telemetry window that is due, or None; the application hands it on, or lets it go."""
-        return self._session.due_window()
+        return self._last_windows.pop(0) if self._last_windows else self._session.due_window()
 
     def close(self) -> None:
         """Release the engine."""
@@ -110,6 +195,46 @@ class LocalModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Opener:
+    """Opens sessions on what a slot directory holds."""
+
+    def __init__(self, directory: Path, threads: int, limits: WindowLimits) -> None:
+        self._directory = directory
+        self._threads = threads
+        self._limits = limits
+        self._boot_id = uuid.uuid4().hex[:12]
+        self._digest = ""
+
+    def open(self) -> ModelSession:
+        """A warm session."""
+        # what the pointer names is looked up once: it may change while the files are read
+        slot = read_slot(self._directory.resolve())
+        predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=self._threads)
+        session = ModelSession(slot, predictor, self._limits, self._boot_id, _now)
+        session.warm_up()
+        self._digest = slot.slot.digest
+        return session
+
+    def reopen(self) -> ModelSession | None:
+        """A warm session that passed its golden inputs, or None where the directory holds the bundle as before."""
+        path = self._directory / SLOT_FILE
+        try:
+            info = read_json(path.read_bytes(), SlotFile, file=path)
+        except FileNotFoundError:
+            return None  # no model is active
+        if info.digest == self._digest:
+            return None
+        before = self._digest
+        session = self.open()
+        if session.slot.golden_inputs is not None:
+            result = session.judge_golden(session.predict(sample) for sample in session.golden_samples())
+            if not result.passed:
+                session.close()
+                self._digest = before
+                raise VerificationError(f"golden outputs: {result.reason}", file=self._directory)
+        return session
 
 
 def _now() -> Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Final, Union
 
@@ -14,6 +13,10 @@ from edgeship_agent.contract.frames import (
     AnyInferRequest,
     InferReply,
     InferRequest,
+    LabelRequest,
+    NotedReply,
+    NoteRequest,
+    OutcomeRequest,
     Reply,
     Request,
     StatusReply,
@@ -27,6 +30,10 @@ from edgeship_agent.serving.shared import PassedMemory
 Memory = Union[PassedMemory, ContractError, None]
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
+
+
+#: What is answered without running the model.
+_OTHERS: Final = (StatusRequest, LabelRequest, OutcomeRequest)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,14 +64,13 @@ class RequestHandler:
 
     Args:
         session: the model.
-        boot_id: names this start of the agent; part of every prediction id.
         deadline_us: of requests that name none; 0 for none.
     """
 
-    def __init__(self, session: ModelSession, boot_id: str, deadline_us: int = 0) -> None:
+    def __init__(self, session: ModelSession, deadline_us: int = 0) -> None:
         self._session = session
         self._deadline_us = deadline_us
-        self._prefix = f"{boot_id}-{os.getpid():x}-"
+        self._prefix = session.prediction_prefix
         self._predictions = 0
 
     def answer(self, request: Request, received_ns: int, memory: Memory = None) -> Answer:
@@ -75,8 +81,8 @@ class RequestHandler:
             received_ns: ``time.perf_counter_ns()`` when its last byte was here.
             memory: what the application shares, or why that cannot be used; None where nothing was passed.
         """
-        if isinstance(request, StatusRequest):
-            return Answer(frame=_frame(self._status(request)))
+        if isinstance(request, _OTHERS):
+            return self._answer_other(request)
         slot = self._session.slot.slot
         if request.model and request.model != slot.model:
             return self.refuse(request, f"the model {request.model[:80]!r} is not served here, but {slot.model!r}")
@@ -105,14 +111,15 @@ class RequestHandler:
             release_digest=slot.digest,
             latency_us=round(latency_ns / 1000),
             tensors=tensors,
+            arm=slot.arm,
         )
         late = 0 < deadline_us * 1000 < latency_ns
         return Answer(frame=_frame(reply), raw=raw, outputs=outputs, latency_ns=latency_ns, late=late)
 
     def shed(self, request: Request, reason: str) -> Answer:
         """Refuse an inference unseen and count it; other requests are answered."""
-        if isinstance(request, StatusRequest):
-            return Answer(frame=_frame(self._status(request)))
+        if isinstance(request, _OTHERS):
+            return self._answer_other(request)
         self._session.count_shed()
         return self.refuse(request, f"shed: {reason}")
 
@@ -127,6 +134,7 @@ class RequestHandler:
             release_digest=slot.digest,
             latency_us=0,
             error=error,
+            arm=slot.arm,
         )
         return Answer(frame=_frame(reply))
 
@@ -135,6 +143,26 @@ class RequestHandler:
         if answer.raw is None or answer.outputs is None:
             return
         self._session.count_answer(answer.raw, answer.outputs, answer.latency_ns, late=answer.late)
+
+    def _answer_other(self, request: StatusRequest | NoteRequest) -> Answer:
+        return Answer(frame=_frame(self._status(request) if isinstance(request, StatusRequest) else self.note(request)))
+
+    def note(self, request: NoteRequest, *, final: bool = True) -> NotedReply:
+        """Count a label or an outcome.
+
+        Args:
+            request: as decoded.
+            final: count a prediction that is not remembered here as unknown; else another arm is asked.
+        """
+        session = self._session
+        try:
+            if isinstance(request, LabelRequest):
+                known = session.label(request.prediction_id, request.label, final=final)
+            else:
+                known = session.outcome(request.name, request.value, request.prediction_id, final=final)
+        except EdgeshipError as error:
+            return NotedReply(request_id=request.request_id, is_known=False, error=str(error))
+        return NotedReply(request_id=request.request_id, is_known=known)
 
     def _status(self, request: StatusRequest) -> StatusReply:
         session = self._session

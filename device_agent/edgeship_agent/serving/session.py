@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Feature, InputContract
-from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.messages import ShadowTally, Window
 from edgeship_agent.contract.sketch import ExponentialSketch, bucket_index, quantile
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult, check_golden
@@ -20,13 +23,21 @@ from edgeship_agent.serving.control import Counters
 from edgeship_agent.serving.slot import LoadedSlot
 from edgeship_agent.telemetry.gauges import ProcessGauges
 from edgeship_agent.telemetry.recorder import Block, CallRecorder
-from edgeship_agent.telemetry.signals import measure_many
+from edgeship_agent.telemetry.ring import PredictionRing, Predictions
+from edgeship_agent.telemetry.signals import CLASS_SIGNAL, CONFIDENCE_SIGNAL, Columns, measure_many
 from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits
 
 MISSING: Final = "missing"
 TYPE: Final = "type"
 RANGE: Final = "range"
 _WARMUP_CALLS: Final = 5
+#: Sessions of this process: prediction ids stay unique where a library opens one model after another.
+_numbers: Final = itertools.count(1)
+#: Longest name of an outcome, in characters.
+_LONGEST_NAME: Final = 64
+_MOST_CLASSES: Final = 2**31 - 1
+#: Names of outcomes that a session takes: each is a row of every window.
+_MOST_NAMES: Final = 32
 
 
 class ModelSession:
@@ -39,6 +50,10 @@ class ModelSession:
         boot_id: names this start of the agent.
         clock: both clocks, read by the caller's choice of clock.
         clock_quality: written into every window.
+
+    Attributes:
+        prediction_prefix: how the id of every prediction of this session begins; its number in hexadecimal follows.
+        predictions: what labels and outcomes are matched with.
     """
 
     def __init__(
@@ -51,6 +66,11 @@ class ModelSession:
         clock_quality: str = "unknown",
     ) -> None:
         self.slot = slot
+        info = slot.slot
+        self.prediction_prefix = f"{boot_id}-{os.getpid():x}-{next(_numbers):x}-"
+        own = PredictionRing(self.prediction_prefix, info.version, info.arm, info.digest, limits.remembered_predictions)
+        self.predictions = Predictions(own, limits.remembered_predictions)
+        self._outcome_names: set[str] = set()
         self.inferences = self.failures = self.deadline_misses = self.shed = 0
         self._predictor = predictor
         self._clock = clock
@@ -97,7 +117,13 @@ class ModelSession:
         for latency_us in latencies_us:
             index = bucket_index(max(latency_us, 1.0))
             counts[index] = counts.get(index, 0) + 1
-        columns = measure_many(block.raw, block.outputs, self.slot.manifest.output)
+        columns: Columns = {}
+        try:
+            columns = measure_many(block.raw, block.outputs, self.slot.manifest.output)
+        finally:  # a block that cannot be measured has its place all the same: prediction ids are numbers
+            self.predictions.own.add(
+                columns.get(CLASS_SIGNAL), columns.get(CONFIDENCE_SIGNAL), np.asarray(block.times_s, np.float64)
+            )
         self._windows.answered_many(latencies_us, columns, late=block.late, nan_outputs=int(nan_outputs.sum()))
 
     def count_failure(self, raw: Mapping[str, Array] | None, error: Exception) -> None:
@@ -112,6 +138,106 @@ class ModelSession:
         """Count a call that was refused unseen."""
         self.shed += 1
         self._windows.shed()
+
+    def label(self, prediction_id: str, label: int | str, *, final: bool = True) -> bool:
+        """Take the right answer to an earlier prediction.
+
+        Args:
+            prediction_id: of an answer of this session, or of one before it.
+            label: index of the class, or its name.
+            final: count a prediction that is not remembered as unknown; else somebody else is asked.
+
+        Returns:
+            Whether the prediction is remembered. One that has a label already keeps it.
+
+        Raises:
+            InputError: the model's output is no class, or there is no such class.
+        """
+        wanted = self._class_index(label)
+        found = self._find(prediction_id, final=final)
+        if found is None:
+            return False
+        ring, number = found
+        seen = ring.find(number)
+        assert seen is not None  # _find looked
+        if ring.take_label(number):
+            now = self._clock()
+            self._windows.notes.label(
+                (seen.version, seen.arm, seen.digest),
+                predicted=seen.predicted,
+                label=wanted,
+                confidence=seen.confidence,
+                predicted_at_s=now.wall_s - max(now.monotonic_s - seen.at_s, 0.0),
+            )
+        return True
+
+    def outcome(self, name: str, value: float, prediction_id: str, *, final: bool = True) -> bool:
+        """Take a business figure of an earlier prediction; a name counts once for each prediction.
+
+        Args:
+            name: of the figure, its unit last.
+            value: a finite number.
+            prediction_id: as in :meth:`label`.
+            final: as in :meth:`label`.
+
+        Returns:
+            Whether the prediction is remembered.
+
+        Raises:
+            InputError: no name, no number, or too many names.
+        """
+        if not 0 < len(name) <= _LONGEST_NAME:
+            raise InputError("not a name of an outcome", expected=f"1–{_LONGEST_NAME} characters", got=len(name))
+        if not math.isfinite(value):
+            raise InputError("not a finite number", key=name, got=value)
+        if name not in self._outcome_names and len(self._outcome_names) >= _MOST_NAMES:
+            raise InputError("too many names of outcomes", key=name, expected=f"≤ {_MOST_NAMES}")
+        found = self._find(prediction_id, final=final)
+        if found is None:
+            return False
+        ring, number = found
+        self._outcome_names.add(name)
+        if ring.take_outcome(number, name):
+            self._windows.notes.outcome((ring.version, ring.arm, ring.digest), name, float(value))
+        return True
+
+    def _find(self, prediction_id: str, *, final: bool) -> tuple[PredictionRing, int] | None:
+        located = self.predictions.locate(prediction_id)
+        if located is not None:
+            ring, number = located
+            if ring.count < number <= self.inferences and ring is self.predictions.own:
+                self._recorder.flush()  # answered, not measured yet
+            if ring.find(number) is not None:
+                return located
+        if final:
+            self._windows.notes.unknown()
+        return None
+
+    def _class_index(self, label: int | str) -> int:
+        output = self.slot.manifest.output
+        if output.kind != "classification":
+            raise InputError(
+                "the model's output is no class, so it takes no labels",
+                expected="a classification",
+                got=output.kind,
+                next_step="report a figure of your own with outcome(name, value, prediction_id)",
+            )
+        if isinstance(label, str):
+            if label not in output.labels:
+                raise InputError("no class of this name", expected=", ".join(output.labels)[:200], got=label[:80])
+            return output.labels.index(label)
+        if label < 0 or label > _MOST_CLASSES or (output.labels and label >= len(output.labels)):
+            raise InputError("no class of this index", expected=f"0–{len(output.labels) - 1}", got=label)
+        return int(label)
+
+    def hand_on(self) -> list[bytes]:
+        """The predictions that labels may still come for, for the session that takes over."""
+        self._recorder.flush()
+        return self.predictions.hand_on()
+
+    def count_shadow(self, seen: ShadowTally) -> None:
+        """Count what a candidate did beside this model."""
+        self._windows.notes.shadow(seen)
 
     def _check_schema(self, raw: Mapping[str, Array], calls: int) -> Array:
         """Count what raw inputs [n, …] break; returns in which calls every value was finite, [n]."""

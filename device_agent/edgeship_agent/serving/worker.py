@@ -38,9 +38,12 @@ from edgeship_agent.serving.control import (
     Drained,
     Failed,
     FromWorker,
+    HandOn,
     Ready,
+    Recall,
     Replay,
     Replayed,
+    Split,
     Stop,
     WindowClosed,
     WorkerSettings,
@@ -49,6 +52,7 @@ from edgeship_agent.serving.control import (
 from edgeship_agent.serving.requests import RequestHandler
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import LoadedSlot, read_slot
+from edgeship_agent.serving.split import Splitter
 from edgeship_agent.telemetry.gauges import resident_memory_bytes
 from edgeship_agent.telemetry.window import Clock, WindowLimits
 
@@ -103,9 +107,10 @@ class Worker:
         self._session = session
         self._options = options
         self._settings = options.settings
-        self._handler = RequestHandler(session, options.boot_id, round(options.settings.deadline_ms * 1000.0))
+        self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
+        self._splitter = Splitter(session, options.boot_id, self._answer_here, self._settled)
         self._pump_is_due = False
         self._is_pumping = False
         self._is_draining = False
@@ -149,6 +154,7 @@ class Worker:
         self._stop_listening()
         for connection in list(self._connections):
             connection.close()
+        self._splitter.close()
         if self._control is not None:
             self._control.close()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -170,9 +176,7 @@ class Worker:
                 loop.call_later(_ACCEPT_PAUSE_S, self._listen_again)
                 return
             endpoint.setblocking(False)
-            self._connections.add(
-                Connection(endpoint, self._enqueue, self._connections.discard, self._settings.max_frame_bytes)
-            )
+            self._connections.add(Connection(endpoint, self._enqueue, self._lost, self._settings.max_frame_bytes))
 
     def _listen_again(self) -> None:
         if self._listener is not None:
@@ -185,6 +189,11 @@ class Worker:
             listener.close()
 
     def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
+        if not self._splitter.is_alone and self._splitter.passes_on(connection, request, received_ns):
+            return
+        self._answer_here(connection, request, received_ns)
+
+    def _answer_here(self, connection: Connection, request: Request, received_ns: int) -> None:
         if len(self._waiting) >= self._settings.max_waiting:
             connection.reply(self._handler.shed(request, f"{len(self._waiting)} requests are waiting").frame)
             # not at once: a buffer full of small frames would go through here once a frame, ever deeper
@@ -212,6 +221,8 @@ class Worker:
         connection.reply(answer.frame)
         try:
             self._handler.count(answer)
+            if not self._splitter.is_alone:
+                self._splitter.mirror(request, answer)
         finally:
             connection.finish()
             self._is_pumping = False
@@ -228,6 +239,13 @@ class Worker:
             self.stop("")
         elif isinstance(message, Replay):
             self._start(self._replay(message.inferences))
+        elif isinstance(message, Recall):
+            self._tell(HandOn(predictions=tuple(self._session.hand_on())))
+        elif isinstance(message, Split):
+            self._splitter.change(message)
+        elif isinstance(message, HandOn):
+            for ring in message.predictions:
+                self._session.predictions.take_over(ring)
         elif isinstance(message, Drain) and not self._is_draining:
             self._is_draining = True
             self._stop_listening()
@@ -237,11 +255,20 @@ class Worker:
 
     def _finish_drain(self) -> None:
         """When every accepted request is answered, say so."""
-        if self._waiting:
+        if self._waiting or self._splitter.outstanding:
             return
         self._send_last_window()
         self._tell(self._session.counters(resident_memory_bytes()))
+        self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         self._tell(Drained(inferences=self._session.inferences))
+
+    def _settled(self) -> None:
+        if self._is_draining:
+            self._finish_drain()
+
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._splitter.forget(connection)
 
     async def _replay(self, inferences: int) -> None:
         """Run the golden inputs, again and again, one at a time between the requests of applications."""
@@ -388,7 +415,11 @@ def run(options: WorkerOptions) -> int:
         _check_arm(slot, options)
         step = "engine"
         predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=settings.threads)
-        limits = WindowLimits(duration_s=settings.window_s, inferences=settings.window_inferences)
+        limits = WindowLimits(
+            duration_s=settings.window_s,
+            inferences=settings.window_inferences,
+            remembered_predictions=settings.remembered_predictions,
+        )
         session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
         step = "warmup"
         session.warm_up()

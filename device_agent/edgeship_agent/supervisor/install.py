@@ -105,6 +105,7 @@ def _install(config: AgentConfig, places: Places, bundle: Path, key: bytes, *, f
         threads=config.serving.threads,
         window_s=config.telemetry.window_s,
         window_inferences=config.telemetry.window_inferences,
+        remembered_predictions=config.telemetry.remembered_predictions,
         clock_quality="unverified",
     )
     pool = WorkerPool(places, launcher, settings, secrets.token_hex(8), lambda _: None, lambda *_: None)

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgeship_agent.config import AgentConfig
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
@@ -43,6 +43,9 @@ from edgeship_agent.update.state import StateFile
 from edgeship_agent.update.trust import TrustedSource, read_public_key, reference_time
 from edgeship_agent.update.updater import Pace, Parts, Updater
 
+if TYPE_CHECKING:
+    from edgeship_agent.supervisor.http_door import HttpDoor
+
 #: Pause after an unforeseen error of the updater (a full disk, say); serving and telemetry go on meanwhile.
 _UPDATER_PAUSE_S: Final = 10.0
 #: How long the updater gets to reach a safe point when the agent is stopped; the journal knows the rest.
@@ -64,6 +67,7 @@ def run_agent(config: AgentConfig) -> int:
     lock = lock_state(places, "edgeship-agent status --config FILE shows its process id")
     log, inbox = Log(), Inbox()
     notifier = notifier_of_process(time.monotonic)
+    door = _open_door(config, places, log)
     agent, updater = _assemble(config, places, inbox, log, notifier)
     for number, exit_code in ((signal.SIGTERM, 0), (signal.SIGINT, _INTERRUPTED)):
         signal.signal(number, lambda *_, code=exit_code: inbox.put(StopRequest(code)))
@@ -74,11 +78,22 @@ def run_agent(config: AgentConfig) -> int:
     try:
         return agent.run()
     finally:
+        if door is not None:
+            door.close()
         updater.stop()
         is_idle.wait(_UPDATER_STOP_S)
         agent.close()
         log("stopped", device=config.device_id)
         os.close(lock)
+
+
+def _open_door(config: AgentConfig, places: Places, log: Log) -> HttpDoor | None:
+    """HTTP, where the configuration asks for it: its modules are loaded by nobody else."""
+    if not config.serving.http:
+        return None
+    from edgeship_agent.supervisor.http_door import HttpDoor
+
+    return HttpDoor(config.serving.http, places, log)
 
 
 def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notifier: Notifier) -> tuple[Agent, Updater]:
@@ -95,6 +110,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         threads=config.serving.threads,
         window_s=config.telemetry.window_s,
         window_inferences=config.telemetry.window_inferences,
+        remembered_predictions=config.telemetry.remembered_predictions,
         clock_quality=clock_quality(time.time(), state.now.time_floor_s),
     )
     pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))

@@ -7,6 +7,7 @@ from typing import Protocol
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.slots import Slot, Slots, verify_slot
+from edgeship_agent.update.traffic import MAIN_ARM
 
 
 class Say(Protocol):
@@ -37,7 +38,7 @@ def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: s
     active = slots.active(model, arm)
     if active is not None and _is_good(active, activator, log):
         return active
-    previous = slots.retained(model, arm)
+    previous = slots.retained(model, arm) if arm == MAIN_ARM else None  # the main arm takes over from the others
     if previous is not None and _is_good(previous, activator, log):
         slots.point(previous)
         log("fallback", model=model, arm=arm, version=previous.info.version)

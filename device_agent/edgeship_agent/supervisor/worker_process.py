@@ -20,9 +20,12 @@ from edgeship_agent.serving.control import (
     Drained,
     Failed,
     FromSupervisor,
+    HandOn,
     Ready,
+    Recall,
     Replay,
     Replayed,
+    Split,
     Stop,
     WindowClosed,
     WorkerSettings,
@@ -32,6 +35,8 @@ from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.slots import Slot
 
 _STOP_TIMEOUT_S: Final = 10.0
+#: A worker that runs a long inference answers later; labels wait for it no longer than this.
+_RECALL_TIMEOUT_S: Final = 2.0
 _RECEIVE_BYTES: Final = 65536
 
 
@@ -68,8 +73,11 @@ class WorkerProcess:
         self.exited = threading.Event()
         self.replayed = threading.Event()
         self.drained = threading.Event()
+        self.handed_on = threading.Event()
         self.replay: Replayed | None = None
         self.counters: Counters | None = None
+        self.predictions: tuple[bytes, ...] = ()  # what it handed on when it was drained
+        self.split: Split | None = None  # what it was told last
         self.is_ready = False
         self.is_retiring = False
         self.failure = ""
@@ -123,6 +131,13 @@ class WorkerProcess:
             self.kill()
             self.exited.wait(timeout_s)
 
+    def recall(self) -> HandOn:
+        """What it remembers so far, for the worker that takes over; nothing where it does not answer."""
+        self.handed_on.clear()
+        if not self.exited.is_set() and self.send(Recall()):
+            self.handed_on.wait(_RECALL_TIMEOUT_S)
+        return HandOn(predictions=self.predictions)
+
     def run_golden(self, inferences: int, timeout_s: float) -> Replayed | None:
         """Run the golden inputs through the live engine, at least so many; None where it does not answer."""
         self.replay = None
@@ -160,6 +175,9 @@ class WorkerProcess:
         elif isinstance(message, Replayed):
             self.replay = message
             self.replayed.set()
+        elif isinstance(message, HandOn):
+            self.predictions = message.predictions
+            self.handed_on.set()
         elif isinstance(message, Drained):
             self.drained.set()
         elif isinstance(message, Failed):
@@ -174,5 +192,5 @@ class WorkerProcess:
         self.is_ready = False
         self.exited.set()
         self._listener.worker_died(self)
-        for event in (self.ready, self.replayed, self.drained):
+        for event in (self.ready, self.replayed, self.handed_on, self.drained):
             event.set()

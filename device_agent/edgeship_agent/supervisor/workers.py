@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from msgspec import Struct, structs
@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from edgeship_agent.contract.messages import RunningArm, Window
 from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.contract.sketch import ExponentialSketch
-from edgeship_agent.serving.control import Counters, WorkerSettings
+from edgeship_agent.serving.control import ArmShare, Counters, HandOn, Split, WorkerSettings
 from edgeship_agent.supervisor.places import SOCKET, Places
 from edgeship_agent.supervisor.worker_process import WorkerProcess
 from edgeship_agent.update.disk import DISK
@@ -21,6 +21,7 @@ from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot
+from edgeship_agent.update.traffic import CHALLENGER_ARM, MAIN_ARM, SHADOW_ARM
 
 _READY_TIMEOUT_S: Final = 120.0
 _REPLAY_TIMEOUT_S: Final = 60.0
@@ -95,6 +96,7 @@ class WorkerPool:
         self._on_change = on_change
         self._lock = threading.RLock()
         self._arms: dict[tuple[str, str], _Arm] = {}
+        self._fronts: dict[str, WorkerProcess] = {}
         self._numbers = itertools.count(1)
         self._stopping = False
 
@@ -117,14 +119,18 @@ class WorkerPool:
             worker.kill()
             detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
             return Activation(ok=False, reason="activation_failed", detail=detail)
+        if served.worker is not None and served.worker is not worker:
+            worker.send(served.worker.recall())  # before anybody can ask the new one about them
         with self._lock:
             old = served.worker if served.worker is not worker else None
             if old is not None or served.worker is None:
-                served.past, served.slot, served.worker = _Tally(), slot, worker
+                served.past, served.worker = _Tally(), worker
                 served.restart_at_s = None
-                self._point(worker)
+            served.slot = slot  # the same bundle may come with another part of the traffic
+            self._route(model)
         if old is not None:
-            old.stop()
+            old.stop()  # what it was still asked after it was recalled
+            worker.send(HandOn(predictions=old.predictions))
         self._on_change(model, arm, "serving")
         return Activation(ok=True)
 
@@ -174,6 +180,9 @@ class WorkerPool:
         lonely = []
         with self._lock:
             for served in self._arms.values():
+                if served.worker is not None and _is_too_large(served):
+                    served.worker.failure = "it holds more memory than a shadow may"
+                    served.worker.kill()
                 if served.restart_at_s is not None and now_s >= served.restart_at_s and served.slot is not None:
                     served.restart_at_s = None
                     served.worker = self._spawn(served.slot)
@@ -256,6 +265,7 @@ class WorkerPool:
                 served.restart_pause_s = _RESTART_FIRST_S
             served.restart_at_s = now_s + served.restart_pause_s
             served.restart_pause_s = min(served.restart_pause_s * 2, _RESTART_MAX_S)
+            self._route(worker.slot.info.model)
         self._on_change(*key, f"died ({worker.failure or worker.return_code})")
 
     def worker_ready(self, worker: WorkerProcess) -> None:
@@ -267,7 +277,7 @@ class WorkerPool:
             is_current = served.worker is worker
             if is_current:
                 served.started_at_s = time.monotonic()
-                self._point(worker)
+                self._route(worker.slot.info.model)
         if is_current:
             self._on_change(*key, "serving")
 
@@ -292,19 +302,80 @@ class WorkerPool:
         worker.start(self._launcher, self._settings)
         return worker
 
-    def _point(self, worker: WorkerProcess) -> None:
-        """Let applications reach this worker: the one socket that they open changes in one step."""
-        DISK.point(self._places.sockets / SOCKET, worker.socket_path.name, certain=False)
+    def _route(self, model: str) -> None:
+        """Let applications reach the arm that is there, and tell every arm of the others; the lock is held.
+
+        The one socket that applications open changes in one step. It leads to the main arm, or while that is away to
+        the challenger, which then answers everything.
+        """
+        ready = {
+            arm: served.worker
+            for (name, arm), served in self._arms.items()
+            if name == model and served.slot is not None and served.worker is not None and served.worker.is_ready
+        }
+        front = ready.get(MAIN_ARM) or ready.get(CHALLENGER_ARM)
+        if front is None:
+            return
+        if self._fronts.get(model) is not front:
+            self._fronts[model] = front
+            DISK.point(self._places.sockets / SOCKET, front.socket_path.name, certain=False)
+        for arm, worker in ready.items():
+            split = self._split_for(model, arm, ready) if arm != SHADOW_ARM else None
+            if split is not None and split != worker.split and (split.others or worker.split is not None):
+                worker.split = split
+                worker.send(split)
+
+    def _split_for(self, model: str, arm: str, ready: Mapping[str, WorkerProcess]) -> Split:
+        others = []
+        for other, worker in ready.items():
+            slot = self._arms[model, other].slot
+            if other == arm or slot is None:
+                continue
+            traffic = slot.traffic
+            others.append(
+                ArmShare(
+                    arm=other,
+                    version=slot.info.version,
+                    digest=slot.info.digest,
+                    share=self._rest(model, ready) if other == MAIN_ARM else traffic.share,
+                    socket=str(worker.socket_path),
+                    mirror=traffic.mirror if other == SHADOW_ARM else 0.0,
+                    cpu_ratio=traffic.cpu_ratio,
+                )
+            )
+        shared = [name for name in (MAIN_ARM, CHALLENGER_ARM) if name in ready]
+        salt = ",".join(sorted(ready[name].slot.info.digest for name in shared))
+        return Split(salt=salt, order=tuple(shared), others=tuple(others))
+
+    def _rest(self, model: str, ready: Mapping[str, WorkerProcess]) -> float:
+        challenger = self._arms[model, CHALLENGER_ARM].slot if CHALLENGER_ARM in ready else None
+        return 1.0 if challenger is None else 1.0 - challenger.traffic.share
 
     def _withdraw(self, model: str, arm: str) -> None:
+        with self._lock:
+            leaving, front = self._arm(model, arm).worker, self._fronts.get(model)
+        if leaving is not None and front is not None and front is not leaving:
+            front.send(leaving.recall())  # not under the lock: the thread that hears the answer may wait for it
         with self._lock:
             served = self._arm(model, arm)
             worker, served.worker, served.slot = served.worker, None, None
             served.restart_at_s, served.past = None, _Tally()
+            self._route(model)  # nobody passes anything on to it any more
+            front = self._fronts.get(model)
         if worker is None:
             return
         worker.stop()
+        if front is not None and front is not worker:
+            front.send(HandOn(predictions=worker.predictions))
         self._on_change(model, arm, "serves no model")
+
+
+def _is_too_large(served: _Arm) -> bool:
+    """Whether a shadow holds more memory than its goal allows; no other arm has a limit here."""
+    if served.slot is None or served.worker is None or served.worker.counters is None:
+        return False
+    limit_bytes = served.slot.traffic.memory_bytes
+    return 0 < limit_bytes < served.worker.counters.memory_bytes
 
 
 def _crash_window(slot: Slot, crashes: int, boot_id: str, clock_quality: str) -> Window:

@@ -6,6 +6,7 @@ are numpy's work on many calls, done once a block.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -27,12 +28,14 @@ class Block(Struct, frozen=True, kw_only=True):
         raw: model input name → [n, …] raw samples.
         outputs: output name → [n, 1, …].
         latencies_ns: [n].
+        times_s: [n], when each was answered, on the recorder's clock.
         late: how many missed their deadline.
     """
 
     raw: dict[str, Array]
     outputs: dict[str, Array]
     latencies_ns: list[int]
+    times_s: list[float]
     late: int
 
 
@@ -52,21 +55,27 @@ class CallRecorder:
     """Collects calls and hands them on in blocks.
 
     The first call says how large tensors are. A call whose tensors have another size is handed on at once, in a block
-    of its own, and so is every call where not even two fit into :data:`BLOCK_BYTES`.
+    of its own after those that wait, and so is every call where not even two fit into :data:`BLOCK_BYTES`. So blocks
+    come in the order of the calls.
 
     Args:
         tensors: names of the inputs that are recorded.
         on_block: takes a full block; also called by :meth:`flush`.
+        clock: seconds that never go back.
     """
 
-    def __init__(self, tensors: tuple[str, ...], on_block: Callable[[Block], None]) -> None:
+    def __init__(
+        self, tensors: tuple[str, ...], on_block: Callable[[Block], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._tensors = tensors
         self._on_block = on_block
+        self._clock = clock
         self._inputs: list[_Column] = []
         self._outputs: list[_Column] = []
         self._capacity = 0
         self._goes_alone = False
         self._latencies_ns: list[int] = []
+        self._times_s: list[float] = []
         self._late = 0
         #: Calls that were recorded and not handed on yet.
         self.waiting = 0
@@ -93,6 +102,7 @@ class CallRecorder:
                 return
             column.rows[index] = array
         self._latencies_ns[index] = latency_ns
+        self._times_s[index] = self._clock()
         self._late += late
         self.waiting = index + 1
         if self.waiting >= self._capacity:
@@ -109,6 +119,7 @@ class CallRecorder:
                 raw={column.name: column.rows[:count] for column in self._inputs},
                 outputs={column.name: column.rows[:count] for column in self._outputs},
                 latencies_ns=self._latencies_ns[:count],
+                times_s=self._times_s[:count],
                 late=late,
             )
         )
@@ -122,17 +133,20 @@ class CallRecorder:
             return
         self._capacity = min(calls, MOST_CALLS)
         self._latencies_ns = [0] * self._capacity
+        self._times_s = [0.0] * self._capacity
         self._inputs = [_Column(name, array, self._capacity) for name, array in inputs.items()]
         self._outputs = [_Column(name, array, self._capacity) for name, array in outputs.items()]
 
     def _hand_on_alone(
         self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool
     ) -> None:
+        self.flush()
         self._on_block(
             Block(
                 raw={name: raw[name][np.newaxis] for name in self._tensors},
                 outputs={name: array[np.newaxis] for name, array in outputs.items()},
                 latencies_ns=[latency_ns],
+                times_s=[self._clock()],
                 late=int(late),
             )
         )

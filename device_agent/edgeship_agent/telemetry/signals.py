@@ -27,6 +27,7 @@ Values = dict[str, Union[float, int]]
 Columns = dict[str, Array]
 
 CLASS_SIGNAL: Final = "output/class"
+CONFIDENCE_SIGNAL: Final = "output/confidence"
 #: Bins of equal mass in the reference. Source: drift.md §1.
 MASS_BINS: Final = 32
 #: Tail shares; each needs ``n ≥ 10 / share`` reference values. Source: drift.md §1 and §4.
@@ -204,7 +205,7 @@ def _class_signals(scores: Array) -> Columns:
     second = np.partition(scores, -2, axis=1)[:, -2].astype(np.float64) if scores.shape[1] > 1 else 0.0
     return {
         CLASS_SIGNAL: np.where(np.isnan(entropy), math.nan, winner),
-        "output/confidence": confidence,
+        CONFIDENCE_SIGNAL: confidence,
         "output/entropy": np.maximum(entropy, 0.0),
         "output/margin": confidence - second,
     }

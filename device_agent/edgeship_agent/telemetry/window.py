@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
 from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, Sketch, bucket_index
+from edgeship_agent.telemetry.noted import Notes, NoteSums
 from edgeship_agent.telemetry.signals import CLASS_SIGNAL, Columns, SignalAccumulator, Values
 
 #: A window of fewer calls is never sent alone: its sums would be the inputs. Source: drift.md §1.
 MIN_INFERENCES: Final = 20
 #: A run of one class is a hard stop where the baseline gives it less than this probability.
 CONSTANT_CLASS_PROBABILITY: Final = 1e-6
+#: Predictions that are remembered where the configuration does not say otherwise.
+DEFAULT_CAPACITY: Final = 10_000
 NAN_OUTPUT: Final = "nan_output"
 CONSTANT_CLASS: Final = "constant_class"
 
@@ -40,10 +43,12 @@ class WindowLimits(Struct, frozen=True, kw_only=True):
     Attributes:
         duration_s: time since it opened.
         inferences: answered calls.
+        remembered_predictions: how many predictions labels and outcomes may still come for.
     """
 
     duration_s: float = 60.0
     inferences: int = 500
+    remembered_predictions: int = DEFAULT_CAPACITY
 
 
 class Clock(Struct, frozen=True, kw_only=True):
@@ -82,7 +87,11 @@ class WindowBuilder:
     """Collects calls and closes windows. Time is an argument; nothing here looks at a clock.
 
     A window that is due with fewer than 20 answered calls stays open: it is merged into the next. Failed and shed
-    calls do not wait for that, since they hold no input: they then travel in a window without answers.
+    calls, labels and outcomes do not wait for that, since they hold no input: they then travel in a window without
+    answers.
+
+    Attributes:
+        notes: labels and outcomes, and how a shadow did.
     """
 
     def __init__(self, identity: WindowIdentity, profile: Profile, limits: WindowLimits, now: Clock) -> None:
@@ -93,6 +102,7 @@ class WindowBuilder:
         self._signals = SignalAccumulator(profile)
         self._answers = _Answers(now)
         self._trouble = _Trouble(now)
+        self.notes = NoteSums()
 
     def answered(self, latency_us: float, values: Values, *, late: bool = False, nan_output: bool = False) -> None:
         """Count an answered call.
@@ -169,7 +179,7 @@ class WindowBuilder:
         return self._answers.inferences >= MIN_INFERENCES
 
     def _has_trouble(self) -> bool:
-        return bool(self._trouble.failures or self._trouble.shed)
+        return bool(self._trouble.failures or self._trouble.shed or not self.notes.is_empty)
 
     def close(self, now: Clock, gauges: dict[str, float]) -> Window | None:
         """Close the window as it is, and open the next one.
@@ -190,7 +200,7 @@ class WindowBuilder:
         else:
             return None
         trouble, self._trouble = self._trouble, _Trouble(now)
-        return self._window(answers, trouble, signals, now, gauges)
+        return _with_notes(self._window(answers, trouble, signals, now, gauges), self.notes.take())
 
     def _window(
         self, answers: _Answers, trouble: _Trouble, signals: dict[str, Sketch], now: Clock, gauges: dict[str, float]
@@ -228,6 +238,12 @@ class WindowBuilder:
         if isinstance(classes, CategorySketch) and self._baseline and is_constant_class(classes, self._baseline):
             stops.append(CONSTANT_CLASS)
         return tuple(stops)
+
+
+def _with_notes(window: Window, notes: Notes) -> Window:
+    return structs.replace(
+        window, labels=notes.labels, outcomes=notes.outcomes, label_unknown=notes.label_unknown, shadow=notes.shadow
+    )
 
 
 def _elapsed_s(since: Clock, now: Clock) -> float:

@@ -15,6 +15,7 @@ from edgeship_agent.update.launcher import Launcher
 from edgeship_agent.update.ports import Activation, Workers
 from edgeship_agent.update.probation import Observation, Outcome, judge_probation
 from edgeship_agent.update.slots import Checked, Slot, Slots, verify_slot
+from edgeship_agent.update.traffic import MAIN_ARM, Traffic
 
 #: How often a probation is looked at, and how many silent replays end it.
 _POLL_S: Final = 0.05
@@ -89,10 +90,16 @@ class Activator:
             if active is None or active.info.digest != attempt.digest:
                 active = self._slots.install_staged(attempt.model, attempt.arm, attempt.digest)
                 verify_slot(active)
+                self._slots.set_traffic(attempt.model, attempt.arm, attempt.traffic)
                 self._slots.point(active)
         except (VerificationError, ContractError) as error:
             return Activation(ok=False, reason="activation", detail=error.sentence())
-        return self._workers.serve(attempt.model, attempt.arm, active)
+        return self._workers.serve(attempt.model, attempt.arm, structs.replace(active, traffic=attempt.traffic))
+
+    def share(self, active: Slot, traffic: Traffic) -> None:
+        """Give an arm that is active another part of the traffic."""
+        self._slots.set_traffic(active.info.model, active.info.arm, traffic)
+        self._workers.serve(active.info.model, active.info.arm, structs.replace(active, traffic=traffic))
 
     def restore(self, attempt: Attempt) -> Activation:
         """Go back to the bundle before, from the disk alone; with none, the device serves no model. Idempotent."""
@@ -102,6 +109,8 @@ class Activator:
             if candidate is not None:
                 self._slots.discard(candidate)
             detail = "no model was here before: this device serves none now"
+            if attempt.arm != MAIN_ARM:
+                detail = "the main arm answers everything again"
             return Activation(ok=True, reason="no_previous", detail=detail)
         previous = self._slots.find(attempt.model, attempt.arm, attempt.previous_digest)
         if previous is None:
@@ -113,6 +122,7 @@ class Activator:
             self.remove(attempt.model, attempt.arm)
             return Activation(ok=False, reason="previous_damaged", detail=error.sentence())
         self._slots.point(previous)
+        previous = self._slots.active(attempt.model, attempt.arm) or previous
         served = self._workers.serve(attempt.model, attempt.arm, previous)
         if not served.ok:
             return served

@@ -6,9 +6,7 @@ from msgspec import Struct, field, structs
 
 from edgeship_agent.contract.goal import ArmGoal, ModelGoal, Probation
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, UpdateReport, UpdateState
-
-#: Name of the only arm of a model that is not under an A/B test.
-MAIN_ARM = "main"
+from edgeship_agent.update.traffic import MAIN_ARM, Traffic, traffic_of
 
 
 class AttemptKey(Struct, frozen=True, kw_only=True):
@@ -29,6 +27,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
         seq: counts the reports of (deployment, attempt) from 1.
         transitions: entries into states so far, repeats after a restart included.
         crashes: deaths of worker or agent in probation so far.
+        traffic: what the arm gets once it is active.
     """
 
     deployment: str
@@ -57,6 +56,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     probation_deadline_s: float = 600.0
     probation_max_failed_ratio: float = 0.01
     probation_latency_p99_ms: float = 0.0
+    traffic: Traffic = Traffic()
 
     @property
     def key(self) -> AttemptKey:
@@ -94,6 +94,7 @@ def new_attempt(goal: ModelGoal, arm: ArmGoal, *, arm_name: str = MAIN_ARM) -> A
         probation_deadline_s=goal.probation.deadline_s,
         probation_max_failed_ratio=goal.probation.max_failed_ratio,
         probation_latency_p99_ms=goal.probation.latency_p99_ms,
+        traffic=traffic_of(arm),
     )
 
 

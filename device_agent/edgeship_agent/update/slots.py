@@ -3,6 +3,7 @@
 ``slots/<model>/<arm>/{a,b}/`` hold ``slot.json``, ``edgeship.json``, ``files/…`` and the chain that proves them:
 ``index.json`` (its hash is the bundle's digest) names ``variant.json``, which names every file. ``active`` is a
 symbolic link to ``a`` or ``b``; ``staging`` is where a new bundle is put together and checked before it takes a slot.
+An arm beside ``main`` also has ``traffic.json``: what it gets, written before the pointer makes it live.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.contract.manifest import BundleManifest, Variant, output_contract_hash
@@ -27,11 +28,13 @@ from edgeship_agent.contract.oci import (
 )
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.update.disk import DISK, Disk, digest_of_file
+from edgeship_agent.update.traffic import MAIN_ARM, Traffic
 
 SLOT_FILE: Final = "slot.json"
 INDEX_FILE: Final = "index.json"
 VARIANT_FILE: Final = "variant.json"
 CHECKED_FILE: Final = "checked.json"
+TRAFFIC_FILE: Final = "traffic.json"
 _STAGING: Final = "staging"
 _ACTIVE: Final = "active"
 
@@ -56,10 +59,11 @@ class Checked(Struct, frozen=True, kw_only=True):
 
 
 class Slot(Struct, frozen=True, kw_only=True):
-    """A slot that holds a bundle."""
+    """A slot that holds a bundle; ``traffic`` is what its arm gets while it is the active one."""
 
     directory: Path
     info: SlotInfo
+    traffic: Traffic = Traffic()
 
     def manifest(self) -> BundleManifest:
         """The bundle manifest."""
@@ -149,7 +153,8 @@ class Slots:
         if not pointer.is_symlink():
             return None
         name = str(pointer.readlink())
-        return _read_slot(self._folder(model, arm) / name) if name in ("a", "b") else None
+        slot = _read_slot(self._folder(model, arm) / name) if name in ("a", "b") else None
+        return slot if slot is None or arm == MAIN_ARM else structs.replace(slot, traffic=self._traffic(model, arm))
 
     def retained(self, model: str, arm: str) -> Slot | None:
         """The other slot: the previous bundle, or None; there even where what the pointer names cannot be read."""
@@ -229,6 +234,20 @@ class Slots:
         self._disk.rename(staged.directory, destination)
         self._disk.sync_folder(destination.parent)
         return Slot(directory=destination, info=staged.info)
+
+    def set_traffic(self, model: str, arm: str, traffic: Traffic) -> None:
+        """Say what an arm gets while it is active; of the main arm nothing is kept, since it gets the rest."""
+        if arm != MAIN_ARM:
+            folder = self._folder(model, arm)
+            self._disk.make_folders(folder)
+            self._disk.write_atomic(folder / TRAFFIC_FILE, canonical_json(traffic))
+
+    def _traffic(self, model: str, arm: str) -> Traffic:
+        path = self._folder(model, arm) / TRAFFIC_FILE
+        try:
+            return read_json(path.read_bytes(), Traffic, file=path)
+        except (OSError, ContractError):
+            return Traffic(share=0.0)  # nothing, until the goal is followed again
 
     def point(self, slot: Slot) -> None:
         """Make a slot the active one, in one step."""

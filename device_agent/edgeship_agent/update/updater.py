@@ -19,7 +19,7 @@ from edgeship_agent.contract.goal import GoalState, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.acquire import Acquirer, Offer
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.attempt import Attempt, AttemptKey, entered, new_attempt
+from edgeship_agent.update.attempt import Attempt, entered, new_attempt
 from edgeship_agent.update.download import BlobStore, Interrupted
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart, transition
@@ -27,6 +27,7 @@ from edgeship_agent.update.offer import Refusal
 from edgeship_agent.update.ports import Publish
 from edgeship_agent.update.slots import Slot, Slots, verify_slot
 from edgeship_agent.update.state import BadPair, StateFile
+from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
 T = TypeVar("T")
 
@@ -152,7 +153,21 @@ class Updater:
             if self._goal is not None and self._goal.generation > goal.generation:
                 return  # a newer goal waits
             if model_goal.arms:
+                if model_goal.is_rollback:
+                    self._drop_arms(model_goal)
                 self._reconcile(model_goal)
+                if self._loaded(new_attempt(model_goal, model_goal.arms[0])) == model_goal.arms[0].digest:
+                    self._drop_arms(model_goal)
+
+    def _drop_arms(self, goal: ModelGoal) -> None:
+        """Serve no arm that the goal does not name: once its main arm is there, so that a failed update changes none.
+
+        Of a goal that this agent cannot follow everything stays as it is.
+        """
+        names = [name for name, _ in arms_of(goal)]
+        for model, arm in self._parts.slots.arms():
+            if model == goal.model and names and arm not in names:
+                self._parts.activator.remove(model, arm)
 
     def bring(self, goal: ModelGoal) -> Attempt:
         """Bring one model to a goal that no server gave; the others stay as they are. Returns how it ended."""
@@ -162,16 +177,29 @@ class Updater:
         return ended
 
     def _reconcile(self, goal: ModelGoal) -> None:
-        start = new_attempt(goal, goal.arms[0])
+        """Bring one arm after the other to the goal, the main arm first: the others are compared with it."""
+        starts = _starts(goal)
+        if not starts:
+            start = new_attempt(goal, goal.arms[-1])
+            if self._parts.journal.find(start.key) is None:
+                detail = "this agent serves one version, a challenger with a share and a shadow per model"
+                self._enter(start, Event.REJECT, reason="arms_unsupported", detail=detail)
+            return
+        for start in starts:
+            if len(starts) > 1 and start.arm == MAIN_ARM and self._loaded(start) == start.digest:
+                continue  # only what is new is an attempt
+            self._reconcile_arm(goal, start)
+            if self._loaded(start) != start.digest:
+                return
+
+    def _reconcile_arm(self, goal: ModelGoal, start: Attempt) -> None:
         active = self._parts.slots.active(start.model, start.arm)
         is_active = active is not None and active.info.digest == start.digest
+        if active is not None and is_active and start.arm != MAIN_ARM and active.traffic != start.traffic:
+            self._parts.activator.share(active, start.traffic)
         known = self._parts.journal.find(start.key)
         if known is not None and (is_active or known.state is not UpdateState.COMMITTED):
             self._finish(known)
-            return
-        if len(goal.arms) > 1:
-            detail = "this agent serves one version per model"
-            self._enter(start, Event.REJECT, reason="arms_unsupported", detail=detail)
             return
         if is_active and self._loaded(start) == start.digest:
             self._enter(start, Event.ALREADY_RUNNING, reason="already_running", without_field_traffic=goal.is_rollback)
@@ -425,18 +453,19 @@ class Updater:
 
     def _is_superseded(self, attempt: Attempt) -> bool:
         is_newer, goal = self._newest(attempt.model)
-        return is_newer and (goal is None or _key(goal) != attempt.key)
+        return is_newer and (goal is None or attempt.key not in [start.key for start in _starts(goal)])
 
     def _is_taken_back(self, attempt: Attempt) -> bool:
         """Whether the server wants the model of this attempt to go: only that ends a probation early."""
         is_newer, goal = self._newest(attempt.model)
         if not is_newer:
             return False
-        return goal is None or (goal.is_rollback and goal.arms[0].digest != attempt.digest)
+        return goal is None or (goal.is_rollback and attempt.digest not in [arm.digest for arm in goal.arms])
 
 
-def _key(goal: ModelGoal) -> AttemptKey:
-    return new_attempt(goal, goal.arms[0]).key
+def _starts(goal: ModelGoal) -> list[Attempt]:
+    """The attempts that a goal asks for, the main arm's first."""
+    return [new_attempt(goal, arm, arm_name=name) for name, arm in arms_of(goal)]
 
 
 def _sizes(offer: Offer) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, structs
 
-from edgeship.build import data, routes, stages, verify
+from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.float_forms import FloatForms
 from edgeship.build.inputs import Inputs, inputs_are_sequences
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.lazy_model import LazyModel
@@ -31,7 +32,6 @@ from edgeship.build.search.space import EFFORT, Effort
 from edgeship.build.stages import at
 from edgeship.build.trial_figures import by_group, error_of, faulty, said
 from edgeship.build.unlabelled import AnswerSet, Field
-from edgeship.build.unroll import NothingToUnroll
 from edgeship.build.verify import Comparison, Truth
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConversionError, EngineError
@@ -293,28 +293,9 @@ class Workshop:
         if source.state and inputs_are_sequences(self._inputs.contracts) and runtime != "litert":
             reason = f"the file hides its state from step to step ({source.state}); {runtime} would need it as an input"
             raise ConversionError(f"{reason} and an output", target=runtime)
-        gave_up: list[str] = []
-        last, passing = "conversion", False
-        for position, route in enumerate(routes.plan(source.format, runtime)):
-            by = routes.words(source.format, route)
-            try:
-                attempt = structs.replace(job, folder=job.folder / f"route{position}")
-                with at("conversion"):
-                    artifact = backend.convert(attempt, self._forms.file(route))
-            except NothingToUnroll:
-                continue
-            except (ConversionError, EngineError) as error:
-                gave_up.append(f"{by}: {stages.words(error)}")
-                last, passing = error.stage, passing or getattr(error, "passing", False)
-                continue
-            gave_up += self._forms.fallbacks(route)
-            # what was quantized before is called by what it is, and compared with nothing but itself
-            precision = "int8" if source.quantized else artifact.precision
-            return structs.replace(artifact, precision=precision, fallbacks=(*artifact.fallbacks, *gave_up),
-                                   notes=(*artifact.notes, f"converted by {by}", *gave_up))  # fmt: skip
-        failure = ConversionError("; tried next: ".join(gave_up), target=runtime)
-        failure.stage, failure.passing = last, passing
-        raise failure
+        found = FloatForms(self._forms, self._prober, self._progress).best(backend, job, runtime)
+        # what was quantized before is called by what it is, and compared with nothing but itself
+        return structs.replace(found, precision="int8") if source.quantized else found
 
     def _artifact(self, runtime: str, scheme: Scheme | None) -> Artifact:
         key = (runtime, scheme.name if scheme else "fp32")

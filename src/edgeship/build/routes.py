@@ -83,19 +83,19 @@ STEPS: Final[dict[str, Step]] = {
 #: autoencoder: relative RMS .18 to .94 against .008).
 _FROM_TENSORFLOW: Final[dict[str, tuple[Route, ...]]] = {
     "onnxruntime": (("tf2onnx",),),
-    "openvino": (("TFLiteConverter",), ("tf2onnx",)),
-    "litert": (("TFLiteConverter",), ("tf2onnx", "onnx2tf")),
+    "openvino": (("TFLiteConverter",), ("tf2onnx",), ("tf2onnx", "fold", "unroll")),
+    "litert": (("TFLiteConverter",), ("tf2onnx", "onnx2tf"), ("tf2onnx", "fold", "unroll", "onnx2tf")),
 }
 #: (source format, runtime) → routes in the order in which they are tried; the empty route is the source's own file.
 ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("onnx", "onnxruntime"): ((),),
-    ("onnx", "openvino"): ((),),
+    ("onnx", "openvino"): ((), ("fold", "unroll")),
     ("onnx", "litert"): (("onnx2tf",), ("fold", "onnx2tf"), ("fold", "unroll", "onnx2tf")),
     ("tflite", "litert"): ((),),
     ("tflite", "openvino"): ((), ("tf2onnx",)),
     ("tflite", "onnxruntime"): (("tf2onnx",),),
     ("torch", "onnxruntime"): (("torch.onnx",),),
-    ("torch", "openvino"): (("torch.onnx",),),
+    ("torch", "openvino"): (("torch.onnx",), ("torch.onnx", "fold", "unroll")),
     ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf"),
                           ("torch.onnx", "fold", "unroll", "onnx2tf")),
     ("sklearn", "onnxruntime"): (("skl2onnx",),),

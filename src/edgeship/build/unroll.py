@@ -1,4 +1,4 @@
-"""ONNX recurrent layers written out step by step: converters to TFLite lower them wrongly, or to nothing that runs.
+"""ONNX loops and recurrent layers written out step by step: converters lower them wrongly, or to nothing that runs.
 
 Source of the formulas: ONNX operators, LSTM-14 and GRU-14 ("Equations (Default)").
 """
@@ -14,39 +14,40 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from edgeship.build.sources import SourceModel
+from edgeship.build.unroll_loops import LOOPS, MOST_STEPS, write_out
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime.engine import Array
 
 #: Gates that stand one below the other in a layer's weights.
 _GATES: Final = {"LSTM": 4, "GRU": 3}
-#: A graph of more steps than this would be larger and slower than any device wants.
-_MOST_STEPS: Final = 256
 _LEAST_OPSET: Final = 10
 #: Positions of a layer's inputs.
 _BIAS, _LENGTHS, _HIDDEN, _CELL, _PEEPHOLES = 3, 4, 5, 6, 7
 
 
 class NothingToUnroll(ConversionError):
-    """The model has no recurrent layer: the way does not apply to it."""
+    """The model has no loop and no recurrent layer: the way does not apply to it."""
 
 
 def unroll(_source: SourceModel, model: Path, folder: Path) -> Path:
-    """Replace every LSTM and GRU by the products and gates of its steps.
+    """Replace every Loop and Scan by its steps, every LSTM and GRU by the products and gates of its steps.
 
     Args:
         model: an ONNX file with fixed sizes.
         folder: to write in.
 
     Raises:
-        NothingToUnroll: it has none.
+        NothingToUnroll: it has none of them.
         ConversionError: one is of a kind that has no such form here, or has too many steps.
     """
-    document = shape_inference.infer_shapes(onnx.load(str(model)))
+    document = onnx.load(str(model))
+    loops = any(node.op_type in LOOPS and not node.domain for node in document.graph.node)
+    document = shape_inference.infer_shapes(write_out(document) if loops else document)
     layers = [node for node in document.graph.node if node.op_type in _GATES and not node.domain]
-    if not layers:
-        raise NothingToUnroll("it has no recurrent layer")
+    if not layers and not loops:
+        raise NothingToUnroll("it has no loop and no recurrent layer")
     opset = max((entry.version for entry in document.opset_import if not entry.domain), default=0)
-    if opset < _LEAST_OPSET:
+    if layers and opset < _LEAST_OPSET:
         raise ConversionError(f"recurrent layers of opset {opset} are not written out")
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in document.graph.initializer}
     shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
@@ -90,9 +91,9 @@ class _Layer:
         self._outputs = [*node.output, *[""] * (3 - len(node.output))]
         self._check(constants)
         sizes = shapes.get(node.input[0], [])
-        if len(sizes) != 3 or 0 in sizes or sizes[0] > _MOST_STEPS:
+        if len(sizes) != 3 or 0 in sizes or sizes[0] > MOST_STEPS:
             raise ConversionError(f"a recurrent layer over {sizes or 'unknown'} steps, batch, values is not written "
-                                  f"out; at most {_MOST_STEPS} known steps are")  # fmt: skip
+                                  f"out; at most {MOST_STEPS} known steps are")  # fmt: skip
         self._steps, self._batch, _ = sizes
         self._weights = [constants[name] for name in self._inputs[1:3]]
         self._hidden = int(self._weights[1].shape[-1])

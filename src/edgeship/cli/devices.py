@@ -9,6 +9,7 @@ import click
 
 from edgeship.cli import console
 from edgeship.cli.server_option import server_option
+from edgeship.cli.version_lines import observed
 from edgeship_agent.contract.errors import ConfigError
 
 #: How long an invitation is good for, unless asked otherwise.
@@ -78,6 +79,8 @@ def show(device_id: str, server: str, as_json: bool) -> None:
             f"{'calls':<12}{total['model']} {total['version']}: {total['inferences']} answered, "
             f"{total['failures']} failed, {total['crashes']} worker deaths in {total['windows']} windows"
         )
+        if total["observed"] is not None:
+            console.result(f"{'labels':<12}{total['model']} {total['version']}: {observed(total['observed'])}")
     console.next_steps(
         f"edgeship drift show --device {device['id']}", f"edgeship devices tag {device['id']} NAME=VALUE"
     )

@@ -9,6 +9,7 @@ import click
 
 from edgeship.cli import console
 from edgeship.cli.server_option import server_option
+from edgeship.cli.version_lines import observed
 
 _STATES = {"alert": "✖ alert", "warn": "? warn", "ok": "✔ ok", "no_data": "· no data"}
 
@@ -43,7 +44,7 @@ def show_drift(device: str | None, model: str | None, server: str, as_json: bool
     )
     if device:
         for row in rows:
-            console.result(f"\n{row['model']} {row['version']}")
+            console.result(f"\n{row['model']} {row['version']}   accuracy by labels: {observed(row['observed'])}")
             console.table(("signal", "against", "state", "distance", "99 % interval", "limit", "n"), _signal_rows(row))
     console.next_steps("edgeship incidents list", f"edgeship drift show --device {rows[0]['device_id']}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgeship.cli import console
+from edgeship.cli import console, version_lines
 from edgeship.cli.server_option import server_option
 from edgeship_agent.contract.errors import ContractError
 
@@ -95,8 +95,9 @@ def show(model: str, version: str, server: str, as_json: bool) -> None:
         console.result(f"blocked     {document['blocked_reason']}")
     console.table(("variant", "size", "metric", "drop (95 %)", "relative RMS"), map(_variant, document["variants"]))
     console.result("")
-    header = ("version", "status", "accuracy", "p99", "devices", "traffic")
+    header = ("version", "status", "accuracy", "in the field (95 %)", "p99", "devices", "traffic")
     console.table(header, map(_version, document["versions"]))
+    version_lines.print_field(document["versions"])
     steps = [f"edgeship rollouts create {model} {version} --stages 20%,100%"]
     if document["blocked_by"]:
         steps = [f"edgeship explain rollout/{document['blocked_by']}"]
@@ -181,6 +182,7 @@ def _version(row: dict[str, Any]) -> tuple[str, ...]:
         row["version"],
         row["status"] + (f" ({row['rollout']})" if row["rollout"] else ""),
         "not known" if metric is None else f"{metric['value']:.1%}",
+        version_lines.observed(row["observed"]),
         "no calls" if row["latency_p99_ms"] is None else f"{row['latency_p99_ms']:.2f} ms",
         str(row["devices"]),
         "no calls" if row["traffic_share"] is None else f"{row['traffic_share']:.0%} of {row['calls']} calls",

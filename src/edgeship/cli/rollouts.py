@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from edgeship.cli import console, rollout_lines
+from edgeship.cli import console, rollout_lines, version_lines
 from edgeship.cli.server_option import server_option
 from edgeship_agent.contract.errors import ConfigError, TransferError
 
@@ -22,6 +22,23 @@ _PATIENCE_S: Final = 60.0
 _UP_AND_CLEAR: Final = "\x1b[{lines}F\x1b[J"
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Share(click.ParamType[float]):
+    """``10%`` or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share as a fraction; whether it is one is the server's to say."""
+        text = str(value).strip()
+        try:
+            return float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no share; write 10% or 0.1", param, ctx)
+
+
+_SHARE: Final = _Share()
 
 
 @click.group()
@@ -54,6 +71,8 @@ def _limit_options(command: F) -> F:
 @click.option("--filter", "filters", multiple=True, metavar="TAG=VALUE", help="Only devices with this tag.")
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="TOML file of limits.")
 @click.option("--seed", type=int, default=None, help="Of the draw of canaries; drawn and kept where it is not given.")
+@click.option("--ab", "ab_share", type=_SHARE, metavar="SHARE", help="Give it this share of each device's traffic.")
+@click.option("--shadow", "shadow_share", type=_SHARE, metavar="SHARE", help="Run it unseen on this share of inputs.")
 @click.option("--dry-run", is_flag=True, help="List who would get what, and change nothing.")
 @_limit_options
 @server_option
@@ -65,12 +84,18 @@ def create(
     filters: tuple[str, ...],
     policy_file: Path | None,
     seed: int | None,
+    ab_share: float | None,
+    shadow_share: float | None,
     dry_run: bool,
     server: str,
     as_json: bool,
     **limits: float | None,
 ) -> None:
-    """Roll VERSION of MODEL out in stages; canaries are drawn at random within target and runtime."""
+    """Roll VERSION of MODEL out in stages; canaries are drawn at random within target and runtime.
+
+    With --ab each device goes on with the version that it runs and gives VERSION a share of its traffic; with --shadow
+    VERSION runs beside it and its answers are thrown away.
+    """
     policy = _read_policy(policy_file) | {name: value for name, value in limits.items() if value is not None}
     body = {
         "model": model,
@@ -79,6 +104,8 @@ def create(
         "filter": dict(_tag(text) for text in filters),
         "policy": policy,
         "seed": seed,
+        **({} if ab_share is None else {"ab_share": ab_share}),
+        **({} if shadow_share is None else {"shadow_share": shadow_share}),
     }
     document = _call(server, "POST", "rollouts/preview" if dry_run else "rollouts", body)
     if as_json:
@@ -210,6 +237,8 @@ def _redraw(document: dict[str, Any], shown: list[str]) -> list[str]:
 def _print_status(document: dict[str, Any]) -> None:
     for line in rollout_lines.status_lines(document, time.time())[:-1]:
         console.result(line)
+    for compared in document["comparison"]:
+        console.result(f"compared    {version_lines.comparison_words(compared)}")
 
 
 def _print_plan(document: dict[str, Any]) -> None:

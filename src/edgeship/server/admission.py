@@ -131,6 +131,35 @@ def check_window(window: Window) -> None:
         _count(name, count)
     _names("gauges", window.gauges)
     _names("hard_stops", window.hard_stops)
+    _check_notes(window)
+
+
+def _check_notes(window: Window) -> None:
+    _count("label_unknown", window.label_unknown)
+    for key, tallies in (("labels", window.labels), ("outcomes", window.outcomes), ("shadow", window.shadow)):
+        _entries(key, tallies)
+    for label in window.labels:
+        _names("labels", (label.version, label.arm, label.digest))
+        for name in ("labelled", "correct", "confidence_sum_millionths"):
+            _count(f"labels.{name}", getattr(label, name))
+        if label.correct > label.labelled:
+            raise ContractError("more right than labelled", key="labels.correct", expected=f"≤ {label.labelled}")
+        _entries("labels.confusion", label.confusion)
+        if any(abs(part) > MAX_COUNT for cell in label.confusion for part in cell):
+            raise ContractError("out of range", key="labels.confusion")
+        _finite("labels.predicted_from_s", label.predicted_from_s)
+        _finite("labels.predicted_until_s", label.predicted_until_s)
+    for outcome in window.outcomes:
+        _names("outcomes", (outcome.version, outcome.arm, outcome.digest, outcome.name))
+        _count("outcomes.count", outcome.count)
+        _finite("outcomes.total", outcome.total)
+        _finite("outcomes.square_total", outcome.square_total)
+    for shadow in window.shadow:
+        _names("shadow", (shadow.version, shadow.digest))
+        for name in ("compared", "disagreed", "failed", "dropped", "busy_us"):
+            _count(f"shadow.{name}", getattr(shadow, name))
+        _finite("shadow.error_square_sum", shadow.error_square_sum)
+        _finite("shadow.champion_square_sum", shadow.champion_square_sum)
 
 
 def _check_sketch(name: str, sketch: Sketch) -> None:

@@ -56,8 +56,8 @@ def on_report(context: ServerContext, connection: Connection, device_id: str, re
         return
     rollout = rollouts.find(connection, report.deployment)
     known = rollouts.member(connection, report.deployment, device_id)
-    if rollout is None or known is None or known.attempt != report.attempt:
-        return
+    if rollout is None or known is None or known.attempt != report.attempt or report.digest != rollout.digest:
+        return  # a base that had to be brought first reports as well
     matches = report.loaded_digest == rollout.digest
     state = device_transition(known.state, device_event(report.state, digest_matches=matches))
     changes: dict[str, Any] = {"state": state, "substate": report.state.value, "reason": _reason(report, matches)}
@@ -72,7 +72,10 @@ def on_report(context: ServerContext, connection: Connection, device_id: str, re
 
 def on_running(context: ServerContext, connection: Connection, device_id: str, running: Iterable[RunningArm]) -> None:
     """Compare what a device has loaded with what it had committed: another digest later is a regression."""
-    loaded = {arm.model: arm for arm in running if arm.state == "committed"}
+    loaded: dict[str, list[RunningArm]] = {}
+    for arm in running:
+        if arm.state == "committed":
+            loaded.setdefault(arm.model, []).append(arm)
     if not loaded:
         return
     for known in rollouts.memberships(connection, device_id):
@@ -81,8 +84,8 @@ def on_running(context: ServerContext, connection: Connection, device_id: str, r
         rollout = rollouts.find(connection, known.rollout_id)
         if rollout is None or rollout.state not in _WATCHED or rollout.model not in loaded:
             continue
-        arm = loaded[rollout.model]
-        if arm.digest != rollout.digest:
+        arm = loaded[rollout.model][0]
+        if rollout.digest not in [each.digest for each in loaded[rollout.model]]:
             state = device_transition(known.state, DeviceEvent.WRONG_DIGEST)
             rollouts.save_member(connection, known, context.clock(), state=state, reason="wrong_digest")
             sentence = f"{device_id} runs {arm.model} {arm.version}, not the {rollout.version} that it had committed"

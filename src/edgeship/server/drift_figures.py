@@ -12,16 +12,45 @@ from edgeship.drift import DriftState, SignalDistance, compare_windows, merge_wi
 from edgeship.server.config import DriftConfig
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import drift as store
-from edgeship.server.store import windows
+from edgeship.server.store import labels, releases, windows
 from edgeship.server.store.drift import ModelKey, Reference
 from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.manifest import BundleManifest, MetricClaim
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Family, Profile
+from edgeship_agent.contract.wire import read_json
 
 BASELINE: Final = "baseline"
 DEVICE: Final = "device"
+#: Fewer labels say nothing about accuracy; more than enough are not looked at: the newest count.
+MIN_LABELS: Final = 30
+_ENOUGH_LABELS: Final = 500
+_MOST_LABEL_ROWS: Final = 200
+#: The metric that labels can be compared with.
+ACCURACY: Final = "top1"
 #: A gate looks at the newest windows since activation, at most so many.
 _MOST_EVIDENCE_WINDOWS: Final = 200
+
+
+class FieldAccuracy(Struct, frozen=True, kw_only=True):
+    """Accuracy of a version on a device by its newest labels, beside what the build proved.
+
+    Attributes:
+        baseline, baseline_n: of the variant that the device runs, on the build's evaluation data.
+        windows: (boot id, seq) of the windows that reported the labels.
+        recalls: (class, right, labelled).
+    """
+
+    labelled: int
+    correct: int
+    baseline: float
+    baseline_n: int
+    windows: tuple[tuple[str, int], ...]
+    recalls: tuple[tuple[int, int, int], ...]
+
+    def worst_recalls(self, most: int) -> list[tuple[int, int, int]]:
+        """The classes that are found worst: (class, right, labelled)."""
+        return sorted(self.recalls, key=lambda row: (row[1] / row[2], row[0]))[:most]
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -35,6 +64,7 @@ class Figures(Struct, frozen=True, kw_only=True):
         reference: the device's own reference as it stands now; None without a profile.
         profile_hash: of the bins.
         missing: why nothing could be compared; empty where it could.
+        accuracy: None where there are too few labels, or the build claimed no accuracy.
     """
 
     recent: tuple[Window, ...] = ()
@@ -44,6 +74,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     reference: Reference | None = None
     profile_hash: str = ""
     missing: str = ""
+    accuracy: FieldAccuracy | None = None
 
     def judged(self, family: Family | None = None) -> list[SignalDistance]:
         """Distances from accepted references that had data."""
@@ -170,3 +201,50 @@ def baseline_distances(
         return compare_windows(profile, same, reference=BASELINE)
     except ContractError:
         return ()
+
+
+def field_accuracy(connection: Connection, key: ModelKey, variant: str) -> FieldAccuracy | None:
+    """Accuracy of a version on a device by its newest labels.
+
+    Args:
+        connection: of any transaction.
+        key: device id, model, version.
+        variant: the label of what the device runs: ``target/runtime/precision``.
+
+    Returns:
+        None where there are fewer than :data:`MIN_LABELS` labels, no release, or no claimed accuracy.
+    """
+    rows = labels.newest(connection, key, _MOST_LABEL_ROWS)
+    taken = []
+    labelled = 0
+    for row in rows:
+        taken.append(row)
+        labelled += row.labelled
+        if labelled >= _ENOUGH_LABELS:
+            break
+    claim = _claim(connection, key, variant) if labelled >= MIN_LABELS else None
+    if claim is None:
+        return None
+    found: dict[int, tuple[int, int]] = {}
+    for predicted, label, count in (cell for row in taken for cell in row.confusion):
+        right, n = found.get(label, (0, 0))
+        found[label] = (right + (count if predicted == label else 0), n + count)
+    return FieldAccuracy(
+        labelled=labelled,
+        correct=sum(row.correct for row in taken),
+        baseline=claim.value,
+        baseline_n=claim.n,
+        windows=tuple((row.boot_id, row.seq) for row in taken),
+        recalls=tuple((label, right, n) for label, (right, n) in sorted(found.items())),
+    )
+
+
+def _claim(connection: Connection, key: ModelKey, variant: str) -> MetricClaim | None:
+    _, model, version = key
+    if releases.find(connection, model, version) is None:
+        return None
+    data = releases.read_files(connection, model, version).manifest
+    for known in read_json(data, BundleManifest, file="edgeship.json").variants:
+        if known.label == variant and known.metric.name == ACCURACY and known.metric.n > 0:
+            return known.metric
+    return None

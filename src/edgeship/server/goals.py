@@ -114,10 +114,25 @@ def keep_fresh(context: ServerContext, now_s: float) -> None:
 
 
 def _model_goal(assigned: Assignment) -> ModelGoal:
-    arm = ArmGoal(version=assigned.version, digest=assigned.digest, size_bytes=assigned.size_bytes)
+    arm = ArmGoal(
+        version=assigned.version,
+        digest=assigned.digest,
+        size_bytes=assigned.size_bytes,
+        share=assigned.share,
+        mirror=assigned.mirror,
+    )
+    arms: tuple[ArmGoal, ...] = (arm,)
+    if assigned.base_version:
+        base = ArmGoal(
+            version=assigned.base_version,
+            digest=assigned.base_digest,
+            size_bytes=assigned.base_size_bytes,
+            share=1.0 - assigned.share,
+        )
+        arms = (base, arm)
     return ModelGoal(
         model=assigned.model,
-        arms=(arm,),
+        arms=arms,
         deployment=assigned.deployment,
         attempt=assigned.attempt,
         is_rollback=assigned.is_rollback,

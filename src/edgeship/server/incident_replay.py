@@ -30,7 +30,7 @@ def explain_incident(context: ServerContext, connection: Connection, number: str
     if row is None:
         raise ConfigError("no such incident", key=f"incident/{number}", next_step="edgeship incidents list")
     evidence: dict[str, Any] = row.evidence
-    seen = _windows_of(connection, row.device_id, evidence.get("windows", []))
+    seen = _windows_of(connection, row.device_id, _named(evidence))
     advice = str(evidence.get("next_step", "look at the device"))
     decisions = rollouts.decisions(connection, f"incident/{row.id}")
     return Explanation(
@@ -47,6 +47,12 @@ def explain_incident(context: ServerContext, connection: Connection, number: str
     )
 
 
+def _named(evidence: Mapping[str, Any]) -> list[list[Any]]:
+    """The windows that the decision was made from: labels come in other windows than the calls."""
+    named: list[list[Any]] = evidence.get("label_windows", evidence.get("windows", []))
+    return named
+
+
 def _windows_of(connection: Connection, device_id: str, keys: Sequence[Sequence[Any]]) -> list[Window]:
     table = schema.windows
     wanted = [and_(table.c.boot_id == boot_id, table.c.seq == seq) for boot_id, seq in keys]
@@ -61,8 +67,11 @@ def _windows_of(connection: Connection, device_id: str, keys: Sequence[Sequence[
 def _window(seen: Sequence[Window], evidence: Mapping[str, Any]) -> str:
     if "within_s" in evidence:
         return f"connections of {evidence['within_s'] / 60:.0f} minutes"
-    named = len(evidence.get("windows", []))
+    named = len(_named(evidence))
     calls = sum(window.inferences for window in seen)
+    if "labelled" in evidence:
+        gone = "" if len(seen) == named else f"; {named - len(seen)} of them are gone"
+        return f"{named} windows with {evidence['labelled']} labels{gone}"
     return f"{named} windows with {evidence.get('samples', calls)} calls" + (
         "" if len(seen) == named else f"; {named - len(seen)} of them are gone"
     )
@@ -98,6 +107,10 @@ def _figures(evidence: Mapping[str, Any]) -> tuple[str, dict[str, float | None],
     if "crashes" in evidence:
         count = len(evidence.get("windows", []))
         return f"the worker dies at most {limit} times", {"value": evidence["crashes"], "limit": limit}, count
+    if "labelled" in evidence:
+        words = f"accuracy falls by at most {limit:.0%} against the build's, by labels"
+        drop = {"value": evidence["drop"], "limit": limit, "low": low, "high": evidence["high"]}
+        return words, drop, int(evidence["labelled"])
     if "failures" in evidence:
         value = evidence["failures"] / max(1, evidence["calls"])
         return f"failed calls ≤ {limit:.0%}", {"value": value, "limit": limit, "low": low}, evidence["calls"]
@@ -109,22 +122,31 @@ def _figures(evidence: Mapping[str, Any]) -> tuple[str, dict[str, float | None],
 
 def _replay(context: ServerContext, connection: Connection, row: Row[Any], seen: Sequence[Window]) -> str:
     evidence: dict[str, Any] = row.evidence
-    if len(seen) != len(evidence.get("windows", [])):
+    if len(seen) != len(_named(evidence)):
         return GONE
     if "distance" in evidence:
         return _replay_distance(context, connection, row, seen)
     if "repeats" in evidence:
         return replayed(evidence["repeats"] > evidence["limit"])
+    return replayed(_is_as_counted(row, evidence, seen))
+
+
+def _is_as_counted(row: Row[Any], evidence: Mapping[str, Any], seen: Sequence[Window]) -> bool:
+    """Whether the windows still add up to the counts that the decision was made from."""
+    if "labelled" in evidence:
+        tallies = [tally for window in seen for tally in window.labels if tally.version == row.version]
+        counts = (sum(tally.labelled for tally in tallies), sum(tally.correct for tally in tallies))
+        return counts == (evidence["labelled"], evidence["correct"])
     if "crashes" in evidence:
-        return replayed(sum(window.crashes for window in seen) == evidence["crashes"])
+        return bool(sum(window.crashes for window in seen) == evidence["crashes"])
     failures, calls = (sum(getattr(window, name) for window in seen) for name in ("failures", "inferences"))
     if "failures" in evidence:
-        return replayed((failures, calls + failures) == (evidence["failures"], evidence["calls"]))
+        return (failures, calls + failures) == (evidence["failures"], evidence["calls"])
     faults: dict[str, int] = {}
     for window in seen:
         for check, count in window.schema_faults.items():
             faults[check] = faults.get(check, 0) + count
-    return replayed(faults == evidence.get("schema_faults"))
+    return bool(faults == evidence.get("schema_faults"))
 
 
 def _replay_distance(context: ServerContext, connection: Connection, row: Row[Any], seen: Sequence[Window]) -> str:

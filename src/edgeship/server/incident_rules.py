@@ -20,20 +20,26 @@ from edgeship.server.drift_figures import Figures
 from edgeship.server.store import devices, drift, incidents, schema
 from edgeship.server.store.drift import ModelKey
 from edgeship.server.store.incidents import NewIncident
-from edgeship.statistics import wilson
+from edgeship.statistics import newcombe_independent, wilson
 from edgeship_agent.contract.profile import Family
 
 #: Share of failed calls above which a version performs badly, proven by the lower end of its interval.
 MAX_FAILED_RATIO: Final = 0.05
 #: Share of calls whose input breaks the documented schema, above which the source upstream has changed.
 MAX_FAULT_RATIO: Final = 0.05
+#: Classes that a request to retrain names, the worst first.
+_MOST_CLASSES: Final = 10
 #: Worker deaths within the newest windows.
 MAX_CRASHES: Final = 3
+
+#: Accuracy below that of the build by more than this, proven by the interval of the difference.
+MAX_ACCURACY_DROP: Final = 0.05
 
 _KINDS: Final = {Family.INPUT: "data_drift", Family.OUTPUT: "prediction_drift"}
 _NEXT: Final = {
     "data_drift": "look at the sensor and at what feeds it; if the change is here to stay, retrain with recent data",
     "prediction_drift": "compare with labelled samples of this device; if the answers are wrong, roll back or retrain",
+    "concept_drift": "retrain with recent data: the evidence names device, windows and classes",
     "performance": "read the agent's log of the device; roll back if it began with this version",
     "infrastructure": "read the worker's last words in the agent's log; check memory and temperature",
 }
@@ -126,7 +132,7 @@ def _findings(figures: Figures) -> list[Finding]:
     faults = _schema_faults(figures)  # data drift as well, in plainer words, and it needs no reference
     if faults.hot or found[0].hot is None:
         found[0] = faults
-    return [*found, _failures(figures), _crashes(figures)]
+    return [*found, _concept(figures), _failures(figures), _crashes(figures)]
 
 
 def _drift(figures: Figures, family: Family) -> Finding:
@@ -164,6 +170,37 @@ def _schema_faults(figures: Figures) -> Finding:
     sentence = f"inputs break the schema check '{check}' {count} times in {figures.samples} calls (limit 5 %)"
     evidence = {"schema_faults": faults, "samples": figures.samples, "low": low, "limit": MAX_FAULT_RATIO}
     return Finding(kind="data_drift", hot=low > MAX_FAULT_RATIO, sentence=sentence, evidence=evidence)
+
+
+def _concept(figures: Figures) -> Finding:
+    """Accuracy by labels against the accuracy that the build proved: what no look at inputs or outputs can tell."""
+    seen = figures.accuracy
+    if seen is None:
+        return Finding(kind="concept_drift", hot=None)
+    change = newcombe_independent(seen.baseline * seen.baseline_n, seen.baseline_n, seen.correct, seen.labelled)
+    drop, low, high = -change.change, -change.high, -change.low
+    sentence = (
+        f"accuracy by labels {seen.correct / seen.labelled:.1%} (n={seen.labelled}) against {seen.baseline:.1%} when "
+        f"it was built: a drop of {drop:+.1%} (95 % {low:+.1%}…{high:+.1%}, limit {MAX_ACCURACY_DROP:.0%})"
+    )
+    evidence = {
+        "labelled": seen.labelled,
+        "correct": seen.correct,
+        "baseline": seen.baseline,
+        "baseline_n": seen.baseline_n,
+        "drop": drop,
+        "low": low,
+        "high": high,
+        "limit": MAX_ACCURACY_DROP,
+        "label_windows": [list(window) for window in seen.windows],
+        "retrain": {
+            "windows": [list(window) for window in seen.windows],
+            "classes": [
+                {"class": label, "recall": right / n, "n": n} for label, right, n in seen.worst_recalls(_MOST_CLASSES)
+            ],
+        },
+    }
+    return Finding(kind="concept_drift", hot=low > MAX_ACCURACY_DROP, sentence=sentence, evidence=evidence)
 
 
 def _failures(figures: Figures) -> Finding:

@@ -6,14 +6,14 @@ import threading
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection
 
 from edgeship.drift import AlarmState, SignalDistance, worst
 from edgeship.rollout import DriftFigure
 from edgeship.server import incident_rules
 from edgeship.server.context import ServerContext
-from edgeship.server.drift_figures import Figures, baseline_distances, look
+from edgeship.server.drift_figures import Figures, baseline_distances, field_accuracy, look
 from edgeship.server.store import drift as store
 from edgeship.server.store import windows
 from edgeship.server.store.drift import ModelKey
@@ -67,7 +67,10 @@ class Monitor:
 
     def _look(self, connection: Connection, key: ModelKey) -> Figures:
         config = self._context.config
-        return look(connection, self._context.profiles, key, config.drift, accept_baseline=config.accept_baseline)
+        figures = look(connection, self._context.profiles, key, config.drift, accept_baseline=config.accept_baseline)
+        if not figures.recent:
+            return figures
+        return structs.replace(figures, accuracy=field_accuracy(connection, key, figures.recent[-1].variant))
 
     def _judge(self, connection: Connection, key: ModelKey, figures: Figures) -> None:
         if figures.reference is not None:

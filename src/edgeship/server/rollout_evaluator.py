@@ -118,7 +118,8 @@ def _admit_late_joiners(connection: Connection, rollout: Rollout, now_s: float) 
     assert release is not None  # a rollout is only made of a release that is there, and none is ever removed
     manifest_bytes = releases.read_files(connection, rollout.model, rollout.version).manifest
     manifest = read_json(manifest_bytes, BundleManifest, file="edgeship.json")
-    late = rollout_plan.plan(connection, release, manifest, [row for row in rows if row.id not in known])
+    unknown = [row for row in rows if row.id not in known]
+    late = rollout_plan.plan(connection, release, manifest, unknown, needs_base=rollout.has_base)
     drawn = rollout_plan.draw(connection, late, rollout.stages, rollout.seed, known)
     last = len(rollout.stages) - 1
     rollouts.add_members(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Row, select
 
 from edgeship.rollout import Candidate, DeviceState, draw_stages
-from edgeship.server.store import devices, goals, rollouts, schema
+from edgeship.server.store import devices, goals, releases, rollouts, schema
 from edgeship.server.store.releases import Release
 from edgeship.server.store.rollouts import Member
 from edgeship_agent.contract.manifest import BundleManifest, Variant
+
+#: The arm of a device that answers what no other arm answers.
+MAIN_ARM: Final = "main"
 
 
 class PlannedDevice(Struct, frozen=True, kw_only=True):
@@ -61,10 +64,36 @@ def matching_devices(connection: Connection, tags: Mapping[str, str]) -> list[Ro
 
 
 def plan(
-    connection: Connection, release: Release, manifest: BundleManifest, rows: Sequence[Row[Any]]
+    connection: Connection,
+    release: Release,
+    manifest: BundleManifest,
+    rows: Sequence[Row[Any]],
+    *,
+    needs_base: bool = False,
 ) -> list[PlannedDevice]:
-    """What a release means for each device; stages are not drawn yet (all in stage 0)."""
-    return [_plan_device(connection, release, manifest, row) for row in rows]
+    """What a release means for each device; stages are not drawn yet (all in stage 0).
+
+    Args:
+        connection: of any transaction.
+        release: what is rolled out.
+        manifest: of its bundle.
+        rows: the devices.
+        needs_base: it runs beside the version that a device has, so a device without one is not reached.
+    """
+    planned = [_plan_device(connection, release, manifest, row) for row in rows]
+    return [_with_base(connection, device) for device in planned] if needs_base else planned
+
+
+def _with_base(connection: Connection, device: PlannedDevice) -> PlannedDevice:
+    if device.state is not DeviceState.QUEUED:
+        return device
+    if not device.previous_digest:
+        reason = "it runs no version of the model that this one could run beside"
+    elif releases.find_digest(connection, device.previous_digest) is None:
+        reason = f"it runs {device.previous_version}, which is no release of this server"
+    else:
+        return device
+    return structs.replace(device, state=DeviceState.NO_VARIANT, reason=reason)
 
 
 def draw(
@@ -141,10 +170,12 @@ def _plan_device(connection: Connection, release: Release, manifest: BundleManif
 def _running(connection: Connection, row: Row[Any], model: str) -> tuple[str, str]:
     """Version and digest that a device runs: what it confirmed for its newest goal, else what its last birth said."""
     assigned = goals.assignment(connection, row.id, model)
+    if assigned is not None and assigned.base_version:
+        return assigned.base_version, assigned.base_digest  # what is tried beside it comes and goes
     if assigned is not None and _is_confirmed(connection, assigned):
         return assigned.version, assigned.digest
     for arm in row.running:
-        if arm["model"] == model and arm["state"] == "committed":
+        if arm["model"] == model and arm["state"] == "committed" and arm["arm"] == MAIN_ARM:
             return arm["version"], arm["digest"]
     return "", ""
 

@@ -53,10 +53,26 @@ def offer(context: ServerContext, connection: Connection, rollout: Rollout, wait
                 deployment=rollout.id,
                 attempt=known.attempt,
                 probation=rollout.policy.probation(),
+                **_beside(connection, rollout, known),
             ),
         )
         state = device_transition(known.state, DeviceEvent.OFFER)
         rollouts.save_member(connection, known, now_s, state=state, offered_at_s=now_s)
+
+
+def _beside(connection: Connection, rollout: Rollout, known: Member) -> dict[str, Any]:
+    """What of an assignment makes the version from before go on beside the release."""
+    if not rollout.has_base:
+        return {}
+    before = releases.find_digest(connection, known.previous_digest)
+    assert before is not None  # the plan left out devices whose version is no release, and none is ever removed
+    return {
+        "share": rollout.share,
+        "mirror": rollout.mirror,
+        "base_version": before.version,
+        "base_digest": before.digest,
+        "base_size_bytes": before.size_bytes,
+    }
 
 
 def roll_back(

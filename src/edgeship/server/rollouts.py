@@ -48,6 +48,8 @@ class RolloutRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         filter: tag → value that a device must have; empty for all devices.
         policy: keys of :class:`ThresholdPolicy`; what is missing keeps its default.
         seed: of the draw of canaries; None draws one.
+        ab_share: of each device's traffic that the release gets beside the version that it runs; 1 replaces that.
+        shadow_share: of each device's inputs that the release runs beside it, its answers thrown away; 0 for none.
     """
 
     model: str
@@ -56,6 +58,8 @@ class RolloutRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     filter: dict[str, str] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    ab_share: float = 1.0
+    shadow_share: float = 0.0
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,7 +179,8 @@ def _plan(
     rows = rollout_plan.matching_devices(connection, request.filter)
     manifest_bytes = releases.read_files(connection, release.model, release.version).manifest
     manifest = read_json(manifest_bytes, BundleManifest, file="edgeship.json")
-    planned = rollout_plan.plan(connection, release, manifest, rows)
+    share, mirror = _traffic(request)
+    planned = rollout_plan.plan(connection, release, manifest, rows, needs_base=share < 1.0)
     drawn = rollout_plan.draw(connection, planned, shares, seed)
     _check_reach(request, planned, drawn, len(shares))
     stages, drawn = _without_empty(shares, drawn)
@@ -197,19 +202,51 @@ def _plan(
         stage_index=0,
         stage_states=(StageState.PENDING,) * len(stages),
         stage_started_s=now_s,
-        reason=_start_sentence(release, planned, len(stages)),
+        reason=_start_sentence(release, planned, len(stages)) + _traffic_words(share, mirror),
         verdict=None,
         revision=1,
         created_at_s=now_s,
         updated_at_s=now_s,
+        share=share,
+        mirror=mirror,
     ), planned
+
+
+def _traffic(request: RolloutRequest) -> tuple[float, float]:
+    """Share of the traffic and of the inputs; a shadow gets no traffic.
+
+    Raises:
+        ConfigError: not a share, or both at once.
+    """
+    if not 0.0 < request.ab_share <= 1.0:
+        raise ConfigError("not a share of the traffic", key="ab_share", expected="above 0, at most 1 (100%)",
+                          got=f"{request.ab_share:g}")  # fmt: skip
+    if not 0.0 <= request.shadow_share <= 1.0:
+        raise ConfigError("not a share of the inputs", key="shadow_share", expected="0 … 1 (100%)",
+                          got=f"{request.shadow_share:g}")  # fmt: skip
+    if request.shadow_share and request.ab_share < 1.0:
+        raise ConfigError("a shadow answers nothing, so it has no share of the traffic", key="shadow_share",
+                          next_step="run it as a shadow first, then with a share of the traffic")  # fmt: skip
+    return (0.0, request.shadow_share) if request.shadow_share else (request.ab_share, 0.0)
+
+
+def _traffic_words(share: float, mirror: float) -> str:
+    """What each device gives it, for the end of a sentence.
+
+    >>> _traffic_words(0.1, 0.0), _traffic_words(1.0, 0.0)
+    (', on 10% of the traffic of each', '')
+    """
+    if mirror:
+        return f", as a shadow on {mirror:.0%} of the inputs of each"
+    return f", on {share:.0%} of the traffic of each" if share < 1.0 else ""
 
 
 def _find_same(connection: Connection, request: RolloutRequest) -> Rollout | None:
     """A running rollout that this request has made: its answer may have been lost on the way."""
-    wanted = (request.model, request.version, request.filter, parse_policy(request.policy))
+    traffic = _traffic(request)
+    wanted = (request.model, request.version, request.filter, parse_policy(request.policy), traffic)
     for known in rollouts.in_states(connection, [RolloutState.RUNNING]):
-        if (known.model, known.version, known.filter, known.policy) != wanted:
+        if (known.model, known.version, known.filter, known.policy, (known.share, known.mirror)) != wanted:
             continue
         for made in rollouts.decisions(connection, f"rollout/{known.id}"):
             same_stages = made.kind == "created" and made.evidence["request"]["stages"] == request.stages

@@ -9,6 +9,8 @@ from edgeship.build import layout
 from edgeship.build.backends import tflite_quantizer
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.tflite_constants import with_shared_constants
+from edgeship.build.backends.tflite_dead_outputs import with_typed_dead_outputs
 from edgeship.build.backends.tflite_graph import TfliteGraph
 from edgeship.build.backends.tflite_signature import with_signature
 from edgeship.build.quiet import quiet
@@ -30,7 +32,7 @@ class LiteRtBackend:
         folder = job.folder / "fp32"
         folder.mkdir(parents=True)
         file = folder / "model.tflite"
-        file.write_bytes(with_signature(model.read_bytes()))
+        file.write_bytes(with_signature(with_shared_constants(model.read_bytes())))
         engine = _open(file)
         try:
             inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
@@ -52,7 +54,7 @@ class LiteRtBackend:
             raise
         except Exception as error:
             raise ConversionError(f"ai-edge-quantizer: {_first_line(error)}", target=RUNTIME) from error
-        model.write_bytes(data)
+        model.write_bytes(with_shared_constants(with_typed_dead_outputs(data)))
         inputs, outputs = layout.rebound(float_artifact, model, RUNTIME)
         return Artifact(
             runtime=RUNTIME, precision=scheme.precision, model=model, inputs=inputs, outputs=outputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,9 @@ from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
 
 _FATAL_ONLY: Final = 4
+#: Operators with weights at their second place → the axis that counts their outputs.
+_WEIGHTED: Final = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1, "LSTM": 0, "GRU": 0, "RNN": 0}
+_GATES: Final = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 class OnnxGraph:
@@ -42,6 +46,7 @@ class OnnxGraph:
                 inputs=tuple(name for name in node.input if name and name not in self._constants),
                 outputs=tuple(name for name in node.output if name),
                 layer=self._layer(node),
+                fan_in=self._fan_in(node),
             )
             for node in self._document.graph.node
         )
@@ -98,6 +103,20 @@ class OnnxGraph:
         if node.op_type != "Conv":
             return _product(node, weight, attributes, bias=bias)
         return _convolution(weight, attributes, bias=bias) if weight.ndim == 4 else None
+
+    def _fan_in(self, node: Any) -> int:
+        """Products that one output value sums, from the weights' sizes; 0 where they are computed."""
+        constant = self._constants.get(node.input[1]) if len(node.input) > 1 else None
+        if constant is None or len(constant.dims) < 2 or node.op_type not in _WEIGHTED:
+            return 0
+        sizes = [int(size) for size in constant.dims]
+        if node.op_type in {"LSTM", "GRU", "RNN"}:
+            hidden = sizes[1] // _GATES[node.op_type]
+            return _GATES[node.op_type] * (sizes[2] + hidden)
+        if node.op_type == "Gemm":
+            turned = any(each.name == "transB" and each.i for each in node.attribute)
+            return sizes[1 if turned else 0]
+        return sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // sizes[_WEIGHTED[node.op_type]]
 
     def _shared(self, name: str) -> bool:
         return sum(name in node.input for node in self._document.graph.node) > 1

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from msgspec import Struct, structs
-from onnx import version_converter
+from onnx import numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -219,18 +219,33 @@ def _opset(document: Any) -> int:
 
 
 def _flatten_biases(model: Path) -> None:
-    """Biases of Gemm as vectors: the fusion leaves [1, N], on which the quantizer's per-channel rule fails."""
+    """Biases of Gemm as vectors [N]: on [1, N], which the fusion leaves, and on numbers the quantizer fails."""
     document = onnx.load(str(model))
     weights = {tensor.name: tensor for tensor in document.graph.initializer}
-    for node in document.graph.node:
+    for position, node in enumerate(document.graph.node):
         bias = weights.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
-        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
-            del bias.dims[0]
+        if bias is None or (len(bias.dims) == 1 and bias.dims[0] > 1):
+            continue
+        value = numpy_helper.to_array(bias)
+        columns = _columns(node, weights.get(node.input[1])) or (value.size if value.ndim == 2 else 0)
+        if columns and value.size in {1, columns} and value.shape[-1:] in {(), (1,), (columns,)}:
+            name = f"{bias.name}/row{position}"
+            row = np.broadcast_to(value.reshape(-1), (columns,))
+            document.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), name))
+            node.input[2] = name
     # shapes that old files state for their weights, as inputs or in between, would contradict
     for values in (document.graph.input, document.graph.value_info):
         for value in [each for each in values if each.name in weights]:
             values.remove(value)
     model.write_bytes(document.SerializeToString(deterministic=True))
+
+
+def _columns(gemm: Any, weight: Any) -> int:
+    """How many values a row of a Gemm's result has; 0 where its second factor is computed."""
+    if weight is None:
+        return 0
+    turned = any(each.name == "transB" and each.i for each in gemm.attribute)
+    return int(weight.dims[0 if turned else 1])
 
 
 def _first_line(error: BaseException) -> Any:

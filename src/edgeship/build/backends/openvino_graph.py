@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,9 @@ from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
 
 _SILENT_KINDS: Final = frozenset({"Constant", "Result", "Parameter"})
+#: Operators with weights at their second place → the axis that counts their outputs, the groups' axis left out.
+_WEIGHTED: Final = {"Convolution": 0, "GroupConvolution": 0, "ConvolutionBackpropData": 1,
+                    "GroupConvolutionBackpropData": 1, "MatMul": -1}  # fmt: skip
 _SETTINGS: Final = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
 
 
@@ -42,6 +46,7 @@ class OpenVinoGraph:
                              if port.get_source_output().get_node().get_type_name() != "Constant"),
                 outputs=tuple(tensor_name(port) for port in node.outputs()),
                 layer=_layer(node),
+                fan_in=_fan_in(node),
             )
             for node in network.get_ordered_ops()
             if node.get_type_name() not in _SILENT_KINDS
@@ -88,6 +93,24 @@ def tensor_name(port: Any) -> str:
     index = port.get_index()
     name = str(port.get_node().get_friendly_name())
     return f"{name}.{index}" if index else name
+
+
+def _fan_in(node: Any) -> int:
+    """Products that one output value sums, from the weights' sizes; 0 where they are computed."""
+    kind = node.get_type_name()
+    if kind not in _WEIGHTED:
+        return 0
+    weights = node.input_value(1).get_node()
+    if weights.get_type_name() == "Convert":
+        weights = weights.input_value(0).get_node()
+    sizes = [int(size) for size in weights.get_output_shape(0)] if weights.get_type_name() == "Constant" else []
+    if len(sizes) < 2:
+        return 0
+    if kind == "MatMul":
+        return sizes[-1 if node.get_attributes()["transpose_b"] else -2]
+    if kind in {"GroupConvolution", "GroupConvolutionBackpropData"}:
+        sizes = sizes[1:]
+    return math.prod(sizes) // sizes[_WEIGHTED[kind]]
 
 
 def _layer(node: Any) -> Layer | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,11 @@ from edgeship_agent.runtime.engine import Array
 _IDENTIFIER: Final = b"TFL3"
 #: Where the biases of operators with weights stand among their inputs.
 _BIAS: Final = 2
+
+#: Operators with weights at their second place → the axis that counts their outputs.
+_WEIGHTED: Final = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "CONV_3D": -1,
+                    "BATCH_MATMUL": -1, "UNIDIRECTIONAL_SEQUENCE_LSTM": 0}  # fmt: skip
+_LSTM_GATES: Final = 4
 
 
 class TfliteGraph:
@@ -47,6 +53,7 @@ class TfliteGraph:
                 inputs=tuple(self._names[index] for index in each.inputs if index >= 0 and not self._constant(index)),
                 outputs=tuple(self._names[index] for index in each.outputs),
                 layer=self._layer(each),
+                fan_in=self._fan_in(each),
             )
             for each in self._graph.operators or ()
             if len(each.outputs)
@@ -120,6 +127,19 @@ class TfliteGraph:
         users = [each for graph in self._model.subgraphs for each in graph.tensors if each.buffer == tensor.buffer]
         readers = [each for each in self._graph.operators or () if index in each.inputs]
         return len(users) == 1 and len(readers) == 1
+
+    def _fan_in(self, operator: Any) -> int:
+        """Products that one output value sums, from the weights' sizes; 0 where they are computed."""
+        kind = self._kind(operator)
+        index = int(operator.inputs[1]) if len(operator.inputs) > 1 else -1
+        if kind not in _WEIGHTED or index < 0 or not self._constant(index):
+            return 0
+        sizes = [int(size) for size in self._graph.tensors[index].shape]
+        if kind == "BATCH_MATMUL":
+            return sizes[-1 if operator.builtinOptions.adjY else -2] if len(sizes) > 1 else 0
+        if kind == "UNIDIRECTIONAL_SEQUENCE_LSTM":
+            return _LSTM_GATES * sum(sizes)
+        return math.prod(sizes) // sizes[_WEIGHTED[kind]]
 
     def _layer(self, operator: Any) -> Layer | None:
         kind = self._kind(operator)

@@ -61,7 +61,7 @@ def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
     behind: set[str] = set()
     read: set[str] = set()
     for operator in reversed(operators):
-        if operator.layer is not None and operator.kind not in _JOINS:
+        if (operator.layer is not None or operator.multiplications) and operator.kind not in _JOINS:
             continue
         ends = not any(set(operator.outputs) & set(other.inputs) for other in operators)
         if ends or read.intersection(operator.outputs):

@@ -16,6 +16,8 @@ Pair = tuple[int, int]
 _MORE_BYTES: Final = 3
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
 MOST_PATCHES: Final = 128
+#: Matrix products, in the three formats' words.
+_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "BATCH_MATMUL", "FULLY_CONNECTED"})
 
 
 class Layer(Struct, frozen=True, kw_only=True):
@@ -56,7 +58,8 @@ class Operator(Struct, frozen=True, kw_only=True):
         name: by which the runtime's quantizer knows it.
         kind: the format's name of what it does.
         inputs, outputs: names of tensors that are computed, constants left out.
-        layer: its weights, where it has some.
+        layer: its weights, where it has some that nobody else reads.
+        fan_in: products that one output value sums, where its weights say so: also of weights that are shared.
         elements: of its outputs; 0 where that is not known.
         multiplications: of one inference.
         growth_bytes: by which the file grows where the operator is left in float.
@@ -67,6 +70,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     layer: Layer | None = None
+    fan_in: int = 0
     elements: int = 0
     multiplications: int = 0
     growth_bytes: int = 0
@@ -78,10 +82,19 @@ def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) 
     for operator in operators:
         elements = sum(int(np.prod(shapes[name])) for name in operator.outputs if name in shapes)
         layer = operator.layer
-        products = elements * layer.fan_in if layer is not None else 0
         growth = _MORE_BYTES * layer.weight.size if layer is not None and not layer.packed else 0
+        products = elements * _summed(operator, shapes)
         found.append(structs.replace(operator, elements=elements, multiplications=products, growth_bytes=growth))
     return tuple(found)
+
+
+def _summed(operator: Operator, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Products that one output value sums; of two computed factors the first one's last axis says it."""
+    if operator.layer is not None:
+        return operator.layer.fan_in
+    if operator.fan_in or operator.kind not in _PRODUCTS:
+        return operator.fan_in
+    return next((shapes[name][-1] for name in operator.inputs if shapes.get(name)), 0)
 
 
 def patches(layer: Layer, activation: Array) -> Array:

@@ -12,7 +12,8 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Row
 
 from edgeship.server.context import ServerContext
-from edgeship.server.store import devices, incidents, windows
+from edgeship.server.store import devices, incidents, labels, windows
+from edgeship.server.version_table import Observed, observed_of
 from edgeship_agent.contract.errors import InputError
 
 _MAX_TAGS = 64
@@ -54,7 +55,7 @@ class DeviceList(Struct, frozen=True, kw_only=True):
 
 
 class ModelTotals(Struct, frozen=True, kw_only=True):
-    """Calls of one model version on one device, over all its windows."""
+    """Calls of one model version on one device, over all its windows, and its accuracy there by labels."""
 
     model: str
     version: str
@@ -65,6 +66,7 @@ class ModelTotals(Struct, frozen=True, kw_only=True):
     deadline_misses: int
     crashes: int
     newest_window_s: float
+    observed: Observed | None = None
 
 
 class Device(DeviceSummary, frozen=True, kw_only=True):
@@ -156,6 +158,8 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
 
 def _device(connection: Connection, row: Row[Any]) -> Device:
     books = devices.books(connection, row.id)
+    found = windows.totals(connection, row.id)
+    noted = {model: labels.by_version(connection, model, device_id=row.id) for model in {each.model for each in found}}
     totals = [
         ModelTotals(
             model=total.model,
@@ -167,8 +171,9 @@ def _device(connection: Connection, row: Row[Any]) -> Device:
             deadline_misses=total.deadline_misses,
             crashes=total.crashes,
             newest_window_s=total.newest_s,
+            observed=observed_of(noted[total.model].get(total.version), int(total.inferences)),
         )
-        for total in windows.totals(connection, row.id)
+        for total in found
     ]
     return Device(
         **_summary(connection, row),

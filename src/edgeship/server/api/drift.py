@@ -8,9 +8,11 @@ from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromQuery
 from msgspec import Struct
+from sqlalchemy import Connection, Row
 
 from edgeship.server.context import ServerContext
-from edgeship.server.store import drift
+from edgeship.server.store import drift, labels, windows
+from edgeship.server.version_table import Observed, observed_of
 
 
 class DeviceDrift(Struct, frozen=True, kw_only=True):
@@ -20,6 +22,7 @@ class DeviceDrift(Struct, frozen=True, kw_only=True):
         state: ``no_data``, ``ok``, ``warn`` or ``alert``.
         figures: one per signal and reference: value, interval, samples, limits, state.
         alarm: memory of the alarms by kind of incident.
+        observed: accuracy by labels on this device; None without labels.
     """
 
     device_id: str
@@ -32,6 +35,7 @@ class DeviceDrift(Struct, frozen=True, kw_only=True):
     worst_value: float
     figures: list[dict[str, Any]]
     alarm: dict[str, Any]
+    observed: Observed | None = None
 
 
 class DriftList(Struct, frozen=True, kw_only=True):
@@ -55,8 +59,15 @@ def list_drift(
             for row in drift.list_states(connection, device or "")
             if model in (None, row.model) and version in (None, row.version)
         ]
-    names = DeviceDrift.__struct_fields__
-    return DriftList(devices=[DeviceDrift(**{name: getattr(row, name) for name in names}) for row in rows])
+        return DriftList(devices=[_judgement(connection, row) for row in rows])
+
+
+def _judgement(connection: Connection, row: Row[Any]) -> DeviceDrift:
+    names = [name for name in DeviceDrift.__struct_fields__ if name != "observed"]
+    noted = labels.by_version(connection, row.model, device_id=row.device_id).get(row.version)
+    key = (row.device_id, row.model, row.version)
+    calls = windows.calls_of(connection, key) if noted is not None else 0
+    return DeviceDrift(**{name: getattr(row, name) for name in names}, observed=observed_of(noted, calls))
 
 
 router = [list_drift]

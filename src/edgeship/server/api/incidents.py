@@ -19,7 +19,8 @@ class IncidentSummary(Struct, frozen=True, kw_only=True):
     """An incident in the list.
 
     Attributes:
-        kind: ``data_drift``, ``prediction_drift``, ``performance``, ``infrastructure`` or ``security``.
+        kind: ``data_drift``, ``prediction_drift``, ``concept_drift``, ``performance``,
+            ``infrastructure`` or ``security``.
         state: ``open`` or ``closed``.
     """
 

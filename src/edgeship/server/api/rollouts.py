@@ -12,6 +12,7 @@ from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
 from edgeship.server import rollouts
+from edgeship.server.arm_comparison import Compared, compare_arms
 from edgeship.server.context import ServerContext
 from edgeship.server.rollout_plan import PlannedDevice
 from edgeship.server.rollouts import Change, RolloutRequest
@@ -44,11 +45,14 @@ class RolloutDetail(Rollout, frozen=True, kw_only=True):
 
     Attributes:
         previous_versions: what the devices ran before that were offered it: what a rollback goes to.
+        comparison: of a release that shares the traffic, or is a shadow: its figures beside those of the version from
+            before, since the rollout began.
     """
 
     schema_version: int = 1
     devices: list[RolloutDevice]
     previous_versions: list[str]
+    comparison: list[Compared]
 
 
 class RolloutPreview(Struct, frozen=True, kw_only=True):
@@ -105,11 +109,13 @@ def _detail(context: ServerContext, rollout_id: str) -> RolloutDetail:
         if rollout is None:
             raise NotFoundException(f"no rollout {rollout_id}; `edgeship rollouts list` names all")
         members = store.members(connection, rollout_id)
+        comparison = compare_arms(connection, rollout, members) if rollout.has_base else []
     before = sorted({known.previous_version for known in members if known.offered_at_s and known.previous_version})
     return RolloutDetail(
         **msgspec.structs.asdict(rollout),
         devices=[RolloutDevice(id=known.device_id, **msgspec.structs.asdict(known)) for known in members],
         previous_versions=before,
+        comparison=comparison,
     )
 
 

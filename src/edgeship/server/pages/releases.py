@@ -183,6 +183,7 @@ def version_table(model: str, rows: Sequence[VersionRow]) -> Markup:
             release_link(model, row.version),
             fragment(_status(row), " ", rollout_link(row.rollout) if row.rollout else None),
             "no data" if row.metric is None else _claim(row.metric),
+            _observed(row),
             format_value(row.latency_p99_ms, "ms"),
             format_value(row.traffic_share, "fraction"),
             f"{row.calls:,}" if row.calls else "no data",
@@ -190,9 +191,29 @@ def version_table(model: str, rows: Sequence[VersionRow]) -> Markup:
         )
         for row in rows
     ]
-    header = ("version", "status", "accuracy", "latency p99", "traffic", "calls", "loaded on")
-    caption = f"Accuracy of the weakest variant as built; latency and traffic of the last {duration(RECENT_S)}"
+    header = ("version", "status", "accuracy", "in the field", "latency p99", "traffic", "calls", "loaded on")
+    caption = (
+        "Accuracy of the weakest variant as built, and by labels from the field; "
+        f"latency and traffic of the last {duration(RECENT_S)}"
+    )
     return rows_table(caption, header, cells)
+
+
+def _observed(row: VersionRow) -> Child:
+    """Accuracy by labels, business figures and the paired figures of a shadow, one line each."""
+    lines = []
+    seen, shadow = row.observed, row.shadow
+    if seen is not None:
+        interval = format_interval(seen.low, seen.high, "fraction")
+        labelled = format_value(seen.coverage, "fraction")
+        accuracy = format_value(seen.accuracy, "fraction")
+        lines.append(f"{accuracy} ({interval}, n = {seen.n:,}, {labelled} labelled)")
+    lines += [f"{outcome.name}: mean {outcome.mean:.4g}, n = {outcome.n:,}" for outcome in row.outcomes]
+    if shadow is not None:
+        interval = format_interval(shadow.low, shadow.high, "fraction")
+        disagreement = format_value(shadow.disagreement, "fraction")
+        lines.append(f"as a shadow: {disagreement} of another class ({interval}, n = {shadow.n:,})")
+    return fragment(*(element("div", line) for line in lines)) if lines else "no labels"
 
 
 def _claim(claim: MetricClaim) -> str:

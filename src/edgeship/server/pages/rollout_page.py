@@ -7,8 +7,18 @@ from typing import Final
 
 from msgspec import Struct
 
-from edgeship.charts import Child, Markup, element, fragment, interval_plot, phase_rail
+from edgeship.charts import (
+    Child,
+    Markup,
+    element,
+    format_interval,
+    format_value,
+    fragment,
+    interval_plot,
+    phase_rail,
+)
 from edgeship.rollout import GateResult, RolloutState
+from edgeship.server.arm_comparison import Compared
 from edgeship.server.event_bus import Event
 from edgeship.server.pages.verdicts import (
     broken_gate,
@@ -57,6 +67,7 @@ class RolloutView(Struct, frozen=True, kw_only=True):
 
     Attributes:
         difference: chart of when it turned, or None where there is nothing to compare.
+        comparison: of a release that shares the traffic with the version from before; else empty.
     """
 
     now_s: float
@@ -65,6 +76,7 @@ class RolloutView(Struct, frozen=True, kw_only=True):
     decisions: list[Decision]
     events: list[Event]
     difference: Markup | None = None
+    comparison: Sequence[Compared] = ()
 
 
 def render(view: RolloutView) -> Markup:
@@ -80,6 +92,7 @@ def render(view: RolloutView) -> Markup:
         _actions(rollout),
         phase_rail("Stages", _rail_finding(view), phases(rollout, view.members)),
         element("div", _gates(view), _difference(view), class_="columns"),
+        _comparison(view),
         element("div", _causes(view), _timeline(view), class_="columns"),
         _devices(view),
         _definition(view),
@@ -160,6 +173,34 @@ def _gates(view: RolloutView) -> Markup:
 def _difference(view: RolloutView) -> Markup | None:
     title = "When did it turn?" if broken_gate(view.rollout) else "Over time"
     return section(title, view.difference) if view.difference else None
+
+
+def _comparison(view: RolloutView) -> Markup | None:
+    if not view.comparison:
+        return None
+    rows: list[tuple[Child, ...]] = [
+        (
+            row.name.replace("_", " "),
+            _figure(row.before, row),
+            _figure(row.after, row),
+            "no interval" if row.change is None else _change(row),
+            f"{row.n_before:,} and {row.n_after:,}",
+        )
+        for row in view.comparison
+    ]
+    caption = "Over the devices of this rollout since it began; both answer at the same time"
+    header = ("figure", "before", view.rollout.version, "difference (95 %)", "n")
+    return section("Side by side", rows_table(caption, header, rows))
+
+
+def _figure(value: float | None, row: Compared) -> str:
+    return "no data" if value is None else format_value(value, row.unit)
+
+
+def _change(row: Compared) -> str:
+    assert row.change is not None and row.low is not None and row.high is not None  # a change has its interval
+    interval = format_interval(row.low, row.high, row.unit, signed=True)
+    return f"{format_value(row.change, row.unit, signed=True)} ({interval})"
 
 
 def _gate_table(gates: Sequence[GateResult]) -> Markup:

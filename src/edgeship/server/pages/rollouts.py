@@ -12,6 +12,7 @@ from litestar.response import Redirect
 from sqlalchemy import Connection
 
 from edgeship.server import rollouts as engine
+from edgeship.server.arm_comparison import compare_arms
 from edgeship.server.context import ServerContext
 from edgeship.server.pages import rollout_page
 from edgeship.server.pages.layout import Page, PageNotFound, respond
@@ -52,6 +53,7 @@ def one_rollout_page(
             decisions=store.decisions(connection, f"rollout/{rollout_id}"),
             events=events.newest(connection, _EVENTS, f"rollout/{rollout_id}"),
             difference=difference_chart(connection, context.blobs, rollout, members),
+            comparison=compare_arms(connection, rollout, members) if rollout.has_base else (),
         )
         return Page(title=f"Rollout {rollout_id}", section="Rollouts", body=rollout_page.render(view))
 

@@ -18,6 +18,9 @@ class Assignment(Struct, frozen=True, kw_only=True):
         size_bytes: length of the bundle's image index.
         deployment: id of the rollout that asks for it.
         attempt: counted from 1.
+        share: of the traffic that the version gets, 0–1; below 1 the base answers the rest.
+        mirror: of the inputs that it runs beside the base, unseen: then its share is 0.
+        base_version, base_digest, base_size_bytes: who answers the rest; empty where the version gets everything.
     """
 
     device_id: str
@@ -30,6 +33,11 @@ class Assignment(Struct, frozen=True, kw_only=True):
     is_rollback: bool = False
     force: bool = False
     probation: Probation = Probation()
+    share: float = 1.0
+    mirror: float = 0.0
+    base_version: str = ""
+    base_digest: str = ""
+    base_size_bytes: int = 0
 
 
 class StoredGoal(Struct, frozen=True, kw_only=True):

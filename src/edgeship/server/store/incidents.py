@@ -19,8 +19,8 @@ class NewIncident(Struct, frozen=True, kw_only=True):
     """What is known when an incident opens.
 
     Attributes:
-        kind: ``data_drift``, ``prediction_drift``, ``performance``, ``infrastructure`` or ``cloned_device``
-            (with no model and no version).
+        kind: ``data_drift``, ``prediction_drift``, ``concept_drift``, ``performance``, ``infrastructure`` or
+            ``cloned_device`` (with no model and no version).
         severity: ``warn`` or ``alert``.
         sentence: for people: what, where, the number and the limit.
         evidence: what the decision was made from.

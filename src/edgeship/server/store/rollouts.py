@@ -29,6 +29,8 @@ class Rollout(Struct, frozen=True, kw_only=True):
         stage_started_s: start of the current stage; when it rolls back, start of the rollback.
         reason: one sentence: the newest verdict in words.
         revision: grows with every change; a writer names the one that it read.
+        share: of each device's traffic that the release gets, 0–1; the version from before answers the rest.
+        mirror: of each device's inputs that the release runs beside the version from before, unseen.
     """
 
     id: str
@@ -50,6 +52,13 @@ class Rollout(Struct, frozen=True, kw_only=True):
     created_at_s: float
     updated_at_s: float
     ended_at_s: float | None = None
+    share: float = 1.0
+    mirror: float = 0.0
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the version from before goes on beside the release."""
+        return self.share < 1.0
 
 
 class Member(Struct, frozen=True, kw_only=True):

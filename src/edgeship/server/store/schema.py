@@ -84,6 +84,11 @@ assignments: Final = Table(
     Column("is_rollback", Boolean, nullable=False),
     Column("force", Boolean, nullable=False),
     Column("probation", JSON, nullable=False),  # Probation's fields
+    Column("share", Float, nullable=False, server_default="1.0"),  # of the device's traffic
+    Column("mirror", Float, nullable=False, server_default="0.0"),  # share of the inputs, for a shadow
+    Column("base_version", String, nullable=False, server_default=""),  # who answers the rest; "" for nobody
+    Column("base_digest", String, nullable=False, server_default=""),
+    Column("base_size_bytes", Integer, nullable=False, server_default="0"),
 )
 
 goals: Final = Table(
@@ -117,6 +122,8 @@ rollouts: Final = Table(
     Column("created_at_s", Float, nullable=False),
     Column("updated_at_s", Float, nullable=False),
     Column("ended_at_s", Float, nullable=True),
+    Column("share", Float, nullable=False, server_default="1.0"),  # of each device's traffic
+    Column("mirror", Float, nullable=False, server_default="0.0"),  # share of the inputs, for a shadow
 )
 
 rollout_devices: Final = Table(
@@ -179,6 +186,67 @@ windows: Final = Table(
     Column("payload", LargeBinary, nullable=False),  # MessagePack of the Window
     Index("windows_by_device", "device_id", "model", "version", "received_at_s"),
     Index("windows_by_version", "model", "version", "received_at_s"),
+)
+
+# What windows said of predictions that may be older than they are, one row per version and arm.
+labels: Final = Table(
+    "labels",
+    metadata,
+    Column("device_id", String(64), primary_key=True),
+    Column("boot_id", String, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("arm", String, nullable=False),
+    Column("received_at_s", Float, nullable=False),
+    Column("labelled", BigInteger, nullable=False),
+    Column("correct", BigInteger, nullable=False),
+    Column("unknown", BigInteger, nullable=False),  # of the window, in a row of its own
+    Column("confidence_sum_millionths", BigInteger, nullable=False),
+    Column("confusion", JSON, nullable=False),  # list of [predicted, label, count]
+    Column("predicted_from_s", Float, nullable=False),  # the device's clock
+    Column("predicted_until_s", Float, nullable=False),
+    Index("labels_by_version", "model", "version", "received_at_s"),
+)
+
+outcomes: Final = Table(
+    "outcomes",
+    metadata,
+    Column("device_id", String(64), primary_key=True),
+    Column("boot_id", String, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("arm", String, nullable=False),
+    Column("received_at_s", Float, nullable=False),
+    Column("name", String, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("total", Float, nullable=False),
+    Column("square_total", Float, nullable=False),
+    Index("outcomes_by_version", "model", "version", "received_at_s"),
+)
+
+shadows: Final = Table(
+    "shadows",
+    metadata,
+    Column("device_id", String(64), primary_key=True),
+    Column("boot_id", String, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("version", String, nullable=False),  # of the candidate
+    Column("beside", String, nullable=False),  # version of the champion
+    Column("received_at_s", Float, nullable=False),
+    Column("compared", BigInteger, nullable=False),
+    Column("disagreed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("error_square_sum", Float, nullable=False),
+    Column("champion_square_sum", Float, nullable=False),
+    Column("busy_us", BigInteger, nullable=False),
+    Index("shadows_by_version", "model", "version", "received_at_s"),
 )
 
 # One row per start of a device's agent: how far its windows are safe, and the books about repeats.

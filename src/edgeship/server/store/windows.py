@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from edgeship.server.store import schema
+from edgeship.server.store import labels, schema
 from edgeship_agent.contract.messages import Window, WindowBatch
 
 _windows = schema.windows
@@ -43,6 +43,7 @@ def store_batch(connection: Connection, batch: WindowBatch, now_s: float) -> Sto
     new = _new_windows(connection, batch)
     if new:
         connection.execute(insert(_windows), [_row(batch.device_id, window, now_s) for window in new])
+        labels.add(connection, batch.device_id, new, now_s)
     high_water = stream.acknowledged_seq if stream else 0
     late = sum(1 for window in new if window.seq <= high_water)
     evicted = _gap(connection, batch, high_water) - late
@@ -151,6 +152,15 @@ def count_of(connection: Connection, key: tuple[str, str, str], profile_hash: st
         _windows.c.profile_hash == profile_hash,
     )
     return int(connection.execute(query).scalar_one())
+
+
+def calls_of(connection: Connection, key: tuple[str, str, str]) -> int:
+    """Answered calls of a device's version, over all its windows."""
+    device_id, model, version = key
+    query = select(func.sum(_windows.c.inferences)).where(
+        _windows.c.device_id == device_id, _windows.c.model == model, _windows.c.version == version
+    )
+    return int(connection.execute(query).scalar_one() or 0)
 
 
 def decode(payload: bytes) -> Window:

@@ -27,11 +27,13 @@ def describe(request: dict[str, Any], _tell: Tell) -> dict[str, Any]:
     models.check_stateless(single)
     graph = _frozen(single)
     nodes = list(nodes_of(graph))
-    free = model.trace(None).structured_outputs if _is_free(model) else single.structured_outputs
-    fixed = single.structured_outputs
+    unknown = any(each.shape.rank is None for each in single.structured_outputs.values())
+    fixed = {key: each.shape for key, each in single.structured_outputs.items()}
+    fixed |= _run_once(single, model) if unknown else {}
+    free = {key: each.shape for key, each in model.trace(None).structured_outputs.items()} if _is_free(model) else fixed
     outputs = [
-        {"name": name, "dtype": fixed[key].dtype.name, "shape": _output_shape(fixed[key].shape, free[key].shape)}
-        for name, key in zip(model.outputs, sorted(fixed), strict=True)
+        {"name": name, "dtype": each.dtype.name, "shape": _output_shape(fixed[key], free[key])}
+        for name, (key, each) in zip(model.outputs, sorted(single.structured_outputs.items()), strict=True)
     ]
     return {
         "inputs": [{"name": end.name, "dtype": end.dtype, "shape": list(end.shape or ())} for end in model.inputs],
@@ -106,12 +108,19 @@ def _frozen(concrete: Any) -> Any:
         raise Refused(f"the model's weights cannot be frozen: {first_line(error)}") from error
 
 
+def _run_once(function: Any, model: models.Model) -> dict[str, Any]:
+    """Output → its shape for one sample of zeros, where the graph alone does not say how many axes there are."""
+    zeros = [tf.zeros([1 if size == -1 else size for size in end.shape or ()], end.dtype) for end in model.inputs]
+    try:
+        return {key: value.shape for key, value in function(*zeros).items()}
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise Refused(f"the model does not run: {first_line(error)}") from error
+
+
 def _output_shape(single: Any, free: Any) -> list[int]:
     """As for one sample, with -1 where the batch is, or where the size depends on the data."""
-    if single.rank is None:
-        raise Refused("an output's number of axes depends on the data: no runtime can promise it")
     sizes = [-1 if size is None else int(size) for size in single.as_list()]
-    if sizes and free.rank is not None and free.as_list()[0] is None:
+    if sizes and (free.rank is None or free.as_list()[0] is None):
         sizes[0] = -1
     return sizes
 

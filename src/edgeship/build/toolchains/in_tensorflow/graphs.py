@@ -29,12 +29,19 @@ class Cut:
         inputs: name, dtype and shape of each.
         outputs: names.
         call: the inputs' tensors to the outputs'.
+        frames: it loops by TensorFlow 1's frames.
     """
 
     inputs: tuple[tuple[str, Any, Any], ...]
     outputs: tuple[str, ...]
     call: Callable[[Sequence[Any]], Sequence[Any]]
     notes: tuple[str, ...]
+    frames: bool
+
+
+def has_frames(graph: Any) -> bool:
+    """Whether a graph loops by TensorFlow 1's frames rather than by functions."""
+    return any(node.op in {"Enter", "RefEnter"} for node in graph.node)
 
 
 def node_name(tensor: str) -> str:
@@ -82,6 +89,7 @@ def open_graph(path: Path, starts: Sequence[str], ends: Sequence[str]) -> Cut:
         outputs=tuple(_plain(name) for name in results),
         call=caller(graph, names, results),
         notes=(note,) if note else (),
+        frames=has_frames(graph),
     )
 
 

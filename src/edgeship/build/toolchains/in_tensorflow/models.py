@@ -32,6 +32,8 @@ class Model:
         call: the inputs' tensors in order to the outputs' in order.
         holder: the loaded SavedModel, whose functions the TFLite converter knows how to read; else None.
         notes: what a reader should know, such as another loader's being used.
+        frames: it loops by TensorFlow 1's frames. A ``tf.function`` orders stateful operators by control edges, also
+            across frames, which the executor then refuses.
     """
 
     inputs: tuple[End, ...]
@@ -39,6 +41,7 @@ class Model:
     call: Callable[[Sequence[Any]], Sequence[Any]]
     holder: Any = None
     notes: tuple[str, ...] = field(default=())
+    frames: bool = False
 
     def trace(self, batch: int | None) -> Any:
         """The model as one graph.
@@ -60,6 +63,8 @@ class Model:
             return {f"o{index:02d}": tf.identity(each) for index, each in enumerate(results)}
 
         try:
+            if self.frames:
+                return tf.compat.v1.wrap_function(model, signature)
             return tf.function(model, autograph=False).get_concrete_function(*signature)
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise Refused(f"the model does not run on inputs of these shapes: {first_line(error)}") from error
@@ -304,13 +309,14 @@ def _session_model(path: Path, meta: Any, key: str, *, first: Exception) -> Mode
     inputs = tuple(_end(name, tf.as_dtype(signature.inputs[name].dtype),
                         tf.TensorShape(signature.inputs[name].tensor_shape)) for name in names)  # fmt: skip
     note = f"loaded as a graph, since TensorFlow 2 cannot rebuild its objects: {first_line(first)}"
-    return Model(inputs=inputs, outputs=tuple(results), call=graphs.caller(frozen, starts, ends), notes=(note,))
+    call = graphs.caller(frozen, starts, ends)
+    return Model(inputs=inputs, outputs=tuple(results), call=call, notes=(note,), frames=graphs.has_frames(frozen))
 
 
 def _frozen_graph(path: Path, options: dict[str, Any]) -> Model:
     cut = graphs.open_graph(path, options.get("input_tensors") or [], options.get("output_tensors") or [])
     inputs = tuple(_end(name, dtype, shape) for name, dtype, shape in cut.inputs)
-    return Model(inputs=inputs, outputs=cut.outputs, call=cut.call, notes=cut.notes)
+    return Model(inputs=inputs, outputs=cut.outputs, call=cut.call, notes=cut.notes, frames=cut.frames)
 
 
 def _end(name: str, dtype: Any, shape: Any) -> End:

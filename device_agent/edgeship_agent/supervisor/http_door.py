@@ -1,0 +1,300 @@
+"""HTTP for a quick ``curl``: ``GET /v1/status`` and ``POST /v1/infer``. Off unless asked for, and on loopback alone.
+
+The fast path is the Unix socket; each request here asks through it, as any other application does, so that nothing
+that comes by HTTP can harm a worker.
+"""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import numpy as np
+
+from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError, InputError, TransferError
+from edgeship_agent.contract.frames import MAX_FRAME_BYTES
+from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.processing import check_raw
+from edgeship_agent.processing.arrays import Array
+from edgeship_agent.serving.client import Client
+from edgeship_agent.supervisor.places import Places
+from edgeship_agent.supervisor.start import Say
+from edgeship_agent.supervisor.status import read_status
+from edgeship_agent.update.slots import Slot, Slots
+
+#: Requests that are answered at the same time; more are told to come again.
+_MOST_AT_ONCE: Final = 8
+_TIMEOUT_S: Final = 10.0
+_INFER, _STATUS = "/v1/infer", "/v1/status"
+_METHODS: Final = {_INFER: "POST", _STATUS: "GET"}
+#: Media types of a request's body.
+_JSON, _NPY, _RAW = "application/json", "application/x-npy", "application/octet-stream"
+
+
+class HttpDoor:
+    """The running HTTP server.
+
+    Args:
+        listen: ``ADDRESS:PORT`` on loopback; port 0 for any.
+        places: where the socket and the slots are.
+        log: says where it listens.
+
+    Raises:
+        ConfigError: the address is not on loopback, or taken.
+    """
+
+    def __init__(self, listen: str, places: Places, log: Say) -> None:
+        host, port = parse_listen(listen)
+        gate = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+        class Handler(_Handler):
+            desk = _Desk(places)
+            free = gate
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise ConfigError(f"cannot be listened on: {error.strerror}", key="serving.http", got=listen,
+                              next_step="choose another port") from error  # fmt: skip
+        self._server.daemon_threads = True
+        self.address = "{}:{}".format(*self._server.server_address[:2])
+        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+        log("http", address=self.address)
+
+    def close(self) -> None:
+        """Stop listening; requests in flight are let go."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """Address and port.
+
+    Raises:
+        ConfigError: no loopback address with a port.
+
+    >>> parse_listen("127.0.0.1:8080")
+    ('127.0.0.1', 8080)
+    """
+    host, _, port = listen.rpartition(":")
+    try:
+        if ipaddress.ip_address(host).is_loopback and 0 <= int(port) < 1 << 16:
+            return host, int(port)
+    except ValueError:
+        pass
+    raise ConfigError("not a loopback address with a port", key="serving.http", expected="127.0.0.1:PORT", got=listen,
+                      next_step="there is no login: reach it from elsewhere through an SSH tunnel")  # fmt: skip
+
+
+class _Desk:
+    """Answers, away from HTTP's own words."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def status(self) -> dict[str, Any]:
+        document = read_status(self._places.status)
+        if document is None:
+            raise TransferError("the agent has said nothing of itself yet", retryable=True)
+        return document
+
+    def infer(self, body: bytes, kind: str, query: Mapping[str, list[str]]) -> dict[str, Any]:
+        """One prediction.
+
+        Raises:
+            InputError: the body is not what the model takes.
+            EngineError: the model failed.
+            TransferError: no model is served.
+        """
+        model = query.get("model", [""])[-1]
+        contracts = self._contracts(model)
+        inputs = _read(body, kind, contracts)
+        for name, array in inputs.items():
+            check_raw(contracts[name], array)
+        with Client(self._places.socket, _TIMEOUT_S) as client:
+            found = client.infer(inputs, model=model)
+        return {
+            "prediction_id": found.prediction_id,
+            "model": found.model,
+            "version": found.version,
+            "release_digest": found.release_digest,
+            "latency_us": found.latency_us,
+            "outputs": {name: values.tolist() for name, values in found.outputs.items()},
+        }
+
+    def _contracts(self, model: str) -> dict[str, InputContract]:
+        slots = Slots(self._places.slots)
+        active: dict[str, Slot] = {}
+        for name, arm in slots.arms():
+            slot = slots.active(name, arm)
+            if slot is not None:
+                active.setdefault(name, slot)
+        if not active:
+            raise TransferError("this device serves no model yet", retryable=True)
+        if model not in active and (model or len(active) > 1):
+            raise InputError("which model?", key="model", expected=" | ".join(active), got=model or "none",
+                             next_step=f"POST {_INFER}?model={next(iter(active))}")  # fmt: skip
+        slot = active[model] if model else next(iter(active.values()))
+        return {contract.tensor: contract for contract in slot.manifest().input_contracts}
+
+
+def _read(body: bytes, kind: str, contracts: Mapping[str, InputContract]) -> dict[str, Array]:
+    """The request's arrays by input name.
+
+    Raises:
+        InputError: the body cannot be read as them.
+    """
+    if kind == _JSON:
+        return _from_json(body, contracts)
+    if len(contracts) != 1:
+        raise InputError(f"{kind} holds one array", expected=f"{_JSON} with inputs {', '.join(contracts)}")
+    (contract,) = contracts.values()
+    if kind == _NPY:
+        try:
+            return {contract.tensor: np.load(io.BytesIO(body), allow_pickle=False)}
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"cannot be read as a numpy array: {error}", expected="a .npy file") from error
+    if -1 in contract.shape:
+        raise InputError("bytes alone do not say the sizes of this input", expected=f"{_NPY} or {_JSON}")
+    wanted = int(np.prod(contract.shape)) * np.dtype(contract.dtype).itemsize
+    if len(body) != wanted:
+        raise InputError(
+            "wrong number of bytes",
+            key=contract.tensor,
+            expected=f"{wanted}: {contract.dtype} {list(contract.shape)}",
+            got=len(body),
+        )
+    return {contract.tensor: np.frombuffer(body, contract.dtype).reshape(contract.shape)}
+
+
+def _from_json(body: bytes, contracts: Mapping[str, InputContract]) -> dict[str, Array]:
+    """``{"inputs": {name: numbers}}``; ``x`` alone stands for the model's only input."""
+    try:
+        document = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise InputError(f"not JSON: {error}", expected='{"inputs": {NAME: [...]}}') from error
+    given = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(given, dict):
+        raise InputError("no inputs", expected='{"inputs": {NAME: [...]}}', got=type(document).__name__)
+    if set(given) == {"x"} and len(contracts) == 1:
+        given = {next(iter(contracts)): given["x"]}
+    if set(given) != set(contracts):
+        raise InputError("wrong inputs", expected=", ".join(contracts), got=", ".join(map(str, given)) or "none")
+    return {name: _array(contracts[name], values) for name, values in given.items()}
+
+
+def _array(contract: InputContract, values: object) -> Array:
+    """Numbers as the contract's type; a number that this type cannot hold is refused, never wrapped round."""
+    wanted = np.dtype(contract.dtype)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"not an array: {error}", key=contract.tensor, expected=contract.dtype) from error
+    if array.dtype.kind not in "biuf":
+        raise InputError("not an array of numbers", key=contract.tensor, expected=contract.dtype)
+    cast: Array = array.astype(wanted)
+    if wanted.kind in "biu" and array.size and not np.array_equal(cast, array):
+        raise InputError("numbers that the type cannot hold", key=contract.tensor, expected=contract.dtype,
+                         got=f"{array.min():g} to {array.max():g}")  # fmt: skip
+    return cast
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    desk: _Desk
+    free: threading.BoundedSemaphore
+    protocol_version = "HTTP/1.1"
+    server_version = "edgeship-agent"
+    sys_version = ""
+    timeout = _TIMEOUT_S
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self._answer()
+
+    do_POST = do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815 (the base class calls them so)
+
+    def log_message(self, format: str, *values: object) -> None:  # noqa: A002 (the base class's word)
+        """Requests are the application's own business: nothing is written."""
+
+    def _answer(self) -> None:
+        if not self.free.acquire(blocking=False):
+            self._refuse(503, TransferError(f"more than {_MOST_AT_ONCE} requests at once", retryable=True))
+            return
+        try:
+            self._route()
+        except (InputError, ContractError) as error:
+            self._refuse(400, error)
+        except TransferError as error:
+            self._refuse(503, error)
+        except EdgeshipError as error:
+            self._refuse(500, error)
+        except TimeoutError:
+            self.close_connection = True
+        finally:
+            self.free.release()
+
+    def _route(self) -> None:
+        address = urlsplit(self.path)
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        if not _is_local(host):
+            # a page of another origin that resolves its name to this device
+            self._refuse(403, InputError("asked under a foreign name", expected="localhost or 127.0.0.1", got=host))
+        elif address.path not in _METHODS:
+            self._refuse(404, InputError("no such address", expected=" | ".join(_METHODS), got=address.path))
+        elif self.command != _METHODS[address.path]:
+            self._refuse(405, InputError("another method", expected=_METHODS[address.path], got=self.command))
+        elif address.path == _STATUS:
+            self._send(200, self.desk.status())
+        elif (body := self._body()) is not None:
+            kind = self.headers.get_content_type()
+            if kind not in {_JSON, _NPY, _RAW}:
+                self._refuse(415, InputError("another kind of body", expected=f"{_JSON} | {_NPY} | {_RAW}", got=kind))
+            else:
+                self._send(200, self.desk.infer(body, kind, parse_qs(address.query)))
+
+    def _body(self) -> bytes | None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            self._refuse(411, InputError("no length", key="Content-Length", expected="bytes"))
+        elif int(length) > MAX_FRAME_BYTES:
+            self._refuse(413, InputError("too large", expected=f"at most {MAX_FRAME_BYTES} bytes", got=length))
+        else:
+            body = self.rfile.read(int(length))
+            if len(body) == int(length):
+                return body
+            self.close_connection = True
+        return None
+
+    def _refuse(self, status: int, error: EdgeshipError) -> None:
+        self.close_connection = True  # what is left of the request is not read
+        self._send(status, {"error": {"message": error.message, "key": error.key, "expected": error.expected,
+                                      "got": error.got, "next_step": error.next_step}})  # fmt: skip
+
+    def _send(self, status: int, document: object) -> None:
+        data = msgspec.json.encode(document) + b"\n"
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", _JSON)
+            self.send_header("Content-Length", str(len(data)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+        except OSError:
+            self.close_connection = True  # whoever asked is gone
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

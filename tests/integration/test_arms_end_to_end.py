@@ -1,0 +1,117 @@
+"""Server, broker, agent and command line together: a share of the traffic, labels, the comparison, the way back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.agents import AgentProcess, Traffic, make_bundle, until
+from tests.conformance.slots import images
+from tests.server_process import ServerProcess
+
+POLICY = (
+    "soak_s = 1.0\nmin_windows = 2\nmin_calls = 40\nmax_drift = 1.0\noffer_timeout_s = 120.0\n"
+    "probation_inferences = 20\nprobation_s = 0.2\nprobation_deadline_s = 60.0\n"
+)
+
+
+class World:
+    """A server with its embedded broker, and one device that it made nothing of."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server = ServerProcess(folder / "data")
+        self.server.start()
+        trust = folder / "data" / "trust"
+        server = SimpleNamespace(url=self.server.info["url"], root=trust / "root.json", goal_key=trust / "goal.pub")
+        self.agent = AgentProcess(folder / "device", server, self.server.broker_port)  # type: ignore[arg-type]
+        self.agent.start()
+        (folder / "policy.toml").write_text(POLICY)
+
+    def edgeship(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "edgeship", *arguments, "--server", self.server.info["url"]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(self, *arguments: str) -> Any:
+        return json.loads(self.edgeship(*arguments, "--json"))
+
+    def release(self, version: str, **changes: Any) -> None:
+        self.edgeship("releases", "add", str(make_bundle(self.folder, version, **changes)))
+
+    def roll_out(self, version: str, *options: str) -> str:
+        policy = ("--policy", str(self.folder / "policy.toml"), "--stages", "100%")
+        return str(self.ask("rollouts", "create", "digits", version, *policy, *options)["id"])
+
+    def ends(self, rollout: str, state: str) -> dict[str, Any]:
+        def ended() -> dict[str, Any] | None:
+            document = self.server.get(f"rollouts/{rollout}")
+            assert document["state"] not in {"paused", "halted"}, document["reason"]
+            return document if document["state"] == state else None
+
+        found = until(ended, 120.0, f"{rollout} to be {state}")
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        self.agent.stop()
+        self.server.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.mark.slow
+def test_a_share_of_the_traffic_from_the_command_line_to_the_answers_and_back(world: World) -> None:
+    until(lambda: world.server.get("devices")["devices"], 60.0, "the device")
+    world.release("1")
+    first = world.roll_out("1")
+    with Traffic(world.agent) as traffic:
+        world.ends(first, "completed")
+        world.release("2", seed_scale=1.5)
+        second = world.roll_out("2", "--ab", "50%")
+        until(lambda: traffic.versions.count("2") > 20, 60.0, "answers of version 2")
+        with world.agent.client() as client:
+            for index, sample in enumerate(images(80)):
+                answer = client.infer(sample, split_key=f"line-{index}")
+                predicted = int(answer.outputs["scores"].argmax())
+                # version 2 is wrong whenever it is asked, by what the application says
+                assert client.label(answer.prediction_id, predicted if answer.version == "1" else (predicted + 1) % 10)
+                assert client.outcome("rework_minutes", float(answer.version), answer.prediction_id)
+
+        def compared() -> dict[str, Any] | None:
+            rows = {row["name"]: row for row in world.server.get(f"rollouts/{second}")["comparison"]}
+            accuracy = rows["accuracy"]
+            return rows if accuracy["n_before"] + accuracy["n_after"] == 80 else None
+
+        rows = until(compared, 60.0, "all labels at the server")
+        assert rows is not None
+        assert (rows["accuracy"]["before"], rows["accuracy"]["after"]) == (1.0, 0.0)
+        assert (rows["rework_minutes"]["before"], rows["rework_minutes"]["after"]) == (1.0, 2.0)
+        world.ends(second, "completed")
+        said = world.edgeship("rollouts", "status", second)
+        assert "accuracy 100.0%→0.0% (-100.0%, 95 %" in said
+        shown = world.edgeship("releases", "show", "digits", "2")
+        assert "outcome     2 rework_minutes: mean 2" in shown
+        assert "0.0% (" in shown
+        device = world.ask("devices", "show", "bench-1")
+        assert {arm["arm"]: arm["version"] for arm in device["running"]} == {"main": "1", "b": "2"}
+        assert {total["version"]: total["observed"]["accuracy"] for total in device["totals"]} == {"1": 1.0, "2": 0.0}
+        world.edgeship("rollouts", "rollback", second, "--reason", "it is worse")
+        world.ends(second, "rolled_back")
+        begun = len(traffic.versions)
+        until(lambda: len(traffic.versions) > begun + 100, 30.0, "traffic")
+        assert set(traffic.versions[begun + 5 :]) == {"1"}
+    assert not traffic.errors
