@@ -238,6 +238,14 @@ def models_page() -> str:
     return page(json.loads((FOLDER / "models.json").read_text("utf-8")))
 
 
+def build_quality_page() -> str:
+    """Int8 beside every other quantizer's, from the figures of the benchmarks."""
+    from build_quality_page import page
+
+    lines = (ROOT / "benchmarks" / "results.jsonl").read_text("utf-8").splitlines()
+    return page([json.loads(line) for line in lines])
+
+
 def _struct_sections(kind: type[msgspec.Struct], path: str, least: Mapping[str, float]) -> Iterator[str]:
     """A table of keys for a struct, then one for every struct inside it."""
     title = f"`[{path}]`" if path else "Top level"
@@ -315,6 +323,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "agent-config.md": agent_page,
+    "build_quality.md": build_quality_page,
     "cli.md": cli_page,
     "models.md": models_page,
     "project-file.md": project_page,

@@ -34,7 +34,10 @@ def onnx2tf_int8(source: Path, input_name: str, granularity: str) -> Peer | None
         command = [str(TOOLCHAINS["onnx2tf"].python), "-m", "onnx2tf", "-i", str(copy), "-o", str(folder / "out"),
                    "-tb", "flatbuffer_direct", "-oiqt", "-qt", granularity, "-cind", input_name, str(data), "[0.0]",
                    "[1.0]"]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S, cwd=folder)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=folder)
+        if done.returncode != 0:  # it may leave a file all the same
+            said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+            raise RuntimeError(said[-1] if said else f"exit code {done.returncode}")
         return folder / "out" / "source_integer_quant.tflite"
 
     return quantize

@@ -144,10 +144,15 @@ def _peers_of_onnxruntime() -> dict[str, Peer]:
     return {
         "ORT default (s8s8)": onnxruntime_static(),
         "ORT s8s8 per channel": onnxruntime_static(**signed, **channel),
+        "ORT u8s8": onnxruntime_static(**unsigned, weight_type=QuantType.QInt8),
+        "ORT u8s8 per tensor, percentile 99.999": onnxruntime_static(
+            **unsigned, weight_type=QuantType.QInt8, **percentile
+        ),
         "ORT u8s8 per channel": onnxruntime_static(**unsigned, **channel),
-        "ORT u8s8 percentile 99.999": onnxruntime_static(**unsigned, **channel, **percentile),
-        "ORT s8s8 percentile 99.999": onnxruntime_static(**signed, **channel, **percentile),
+        "ORT u8s8 per channel, percentile 99.999": onnxruntime_static(**unsigned, **channel, **percentile),
+        "ORT s8s8 per channel, percentile 99.999": onnxruntime_static(**signed, **channel, **percentile),
         "NNCF→ORT default": nncf_onnx(),
+        "NNCF→ORT min–max": nncf_onnx(ranges="MINMAX"),
         "NNCF→ORT min–max, no bias correction": nncf_onnx(ranges="MINMAX", bias_correction=False),
     }
 

@@ -15,9 +15,10 @@ from edgeship.build.toolchains import TOOLCHAINS, status
 
 _TIMEOUT_S: Final = 300
 #: Name → what is set on the converter beside its defaults.
-_VARIANTS: Final[dict[str, dict[str, bool]]] = {
+_VARIANTS: Final[dict[str, dict[str, bool | str]]] = {
     "TFLiteConverter default": {},
     "TFLiteConverter per tensor": {"_experimental_disable_per_channel": True},
+    "TFLiteConverter int8 inputs and outputs": {"inference_input_type": "int8", "inference_output_type": "int8"},
     "TFLiteConverter old quantizer": {"experimental_new_quantizer": False},
 }
 #: Runs in the toolchain: the source, the calibration array, the settings, the file to write.
@@ -34,7 +35,7 @@ converter.optimizations = [tf.lite.Optimize.DEFAULT]
 converter.representative_dataset = lambda: ([each[None]] for each in samples)
 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 for name, value in json.loads(settings).items():
-    setattr(converter, name, value)
+    setattr(converter, name, tf.int8 if value == "int8" else value)
 open(out, "wb").write(converter.convert())
 """
 
@@ -50,7 +51,7 @@ def tflite_converter(source: Path) -> dict[str, Peer]:
     return {name: _peer(source, settings) for name, settings in _VARIANTS.items()}
 
 
-def _peer(source: Path, settings: dict[str, bool]) -> Peer:
+def _peer(source: Path, settings: dict[str, bool | str]) -> Peer:
     def quantize(_model: Path, samples: Sequence[Sample], folder: Path) -> Path:
         data, made = folder / "calibration.npy", folder / "model.tflite"
         np.save(data, np.concatenate([next(iter(sample.values())) for sample in samples]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from msgspec import structs
 
 from edgeship.build import layout, sources, toolchains
-from edgeship.build.backends import Artifact, Job, open_backend
+from edgeship.build.backends import Artifact, Backend, Job, open_backend
 from edgeship.build.schemes import S8S8
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -26,6 +27,28 @@ class TestLiteRt(BackendTemplate):
         (image,) = float_artifact.inputs
         assert image.shape == (1, models.SIDE, models.SIDE, 1)
         assert image.transpose == (0, 2, 3, 1)
+
+    def test_one_scale_for_all_weights_of_a_layer(
+        self, backend: Backend, job: Job, float_artifact: Artifact, int8_artifact: Artifact
+    ) -> None:
+        artifact = backend.quantize(job, float_artifact, structs.replace(S8S8, per_channel=False))
+        assert set(_weight_scales(artifact.model)) == {1}
+        assert max(_weight_scales(int8_artifact.model)) > 1
+        assert artifact.size_bytes < int8_artifact.size_bytes
+        assert self.error(artifact, job) < 0.1
+
+    def test_a_product_in_float_reads_weights_of_8_bits(
+        self, backend: Backend, job: Job, float_artifact: Artifact, int8_artifact: Artifact
+    ) -> None:
+        operators = backend.calibration(job, float_artifact).operators
+        place = max(index for index, each in enumerate(operators) if each.kind == "FULLY_CONNECTED")
+        layer = operators[place].layer
+        assert layer is not None
+        head = tuple(each.name for each in operators[place:])
+        artifact = backend.quantize(job, float_artifact, structs.replace(S8S8, floats=head, part="head"))
+        assert operators[place].growth_bytes == 0
+        assert layer.weight.size in _weight_sizes(artifact.model)
+        assert self.error(artifact, job) < self.error(int8_artifact, job)
 
     def test_the_converter_rewrites_its_input_and_gets_a_copy(self, job: Job, tmp_path: Path) -> None:
         copy = job.source.copy_to(tmp_path)
@@ -76,3 +99,23 @@ class TestLiteRt(BackendTemplate):
         backend = open_backend("litert")
         quantized = backend.quantize(job, self.convert(backend, job), self.scheme)
         assert 0.0 < self.error(quantized, job) < 0.05
+
+
+def _weight_scales(model: Path) -> list[int]:
+    """Of every filter of a convolution: how many scales it has."""
+    return [len(each["quantization_parameters"]["scales"]) for each in _int8_constants(model) if len(each["shape"]) > 2]
+
+
+def _weight_sizes(model: Path) -> list[int]:
+    return [int(np.prod(each["shape"])) for each in _int8_constants(model)]
+
+
+def _int8_constants(model: Path) -> list[dict[str, Any]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(model), num_threads=1)
+    interpreter.allocate_tensors()
+    made = {index for each in interpreter._get_ops_details() for index in each["outputs"]}
+    ends = {each["index"] for each in interpreter.get_input_details()}
+    return [each for each in interpreter.get_tensor_details()
+            if each["dtype"] is np.int8 and each["index"] not in made | ends and len(each["shape"]) > 1]  # fmt: skip

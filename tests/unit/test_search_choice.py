@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from msgspec import structs
 
 from edgeship.build.backends.base import Scheme
 from edgeship.build.schemes import S8S8, U8S7, U8S8
 from edgeship.build.search import floats, halving, space
-from edgeship.build.search.engine import Search, Terms
+from edgeship.build.search.engine import Search, Terms, speed_class
 from edgeship.build.search.graph import Layer, Operator, sized
 from edgeship.build.search.halving import Trial
 
@@ -88,6 +89,22 @@ def test_of_two_that_are_as_fast_the_closer_one_is_taken() -> None:
     assert halving.choose([first, second], {}) is first, "nothing is known of its speed"
 
 
+def test_a_class_that_takes_far_longer_is_left_while_another_is_within_the_limit() -> None:
+    quick = Trial(name="u8s8", speed_class="u8s8", error=0.014)
+    slow = Trial(name="u8s8-nncf", speed_class="u8s8-nncf", error=0.004)
+    times_ms = {"u8s8": 1.0, "u8s8-nncf": 13.0}
+    assert halving.choose([quick, slow], times_ms, limit=0.1) is quick
+    assert halving.choose([quick, slow], times_ms, limit=0.01) is slow, "the quick one must not ship"
+    assert halving.choose([quick, slow], {"u8s8": 1.0, "u8s8-nncf": 1.0}, limit=0.1) is slow
+
+
+def test_of_two_that_are_as_close_and_as_fast_the_clearly_smaller_one_is_taken() -> None:
+    large = Trial(name="channel", speed_class="s8s8", error=0.0300, size_bytes=54)
+    for error, small_bytes, taken in ((0.0305, 35, "tensor"), (0.0340, 35, "channel"), (0.0305, 52, "channel")):
+        small = Trial(name="tensor", speed_class="s8s8-tensor", error=error, size_bytes=small_bytes)
+        assert halving.choose([large, small], {"channel": 1.0, "tensor": 1.0}).name == taken
+
+
 def test_what_exceeds_the_size_budget_is_taken_only_where_everything_does() -> None:
     small = Trial(name="small", speed_class="a", error=0.09, size_bytes=10)
     large = Trial(name="large", speed_class="b", error=0.01, size_bytes=99)
@@ -101,6 +118,7 @@ class Table:
     def __init__(self, error: Callable[[Scheme], float | None], times_ms: dict[str, float] | None = None) -> None:
         self.error = error
         self.asked: list[tuple[str, int]] = []
+        self.size: Callable[[Scheme], int] = lambda _scheme: 0
         self._times_ms = times_ms or {}
 
     def attempt(self, scheme: Scheme, samples: int) -> Trial | None:
@@ -108,7 +126,8 @@ class Table:
         error = self.error(scheme)
         if error is None:
             return None
-        return Trial(name=scheme.name, speed_class=scheme.types, error=error, faulty=math.isinf(error))
+        return Trial(name=scheme.name, speed_class=speed_class(scheme), error=error, faulty=math.isinf(error),
+                     size_bytes=self.size(scheme))  # fmt: skip
 
     def times_ms(self, schemes: Sequence[Scheme]) -> dict[str, float]:
         return {each.name: self._times_ms[each.types] for each in schemes if each.types in self._times_ms}
@@ -177,6 +196,38 @@ def test_a_layer_that_gains_little_is_not_left_in_float() -> None:
     found = Search([S8S8], _classifier(), Table(rule), _terms()).run()
     assert found is not None
     assert "first" not in found.chosen.floats
+
+
+def test_a_head_with_most_of_the_weights_goes_into_8_bits_with_the_rest() -> None:
+    def growing(growth_bytes: int) -> list[Operator]:
+        return [structs.replace(each, growth_bytes=growth_bytes if each.name == "dense" else 300_000 * bool(each.layer))
+                for each in _classifier()]  # fmt: skip
+
+    assert "dense" in floats.head(growing(30_000))
+    assert "dense" not in floats.head(growing(900_000))
+
+
+def test_a_float_part_must_be_worth_its_bytes() -> None:
+    def search(share: float, growth: int) -> Scheme:
+        bench = Table(lambda scheme: 0.05 * (share if scheme.part else 1.0))
+        bench.size = lambda scheme: 100 + growth * bool(scheme.part)
+        found = Search([S8S8], _classifier(), bench, _terms()).run()
+        assert found is not None
+        return found.chosen
+
+    assert search(0.9, 50).part == ""
+    assert search(0.5, 50).part == "head"
+    assert search(0.9, 5).part == "head"
+
+
+def test_a_quantizer_of_its_own_arithmetic_is_not_taken_where_speed_is_unknown() -> None:
+    def rule(scheme: Scheme) -> float:
+        return 0.01 if scheme.tool else 0.05
+
+    found = Search([S8S8], _classifier(), Table(rule), _terms()).run()
+    assert found is not None
+    assert found.chosen.tool == ""
+    assert any(name.startswith("s8s8-nncf") for name in found.trials)
 
 
 def test_a_net_that_is_close_already_is_left_alone() -> None:

@@ -45,6 +45,9 @@ _FEWEST_SAMPLES: Final = 8
 #: Quantizers besides a runtime's first: NNCF for ONNX files, NNCF's own bias corrections for OpenVINO.
 _TOOLS: Final = {"onnxruntime": ("nncf",), "openvino": ("fast", "full"), "litert": ()}
 
+#: Runtimes whose quantizers can be told to take one scale for all weights of a layer; NNCF decides itself.
+_PER_TENSOR: Final = frozenset({"onnxruntime", "litert"})
+
 
 class Built(Struct, frozen=True, kw_only=True):
     """An artifact that runs, and how it compares with the source on the evaluation set.
@@ -271,7 +274,8 @@ class Workshop:
     def _effort(self, runtime: str, operators: Sequence[Operator]) -> Effort:
         """The effort that was asked for, the runtime's own tools, and fewer samples a candidate where each is dear."""
         effort = EFFORT[self._goals.effort]
-        effort = structs.replace(effort, tools=tuple(tool for tool in effort.tools if tool in _TOOLS[runtime]))
+        effort = structs.replace(effort, tools=tuple(tool for tool in effort.tools if tool in _TOOLS[runtime]),
+                                 per_tensor=effort.per_tensor and runtime in _PER_TENSOR)  # fmt: skip
         work = sum(each.multiplications for each in operators)
         affordable = int(_PROXY_WORK / work) if work else effort.proxy_samples
         return structs.replace(effort, proxy_samples=min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES)))

@@ -28,13 +28,15 @@ class Outline(Struct, frozen=True, kw_only=True):
     weighted: bool
     elements: int
     multiplications: int
+    growth_bytes: int
 
 
 def outlined(operators: Sequence[Operator]) -> tuple[Outline, ...]:
     """Without weights."""
     return tuple(
         Outline(name=each.name, kind=each.kind, inputs=each.inputs, outputs=each.outputs,
-                weighted=each.layer is not None, elements=each.elements, multiplications=each.multiplications)
+                weighted=each.layer is not None, elements=each.elements, multiplications=each.multiplications,
+                growth_bytes=each.growth_bytes)
         for each in operators
     )  # fmt: skip
 
@@ -48,6 +50,7 @@ def restored(outlines: Sequence[Outline]) -> tuple[Operator, ...]:
     """
     return tuple(
         Operator(name=each.name, kind=each.kind, inputs=each.inputs, outputs=each.outputs,
-                 layer=_SOME if each.weighted else None, elements=each.elements, multiplications=each.multiplications)
+                 layer=_SOME if each.weighted else None, elements=each.elements, multiplications=each.multiplications,
+                 growth_bytes=each.growth_bytes)
         for each in outlines
     )  # fmt: skip

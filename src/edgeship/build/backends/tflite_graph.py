@@ -148,7 +148,7 @@ class TfliteGraph:
         weight = self._value(operator.inputs[1])
         bias = len(operator.inputs) > _BIAS and operator.inputs[_BIAS] >= 0 and self._writable(operator.inputs[_BIAS])
         if kind == "FULLY_CONNECTED":
-            return Layer(weight=weight, convolution=False, bias=bias)
+            return Layer(weight=weight, convolution=False, bias=bias, packed=True)
         options = operator.builtinOptions
         same = options.padding == self._schema.Padding.SAME
         depthwise = kind == "DEPTHWISE_CONV_2D"

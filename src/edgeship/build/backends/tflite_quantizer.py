@@ -120,7 +120,8 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
     # with one scale a channel, LiteRT's BATCH_MATMUL answers nothing but zeros
     products = [TFLOperationName.BATCH_MATMUL]
-    products += [TFLOperationName.FULLY_CONNECTED] if scheme.matmul_per_tensor else []
+    products += [TFLOperationName.FULLY_CONNECTED] if scheme.matmul_per_tensor or not scheme.per_channel else []
+    products += [] if scheme.per_channel else [TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D]
     for product in products:
         manager.add_static_config(".*", product, 8, 8, weight_granularity=QuantGranularity.TENSORWISE)
     for name in scheme.floats:
@@ -129,6 +130,10 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
             regex=f"(^|;){re.escape(name)};", operation_name=TFLOperationName.ALL_SUPPORTED,
             algorithm_key=AlgorithmName.NO_QUANTIZE,
         )  # fmt: skip
+        # a product in float reads weights that are stored in 8 bits, and widened when the file is loaded
+        for product, granularity in ((TFLOperationName.FULLY_CONNECTED, QuantGranularity.CHANNELWISE),
+                                     (TFLOperationName.BATCH_MATMUL, QuantGranularity.CHANNELWISE)):  # fmt: skip
+            manager.add_weight_only_config(f"(^|;){re.escape(name)};", product, 8, granularity)
     ends = [TFLOperationName.INPUT] if float_ends else []
     for end in [*ends, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
         manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)

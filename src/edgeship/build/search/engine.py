@@ -20,9 +20,13 @@ from edgeship.build.search.space import Effort, Part
 _CLOSE_ENOUGH: Final = 0.002
 #: A layer in float must lower the whole error to this share to be worth its time.
 _WORTH_A_LAYER: Final = 0.95
+#: What makes a file clearly larger must lower the whole error to this share.
+_WORTH_BYTES: Final = 0.8
 #: Where nothing comes within the limit, so many layers are tried in float, and they may take this share of the work.
 _RESCUE_SUSPECTS: Final = 10
 _RESCUE_SHARE: Final = 0.4
+#: Tools whose files compute in a manner of their own, which may be many times slower: taken where speed was measured.
+_OWN_ARITHMETIC: Final = frozenset({"nncf"})
 #: Layers in float together, at most.
 MOST_LAYERS: Final = 4
 
@@ -103,11 +107,11 @@ class Search:
             self._wave(self._tool_schemes(first, parts))
         winner = self._settle(first)
         finalists = [winner, *self._other_types(first, winner)]
-        chosen = halving.choose(
-            [self._full[each.name] for each in finalists],
-            self._bench.times_ms(finalists) if len(finalists) > 1 else {},
-            size_bytes=self._terms.size_bytes,
-        )
+        times_ms = self._bench.times_ms(finalists) if len(finalists) > 1 else {}
+        if not times_ms:
+            finalists = [each for each in finalists if each.tool not in _OWN_ARITHMETIC] or finalists
+        chosen = halving.choose([self._full[each.name] for each in finalists], times_ms,
+                                size_bytes=self._terms.size_bytes, limit=self._terms.limit)  # fmt: skip
         return Outcome(chosen=self._schemes[chosen.name], trials={**self._proxies, **self._full},
                        schemes=self._schemes, layers=self._layers)  # fmt: skip
 
@@ -183,7 +187,16 @@ class Search:
             without = halving.best(plain)
             if not without.faulty and best.error > _WORTH_A_LAYER * without.error <= self._terms.limit:
                 best = without
-        return self._schemes[best.name]
+        return self._worth_its_bytes(best)
+
+    def _worth_its_bytes(self, best: Trial) -> Scheme:
+        """Without its float part, where that makes the file clearly larger and not clearly closer."""
+        scheme = self._schemes[best.name]
+        if scheme.part and (bare := self._complete(space.in_float(scheme, None))) is not None:
+            grows = best.size_bytes > halving.SAME_SIZE * bare.size_bytes
+            if grows and not bare.faulty and _WORTH_BYTES * bare.error < best.error and bare.error <= self._terms.limit:
+                return self._schemes[bare.name]
+        return scheme
 
     def _has_layers(self, name: str) -> bool:
         """Whether more than a cheap end stays in float."""
@@ -199,7 +212,10 @@ class Search:
         return self._full[scheme.name]
 
     def _other_types(self, base: Scheme, winner: Scheme) -> list[Scheme]:
-        """The winner's manner with each other type, and the best of every other tool, where that can be made."""
+        """The winner's manner with each other type and per tensor, and the best of every other tool, where it can be.
+
+        One scale for all weights of a layer makes smaller files, and products that some kernels are quicker at.
+        """
         found = []
         for other in self._bases:
             if speed_class(other) != speed_class(base):
@@ -207,6 +223,10 @@ class Search:
                                          matmul_per_tensor=other.matmul_per_tensor)  # fmt: skip
                 if self._complete(scheme) is not None:
                     found.append(scheme)
+        if self._terms.effort.per_tensor and winner.per_channel:
+            scheme = structs.replace(winner, per_channel=False)
+            if self._complete(scheme) is not None:
+                found.append(scheme)
         for tool in self._terms.effort.tools:
             made = [trial for trial in self._proxies.values() if self._schemes[trial.name].tool == tool]
             if made and self._complete(best := self._schemes[halving.best(made).name]) is not None:
@@ -220,4 +240,5 @@ def speed_class(scheme: Scheme) -> str:
     >>> speed_class(Scheme(activation="uint8", weight_bits=7))
     'u8s7'
     """
-    return "-".join(word for word in (scheme.types, scheme.tool, "matmul" * scheme.matmul_per_tensor) if word)
+    return "-".join(word for word in (scheme.types, scheme.tool, "matmul" * scheme.matmul_per_tensor,
+                                 "" if scheme.per_channel else "tensor") if word)  # fmt: skip

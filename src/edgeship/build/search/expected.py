@@ -31,5 +31,5 @@ def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effo
     suspects = len(space.suspects(operators, first, effort))
     layers = suspects + min(suspects, MOST_LAYERS)
     tools = len(effort.tools) * (3 if parts else 2)
-    finals = effort.survivors + len(bases) - 1 + len(effort.tools)
+    finals = effort.survivors + len(bases) - 1 + effort.per_tensor + len(effort.tools) + bool(parts)
     return waves + layers + tools + finals

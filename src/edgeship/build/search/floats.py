@@ -11,6 +11,9 @@ from edgeship.build.search.graph import Operator
 #: that could be measured. Source: ADR 0010.
 _CHEAP: Final = 0.03
 _SMALL: Final = 0.02
+#: Nor may it make the file grow by more than this share of all weights' bytes, unless that is less than a few kB.
+_GROWTH: Final = 0.1
+_FEW_BYTES: Final = 12_288
 #: Kinds that put tensors side by side, in the three formats' words.
 _JOINS: Final = frozenset({"Concat", "CONCATENATION", "Pack", "PACK", "Stack"})
 
@@ -30,16 +33,18 @@ def head(operators: Sequence[Operator]) -> tuple[str, ...]:
     """
     most_products = _CHEAP * sum(each.multiplications for each in operators)
     most_elements = _SMALL * sum(each.elements for each in operators)
+    most_bytes = max(_GROWTH / 3 * sum(each.growth_bytes for each in operators), _FEW_BYTES)
     kept: list[str] = []
     read_elsewhere: set[str] = set()
-    products = elements = 0
+    products = elements = growth = 0
     for operator in reversed(operators):
         products_then = products + operator.multiplications
         elements_then = elements + operator.elements
-        fits = products_then <= most_products and elements_then <= most_elements
+        growth_then = growth + operator.growth_bytes
+        fits = products_then <= most_products and elements_then <= most_elements and growth_then <= most_bytes
         if fits and not read_elsewhere.intersection(operator.outputs):
             kept.append(operator.name)
-            products, elements = products_then, elements_then
+            products, elements, growth = products_then, elements_then, growth_then
         else:
             read_elsewhere.update(operator.inputs)
     return tuple(reversed(kept)) if len(kept) < len(operators) else ()

@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgeship_agent.runtime.engine import Array
 
 Pair = tuple[int, int]
+#: Bytes that a weight takes in float beside those that it takes in 8 bits.
+_MORE_BYTES: Final = 3
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
 MOST_PATCHES: Final = 128
 #: Matrix products, in the three formats' words.
@@ -30,6 +32,7 @@ class Layer(Struct, frozen=True, kw_only=True):
         pads: rows above and below, columns left and right; None for as many as keep the size (before dividing it by
             the stride), the odd one after.
         channels_last: whether the channels are the last axis of the input, not the second.
+        packed: whether the weights are stored in 8 bits even where the operator computes in float.
     """
 
     weight: Array
@@ -40,6 +43,7 @@ class Layer(Struct, frozen=True, kw_only=True):
     dilations: Pair = (1, 1)
     pads: tuple[Pair, Pair] | None = ((0, 0), (0, 0))
     channels_last: bool = False
+    packed: bool = False
 
     @property
     def fan_in(self) -> int:
@@ -58,6 +62,7 @@ class Operator(Struct, frozen=True, kw_only=True):
         fan_in: products that one output value sums, where its weights say so: also of weights that are shared.
         elements: of its outputs; 0 where that is not known.
         multiplications: of one inference.
+        growth_bytes: by which the file grows where the operator is left in float.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Operator(Struct, frozen=True, kw_only=True):
     fan_in: int = 0
     elements: int = 0
     multiplications: int = 0
+    growth_bytes: int = 0
 
 
 def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Operator, ...]:
@@ -75,7 +81,10 @@ def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) 
     found = []
     for operator in operators:
         elements = sum(int(np.prod(shapes[name])) for name in operator.outputs if name in shapes)
-        found.append(structs.replace(operator, elements=elements, multiplications=elements * _summed(operator, shapes)))
+        layer = operator.layer
+        growth = _MORE_BYTES * layer.weight.size if layer is not None and not layer.packed else 0
+        products = elements * _summed(operator, shapes)
+        found.append(structs.replace(operator, elements=elements, multiplications=products, growth_bytes=growth))
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ class Effort(Struct, frozen=True, kw_only=True):
         proxy_samples: samples on which every candidate is judged; survivors see the whole selection part.
         survivors: candidates that see it.
         tools: other quantizers for the same runtime: NNCF for ONNX files, and its own bias corrections.
+        per_tensor: whether the winner is also made with one scale for all weights of a layer.
     """
 
     estimators: tuple[str, ...]
@@ -34,11 +35,12 @@ class Effort(Struct, frozen=True, kw_only=True):
     proxy_samples: int
     survivors: int
     tools: tuple[str, ...] = ()
+    per_tensor: bool = True
 
 
 EFFORT: Final = {
     "quick": Effort(estimators=("minmax", "p99.999"), roundings=("compensated",), suspects=0, float_share=0.0,
-                    proxy_samples=16, survivors=2),
+                    proxy_samples=16, survivors=2, per_tensor=False),
     "normal": Effort(estimators=("minmax", "p99.999", "p99.99", "mse"), roundings=("compensated",), suspects=3,
                      float_share=0.04, proxy_samples=32, survivors=4, tools=("nncf",)),
     "thorough": Effort(
@@ -86,7 +88,7 @@ def around_wave(best: Scheme, effort: Effort, found: Sequence[Part]) -> list[Sch
     near = [bare, structs.replace(best, rounding="nearest"), structs.replace(best, symmetric=not best.symmetric)]
     near += [in_float(best, part) for part in found]
     if len(effort.roundings) > 1:
-        near += [structs.replace(best, rounding="corrected"), structs.replace(best, per_channel=False)]
+        near.append(structs.replace(best, rounding="corrected"))
     return near
 
 
