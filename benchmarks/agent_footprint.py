@@ -2,9 +2,9 @@
 
     python benchmarks/agent_footprint.py --json
 
-Memory is PSS (shared pages divided among those who share them) after 200 calls: a supervisor that looks for its server
-plus a worker, against a process that holds numpy, the runtime and the same model. Import times are processor
-times, differences between fresh interpreters that take turns. Exit code 3 if a goal is missed.
+Memory is PSS (shared pages divided among those who share them) after 200 calls and a pause of 3 s: a supervisor that
+looks for its server plus a worker, against a process that holds numpy, the runtime and the same model. Import times are
+processor times, differences between fresh interpreters that take turns. Exit code 3 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def memory(case: Case, folder: Path, supervisor_pid: int) -> Iterator[dict[str, 
         with raw_process(case) as raw_pid, worker(slot, folder / f"{round_}.sock") as (client, worker_pid):
             for index in range(CALLS):
                 client.infer(samples[index % 16])
+            time.sleep(SETTLE_S)
             workers.append(pss_mb(worker_pid))
             raws.append(pss_mb(raw_pid))
             added.append(pss_mb(supervisor_pid) + workers[-1] - raws[-1])

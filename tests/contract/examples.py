@@ -65,6 +65,7 @@ from edgeship_agent.contract.messages import (
 )
 from edgeship_agent.contract.oci import canonical_json
 from edgeship_agent.contract.profile import Family, Profile, SignalProfile
+from edgeship_agent.contract.profiling import JobState, ProfileOrder, ProfileReport, SignedOrder, encode_order
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, ExponentialSketch
 from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import encode, encode_goal
@@ -194,6 +195,16 @@ GOAL = GoalState(
         ),
     ),
 )
+ORDER = ProfileOrder(
+    protocol_version=1,
+    device_id="press-07",
+    job_id="0123456789abcdef",
+    issued_at_s=1790000000.5,
+    expires_at_s=1790001200.5,
+    plan_digest=DIGEST,
+    plan_size_bytes=4096,
+    cancel=True,
+)
 MESSAGES = {
     Kind.BIRTH: Birth(
         protocol_version=1,
@@ -229,6 +240,21 @@ MESSAGES = {
     Kind.REPORT: REPORT,
     Kind.GOAL: SignedGoal(protocol_version=1, payload=encode_goal(GOAL), key_id="ef" * 32, signature=bytes(range(64))),
     Kind.ACK: Ack(protocol_version=1, boot_id="b-1", seq=7),
+    Kind.JOB: SignedOrder(
+        protocol_version=1, payload=encode_order(ORDER), key_id="ef" * 32, signature=bytes(range(64))
+    ),
+    Kind.PROFILE: ProfileReport(
+        protocol_version=1,
+        device_id="press-07",
+        job_id="0123456789abcdef",
+        seq=9,
+        state=JobState.DONE,
+        detail="measured",
+        label="latency",
+        done=1000,
+        total=1000,
+        result=b"{}",
+    ),
 }
 
 TENSOR = Tensor(name="image", dtype="uint8", shape=(2, 2), data=memoryview(bytes((0, 16, 8, 255))))
@@ -388,6 +414,7 @@ def write_all() -> None:
     for kind, message in MESSAGES.items():
         (GOLDEN / f"{kind.value}.msgpack").write_bytes(encode(kind, message))
     (GOLDEN / "goal-payload.msgpack").write_bytes(encode_goal(GOAL))
+    (GOLDEN / "order-payload.msgpack").write_bytes(encode_order(ORDER))
     for name, frame in FRAMES.items():
         (GOLDEN / f"frame-{name}.msgpack").write_bytes(msgspec.msgpack.encode(frame))
     (GOLDEN / "tensors.msgpack").write_bytes(msgspec.msgpack.encode(TENSOR_FILE))

@@ -11,9 +11,10 @@ from edgeship_agent.contract.frames import InferReply, InferRequest, Reply, Requ
 from edgeship_agent.contract.manifest import BundleManifest
 from edgeship_agent.contract.oci import canonical_json, digest_of
 from edgeship_agent.contract.profile import Profile
+from edgeship_agent.contract.profiling import decode_order, encode_order
 from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import decode, decode_goal, encode, encode_goal, read_json
-from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, PROFILE, TENSOR_FILE
+from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, ORDER, PROFILE, TENSOR_FILE
 
 FRAME_TYPES = {
     **dict.fromkeys(("infer", "infer_shared", "status", "label", "label_name", "outcome"), Request),
@@ -46,6 +47,13 @@ def test_the_goal_inside_its_signature():
     assert encode_goal(GOAL) == payload
     assert decode_goal(payload) == GOAL
     assert decode(Kind.GOAL, (GOLDEN / "goal.msgpack").read_bytes()).payload == payload
+
+
+def test_the_order_inside_its_signature():
+    payload = (GOLDEN / "order-payload.msgpack").read_bytes()
+    assert encode_order(ORDER) == payload
+    assert decode_order(payload) == ORDER
+    assert decode(Kind.JOB, (GOLDEN / "job.msgpack").read_bytes()).payload == payload
 
 
 def test_messages_of_earlier_versions_are_still_read():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,3 +119,36 @@ def test_large_samples_reserve_a_bounded_amount_of_memory(size_bytes, blocks):
     collector.recorder.flush()
     assert collector.blocks == blocks
     assert [int(sample[-1]) for sample in collector.samples] == list(range(5))
+
+
+@pytest.mark.parametrize("shape", [(96, 96, 3), (3, 101, 53), (130, 97), (1, 200, 49)])
+def test_of_large_images_the_figures_are_kept(shape):
+    """Less memory, the same numbers; an input whose every value is checked is kept whole."""
+    images = np.random.default_rng(5).integers(0, 256, (10, *shape), dtype=np.uint8)
+    blocks: list = []
+    recorder = CallRecorder(("x",), lambda block: blocks.append(lasting(block)))
+    for image in images[:7]:
+        recorder.record({"x": image}, {"y": np.zeros((1, 2))}, 1, False)
+    recorder.record({"x": images[7][..., 1:]}, {"y": np.zeros((1, 2))}, 1, False)
+    recorder.record({"x": images[7]}, {"y": np.zeros((1, 3))}, 1, False)
+    for image in images[7:]:
+        recorder.record({"x": image}, {"y": np.zeros((1, 2))}, 1, False)
+    recorder.flush()
+    assert [len(block.latencies_ns) for block in blocks] == [7, 1, 1, 3]
+    whole = measure_many({"x": images}, {}, OutputContract())
+    for block, part in ((blocks[0], slice(0, 7)), (blocks[-1], slice(7, 10))):
+        assert block.raw == {}
+        assert block.measured.keys() == whole.keys()
+        for name, column in whole.items():
+            assert column[part].tolist() == block.measured[name].tolist()
+    checked = CallRecorder(("x",), blocks.append, whole=frozenset({"x"}))
+    checked.record({"x": images[0]}, {"y": np.zeros((1, 2))}, 1, False)
+    checked.flush()
+    assert blocks[-1].measured == {}
+    np.testing.assert_array_equal(blocks[-1].raw["x"][0], images[0])
+
+
+def lasting(block):
+    """A block whose arrays are its own."""
+    measured = {name: values.copy() for name, values in block.measured.items()}
+    return msgspec.structs.replace(block, measured=measured)

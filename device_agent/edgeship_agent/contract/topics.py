@@ -29,11 +29,13 @@ class Kind(str, Enum):
     REPORT = "report"  # device → server: state of an update
     GOAL = "goal"  # server → device, retained: signed goal state
     ACK = "ack"  # server → device: windows that the database holds
+    JOB = "job"  # server → device: signed order of a profile job
+    PROFILE = "profile"  # device → server: state and result of a profile job
 
     @property
     def from_device(self) -> bool:
         """Whether devices publish it (otherwise the server does)."""
-        return self not in (Kind.GOAL, Kind.ACK)
+        return self not in (Kind.GOAL, Kind.ACK, Kind.JOB)
 
 
 def check_device_id(device_id: str) -> str:

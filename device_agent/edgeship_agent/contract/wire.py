@@ -10,6 +10,7 @@ import msgspec
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.goal import GoalState, SignedGoal
 from edgeship_agent.contract.messages import Ack, Birth, Death, Heartbeat, UpdateReport, WindowBatch
+from edgeship_agent.contract.profiling import ProfileReport, SignedOrder
 from edgeship_agent.contract.topics import Kind
 
 #: Largest message on the wire and largest message after decompression, in bytes: a bomb is refused, not expanded.
@@ -24,6 +25,8 @@ TYPES: Final[dict[Kind, Any]] = {
     Kind.REPORT: UpdateReport,
     Kind.GOAL: SignedGoal,
     Kind.ACK: Ack,
+    Kind.JOB: SignedOrder,
+    Kind.PROFILE: ProfileReport,
 }
 _COMPRESSED: Final = frozenset({Kind.WINDOWS})
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -25,7 +25,7 @@ from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Receive
 _KEEPALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _QOS: Final = 1
-_SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK)
+_SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK, Kind.JOB)
 
 
 class PahoLink:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.runtime.installed import installed_version
 from edgeship_agent.runtime.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -67,9 +68,4 @@ def runtime_version(runtime: str) -> str | None:
     """
     if runtime not in _ADAPTERS:
         raise ConfigError("unknown runtime", expected=" | ".join(RUNTIMES), got=runtime)
-    from importlib import metadata  # 4 MB that an application's process need not pay for
-
-    try:
-        return metadata.version(_ADAPTERS[runtime][0])
-    except metadata.PackageNotFoundError:
-        return None
+    return installed_version(_ADAPTERS[runtime][0])

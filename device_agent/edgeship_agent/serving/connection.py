@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import array
-import asyncio
 import contextlib
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import Final
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.frames import LENGTH_BYTES, Request
+from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.requests import MALFORMED, Memory, decode_request
 from edgeship_agent.serving.shared import PassedMemory
 
@@ -20,6 +21,8 @@ _SMALLEST_BUFFER_BYTES: Final = 64 * 1024
 _SEND_BUFFER_BYTES: Final = 1 << 20
 #: Reads of one socket before the others are looked at.
 _READS_AT_ONCE: Final = 16
+#: How long the rest of a frame is waited for before others have their turn, in ms.
+_PATIENCE_MS: Final = 1
 _ONE_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_ONE_DESCRIPTOR_BYTES)
 
@@ -29,9 +32,10 @@ class Connection:
 
     The next request of the same application is not read before the current one is answered, so a fast sender fills
     its own socket and nothing else. A frame that is too long or malformed closes this connection and no other.
-    The socket is read here and not by asyncio's transports, which drop the descriptors that come with the bytes.
+    The rest of a frame that is on its way is waited for, for a moment: its sender is writing it.
 
     Args:
+        loop: what calls back when the socket is ready.
         endpoint: the accepted socket, not blocking.
         on_request: called with the connection, a decoded request and when it was complete
             (``time.perf_counter_ns()``); must lead to :meth:`reply`.
@@ -41,12 +45,13 @@ class Connection:
 
     def __init__(
         self,
+        loop: Loop,
         endpoint: socket.socket,
         on_request: Callable[[Connection, Request, int], None],
         on_lost: Callable[[Connection], None],
         max_frame_bytes: int,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._socket: socket.socket | None = endpoint
         self._on_request = on_request
         self._on_lost = on_lost
@@ -55,6 +60,7 @@ class Connection:
         self._filled = 0
         self._frame_end = 0
         self._unsent = bytearray()
+        self._patience_end_ns = 0
         self._is_reading = False
         self._saw_end = False
         self._is_last = False
@@ -79,6 +85,7 @@ class Connection:
         if self._is_busy or self._unsent:
             self._pause()
             return
+        self._patience_end_ns = 0
         for _ in range(_READS_AT_ONCE):
             if not self._read_some():
                 return
@@ -97,8 +104,10 @@ class Connection:
             count, ancillary, flags, _ = endpoint.recvmsg_into(
                 [memoryview(self._buffer)[self._filled :]], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
-        except (BlockingIOError, InterruptedError):
+        except InterruptedError:
             return False
+        except BlockingIOError:
+            return self._rest_comes(endpoint)
         except OSError:
             self._lose()
             return False
@@ -110,6 +119,23 @@ class Connection:
             self._filled += count
             return self._next_frame()
         return False
+
+    def _rest_comes(self, endpoint: socket.socket) -> bool:
+        """Wait for more of a frame that has begun; its sender is most likely still writing it.
+
+        A whole turn of the loop for every piece would cost more than the piece. Not for long, and once for each time
+        that the socket was ready, so that a slow sender holds up the others by no more than that.
+        """
+        if self._filled < LENGTH_BYTES:
+            return False
+        now_ns = time.monotonic_ns()
+        if not self._patience_end_ns:
+            self._patience_end_ns = now_ns + _PATIENCE_MS * 1_000_000
+        if now_ns >= self._patience_end_ns:
+            return False
+        waiting = select.poll()
+        waiting.register(endpoint, select.POLLIN)
+        return bool(waiting.poll(_PATIENCE_MS))
 
     def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> bool:
         """Map the one descriptor that came; more than one is an abuse, and none of them is kept open."""

@@ -80,7 +80,7 @@ class ModelSession:
             for name, contract in self._contracts.items()
             if (bounds := documented_range(contract, slot.manifest.input_schema.get(name, ()))) is not None
         }
-        self._recorder = CallRecorder(tuple(self._contracts), self._count_block)
+        self._recorder = CallRecorder(tuple(self._contracts), self._count_block, whole=frozenset(self._ranges))
         self._latency_counts: dict[int, int] = {}
         self._hard_stops: dict[str, None] = {}
         self._gauges = ProcessGauges()
@@ -120,6 +120,7 @@ class ModelSession:
         columns: Columns = {}
         try:
             columns = measure_many(block.raw, block.outputs, self.slot.manifest.output)
+            columns.update(block.measured)
         finally:  # a block that cannot be measured has its place all the same: prediction ids are numbers
             self.predictions.own.add(
                 columns.get(CLASS_SIGNAL), columns.get(CONFIDENCE_SIGNAL), np.asarray(block.times_s, np.float64)

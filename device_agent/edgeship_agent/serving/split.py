@@ -32,6 +32,7 @@ from edgeship_agent.runtime.tensors import to_array, to_tensor
 from edgeship_agent.serving.connection import Connection
 from edgeship_agent.serving.control import ArmShare, Split
 from edgeship_agent.serving.dividing import arm_of, place_of
+from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.requests import Answer, Memory
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.upstream import Upstream
@@ -46,6 +47,7 @@ class Splitter:
     """Passes requests on to other arms.
 
     Args:
+        loop: of this worker.
         session: of this worker.
         boot_id: names this start of the agent.
         answer_here: answers a request with this worker's own model after all.
@@ -54,11 +56,13 @@ class Splitter:
 
     def __init__(
         self,
+        loop: Loop,
         session: ModelSession,
         boot_id: str,
         answer_here: Callable[[Connection, Request, int], None],
         on_settled: Callable[[], None],
     ) -> None:
+        self._loop = loop
         self._session = session
         self._boot_id = boot_id
         self._answer_here = answer_here
@@ -77,7 +81,7 @@ class Splitter:
         if self._shadow is None or mirrored != self._shadow.arm:
             if self._shadow is not None:
                 self._shadow.close()
-            self._shadow = None if mirrored is None else Mirror(self._session, mirrored)
+            self._shadow = None if mirrored is None else Mirror(self._loop, self._session, mirrored)
 
     @property
     def is_alone(self) -> bool:
@@ -157,7 +161,7 @@ class Splitter:
         known = self._upstreams.get(key)
         if known is None or not known.is_open:
             try:
-                known = self._upstreams[key] = Upstream(other.socket)
+                known = self._upstreams[key] = Upstream(self._loop, other.socket)
             except OSError:
                 self._upstreams.pop(key, None)
                 return None
@@ -168,12 +172,14 @@ class Mirror:
     """Shows inputs to a shadow, within its part of the time, and compares what it says.
 
     Args:
+        loop: of this worker.
         session: the champion; takes the figures.
         arm: the shadow, its share of the inputs and of the time.
     """
 
-    def __init__(self, session: ModelSession, arm: ArmShare) -> None:
+    def __init__(self, loop: Loop, session: ModelSession, arm: ArmShare) -> None:
         self.arm = arm
+        self._loop = loop
         self._session = session
         self._upstream: Upstream | None = None
         self._seen = 0
@@ -211,7 +217,7 @@ class Mirror:
     def _is_reachable(self) -> bool:
         if self._upstream is None or not self._upstream.is_open:
             try:
-                self._upstream = Upstream(self.arm.socket)
+                self._upstream = Upstream(self._loop, self.arm.socket)
             except OSError:
                 self._upstream = None
                 return False

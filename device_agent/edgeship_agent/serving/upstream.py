@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final
 
 from edgeship_agent.contract.frames import LENGTH_BYTES, MAX_FRAME_BYTES
+from edgeship_agent.serving.loop import Loop
 
 _SEND_BUFFER_BYTES: Final = 1 << 20
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -21,14 +21,15 @@ class Upstream:
     """One connection to another worker; one request at a time.
 
     Args:
+        loop: what calls back when the socket is ready.
         path: the other worker's socket.
 
     Raises:
         OSError: nobody listens there.
     """
 
-    def __init__(self, path: str) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: Loop, path: str) -> None:
+        self._loop = loop
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._on_reply: OnReply | None = None
         self._unsent = memoryview(b"")

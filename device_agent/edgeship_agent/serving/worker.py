@@ -9,10 +9,7 @@ A model that crashes its runtime kills this process and nothing else; the superv
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import contextlib
-import gc
 import os
 import select
 import signal
@@ -21,19 +18,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
 from edgeship_agent.contract.frames import Request
 from edgeship_agent.contract.wire import read_json
+from edgeship_agent.runtime.memory import give_back, settle, share_one_heap
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.connection import Connection
 from edgeship_agent.serving.control import (
     ControlMessage,
-    ControlReader,
     Drain,
     Drained,
     Failed,
@@ -49,6 +47,8 @@ from edgeship_agent.serving.control import (
     WorkerSettings,
     encode_control,
 )
+from edgeship_agent.serving.control_line import ControlLine
+from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.requests import RequestHandler
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import LoadedSlot, read_slot
@@ -60,12 +60,15 @@ _MAX_SOCKET_PATH_BYTES: Final = 107
 _BACKLOG: Final = 128
 _WINDOW_TICK_S: Final = 0.25
 _ACCEPT_PAUSE_S: Final = 0.2
+_NEEDED: Final = frozenset({"--slot", "--arm", "--boot-id", "--socket", "--control-fd"})
+#: When memory that the first calls needed and no later ones do goes back to the system, and how often afterwards.
+_FIRST_RELIEF_S: Final = 1.5
+_RELIEF_S: Final = 30.0
 #: How long a worker that was stopped waits for its supervisor to read what it said last.
 _LAST_WORDS_S: Final = 2.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
+class WorkerOptions(Struct, frozen=True, kw_only=True):
     """A worker's command line."""
 
     slot: Path
@@ -74,26 +77,6 @@ class WorkerOptions:
     socket: Path
     control_fd: int
     settings: WorkerSettings
-
-
-class Control(asyncio.Protocol):
-    """The worker's end of the control socket pair."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._reader = ControlReader()
-
-    def data_received(self, data: bytes) -> None:
-        """Messages of the supervisor."""
-        try:
-            for message in self._reader.feed(data):
-                self._worker.obey(message)
-        except ContractError as error:
-            self._worker.stop(f"the supervisor cannot be understood: {error}")
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The supervisor died: so does its worker."""
-        self._worker.lose_supervisor()
 
 
 class Worker:
@@ -110,27 +93,26 @@ class Worker:
         self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
-        self._splitter = Splitter(session, options.boot_id, self._answer_here, self._settled)
+        self._loop = Loop()
+        self._splitter = Splitter(self._loop, session, options.boot_id, self._answer_here, self._settled)
         self._pump_is_due = False
         self._is_pumping = False
         self._is_draining = False
-        self._control: asyncio.Transport | None = None
+        self._control: ControlLine | None = None
         self._listener: socket.socket | None = None
-        self._stopped = asyncio.Event()
-        self._supervisor_is_gone = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
 
-    async def serve(self, control: socket.socket) -> None:
+    def serve(self, control: socket.socket) -> None:
         """Listen, tell the supervisor, and serve until stopped.
 
         Raises:
             EdgeshipError: the socket cannot be opened.
         """
-        loop = asyncio.get_running_loop()
-        self._control, _ = await loop.create_unix_connection(lambda: Control(self), sock=control)
-        self._listener = listen(self._options.socket, self._settings.socket_mode)
-        self._listener.listen(_BACKLOG)
-        loop.add_reader(self._listener, self._accept)
+        listener = listen(self._options.socket, self._settings.socket_mode)
+        listener.listen(_BACKLOG)
+        self._listener = listener
+        self._loop.add_reader(listener, self._accept)
+        self._control = ControlLine(self._loop, control, self.obey, self._misunderstand, self.lose_supervisor)
         slot = self._session.slot.slot
         self._tell(
             Ready(
@@ -142,23 +124,25 @@ class Worker:
                 arm=slot.arm,
             )
         )
-        self._start(self._report_counters())
-        self._start(self._close_windows())
-        await self._stopped.wait()
-        await self._let_go()
+        self._loop.every(self._settings.counters_s, self._report_counters)
+        self._loop.call_later(_FIRST_RELIEF_S, give_back)
+        self._loop.every(_RELIEF_S, give_back)
+        self._loop.every(min(_WINDOW_TICK_S, self._settings.window_s / 4.0), self._send_due_window)
+        self._loop.run()
+        self._loop.close()
 
-    async def _let_go(self) -> None:
+    def _let_go(self) -> None:
         """Close everything; what was told to the supervisor still goes out, if it listens."""
-        for task in list(self._tasks):
-            task.cancel()
         self._stop_listening()
         for connection in list(self._connections):
             connection.close()
+        self._loop.call_later(_LAST_WORDS_S, self._loop.stop)
         self._splitter.close()
         if self._control is not None:
             self._control.close()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._supervisor_is_gone.wait(), _LAST_WORDS_S)
+
+    def _misunderstand(self, error: ContractError) -> None:
+        self.stop(f"the supervisor cannot be understood: {error}")
 
     def _accept(self) -> None:
         """Take the applications that wait at the door."""
@@ -171,21 +155,22 @@ class Worker:
                 return
             except OSError:
                 # no descriptors left: the door stays open, and is looked at again when some may be free
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._listener)
-                loop.call_later(_ACCEPT_PAUSE_S, self._listen_again)
+                self._loop.remove_reader(self._listener)
+                self._loop.call_later(_ACCEPT_PAUSE_S, self._listen_again)
                 return
             endpoint.setblocking(False)
-            self._connections.add(Connection(endpoint, self._enqueue, self._lost, self._settings.max_frame_bytes))
+            self._connections.add(
+                Connection(self._loop, endpoint, self._enqueue, self._lost, self._settings.max_frame_bytes)
+            )
 
     def _listen_again(self) -> None:
         if self._listener is not None:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            self._loop.add_reader(self._listener, self._accept)
 
     def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
-            asyncio.get_running_loop().remove_reader(listener)
+            self._loop.remove_reader(listener)
             listener.close()
 
     def _enqueue(self, connection: Connection, request: Request, received_ns: int) -> None:
@@ -197,7 +182,7 @@ class Worker:
         if len(self._waiting) >= self._settings.max_waiting:
             connection.reply(self._handler.shed(request, f"{len(self._waiting)} requests are waiting").frame)
             # not at once: a buffer full of small frames would go through here once a frame, ever deeper
-            asyncio.get_running_loop().call_soon(connection.finish)
+            self._loop.call_soon(connection.finish)
             return
         self._waiting.append((connection, request, received_ns))
         if len(self._connections) == 1 and not self._is_pumping and not self._pump_is_due:
@@ -208,7 +193,7 @@ class Worker:
     def _schedule_pump(self) -> None:
         if not self._pump_is_due:
             self._pump_is_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Answer the oldest request; what is counted is counted after the answer was sent."""
@@ -238,7 +223,7 @@ class Worker:
             self._send_last_window()
             self.stop("")
         elif isinstance(message, Replay):
-            self._start(self._replay(message.inferences))
+            self._loop.step_through(self._replay(message.inferences))
         elif isinstance(message, Recall):
             self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         elif isinstance(message, Split):
@@ -270,7 +255,7 @@ class Worker:
         self._connections.discard(connection)
         self._splitter.forget(connection)
 
-    async def _replay(self, inferences: int) -> None:
+    def _replay(self, inferences: int) -> Iterator[None]:
         """Run the golden inputs, again and again, one at a time between the requests of applications."""
         done = 0
         try:
@@ -279,7 +264,7 @@ class Worker:
                 outputs = []
                 for sample in samples:
                     outputs.append(self._session.predict(sample))
-                    await asyncio.sleep(0)
+                    yield
                 done += len(samples)
                 result = self._session.judge_golden(outputs)
                 if not result.passed or done >= inferences:
@@ -291,15 +276,9 @@ class Worker:
             Replayed(passed=result.passed, relative_rms=result.relative_rms, inferences=done, reason=result.reason)
         )
 
-    async def _report_counters(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.counters_s)
+    def _report_counters(self) -> None:
+        if not self._is_stopping:
             self._tell(self._session.counters(resident_memory_bytes()))
-
-    async def _close_windows(self) -> None:
-        while True:
-            await asyncio.sleep(min(_WINDOW_TICK_S, self._settings.window_s / 4.0))
-            self._send_due_window()
 
     def _send_due_window(self) -> None:
         window = self._session.due_window()
@@ -312,25 +291,22 @@ class Worker:
             self._tell(WindowClosed(window=window))
 
     def _tell(self, message: FromWorker) -> None:
-        if self._control is not None and not self._control.is_closing():
-            self._control.write(encode_control(message))
-
-    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._control is not None:
+            self._control.tell(message)
 
     def lose_supervisor(self) -> None:
         """The control socket is closed, from either side."""
-        self._supervisor_is_gone.set()
-        if not self._stopped.is_set():
+        if not self._is_stopping:
             self.stop("the supervisor is gone")
+        self._loop.stop()
 
     def stop(self, reason: str) -> None:
         """Leave the loop; the reason, if any, goes to stderr."""
         if reason:
             print(f"worker: {reason}", file=sys.stderr)  # noqa: T201 (the supervisor logs what a worker writes here)
-        self._stopped.set()
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._let_go()
 
 
 def listen(path: Path, mode: int) -> socket.socket:
@@ -386,26 +362,25 @@ def parse_arguments(arguments: Sequence[str]) -> WorkerOptions:
     Raises:
         ContractError: the settings are not what this version knows.
     """
-    parser = argparse.ArgumentParser(prog="edgeship-agent worker", description=__doc__)
-    parser.add_argument("--slot", type=Path, required=True)
-    parser.add_argument("--arm", required=True)
-    parser.add_argument("--boot-id", required=True)
-    parser.add_argument("--socket", type=Path, required=True)
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--settings", default="{}")
-    given = parser.parse_args(arguments)
+    given = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    is_whole = len(arguments) % 2 == 0 and given.keys() >= _NEEDED
+    if not is_whole or given.keys() - _NEEDED - {"--settings"} or not given["--control-fd"].isdigit():
+        got = " ".join(arguments)[:200]
+        raise ContractError("not a worker's command line", expected=" ".join(sorted(_NEEDED)), got=got)
     return WorkerOptions(
-        slot=given.slot,
-        arm=given.arm,
-        boot_id=given.boot_id,
-        socket=given.socket,
-        control_fd=given.control_fd,
-        settings=read_json(given.settings.encode(), WorkerSettings, file="--settings"),
+        slot=Path(given["--slot"]),
+        arm=given["--arm"],
+        boot_id=given["--boot-id"],
+        socket=Path(given["--socket"]),
+        control_fd=int(given["--control-fd"]),
+        settings=read_json(given.get("--settings", "{}").encode(), WorkerSettings, file="--settings"),
     )
 
 
 def run(options: WorkerOptions) -> int:
     """Open the slot, its engine and the socket, serve until told to stop; returns the exit code."""
+    if options.settings.threads == 1:  # a runtime with threads of its own allocates in several at once
+        share_one_heap()
     control = socket.socket(fileno=options.control_fd)
     die_with_supervisor(control)
     settings = options.settings
@@ -423,12 +398,9 @@ def run(options: WorkerOptions) -> int:
         session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
         step = "warmup"
         session.warm_up()
-        # what was loaded until now stays: the collector need not walk it again while an application waits
-        gc.collect()
-        gc.freeze()
+        settle()
         step = "socket"
-        control.setblocking(False)
-        asyncio.run(_serve(session, options, control))
+        Worker(session, options).serve(control)
     except EdgeshipError as error:
         control.setblocking(True)
         with contextlib.suppress(OSError):
@@ -444,10 +416,6 @@ def run(options: WorkerOptions) -> int:
 def _check_arm(slot: LoadedSlot, options: WorkerOptions) -> None:
     if slot.slot.arm != options.arm:
         raise ContractError("the slot is of another arm", file=options.slot, expected=options.arm, got=slot.slot.arm)
-
-
-async def _serve(session: ModelSession, options: WorkerOptions, control: socket.socket) -> None:
-    await Worker(session, options).serve(control)
 
 
 def main() -> None:

@@ -25,9 +25,11 @@ from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.link.port import Connected, Disconnected, Link, LinkEvent, Received
 from edgeship_agent.runtime.isa import architecture, isa_features
+from edgeship_agent.runtime.memory import give_back
 from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
 from edgeship_agent.supervisor.notify import Notifier
+from edgeship_agent.supervisor.profiling import ProfileDoor
 from edgeship_agent.supervisor.reports import ReportSender
 from edgeship_agent.supervisor.sending import WindowSender
 from edgeship_agent.supervisor.start import Say
@@ -43,6 +45,9 @@ from edgeship_agent.update.updater import Updater
 
 _TICK_S: Final = 0.2
 _STATUS_S: Final = 1.0
+#: When memory that only starting up needed goes back to the system, and how often afterwards.
+_FIRST_RELIEF_S: Final = 2.0
+_RELIEF_S: Final = 60.0
 #: A disk that fails is told about once in this time.
 _DISK_WORD_S: Final = 60.0
 #: Reports that a birth carries, the newest of each attempt.
@@ -89,6 +94,7 @@ class AgentParts:
     link: Link
     desk: GoalDesk
     status: StatusFile
+    profiler: ProfileDoor
     log: Say
     notify: Notifier
     wall_clock: Callable[[], float] = time.time
@@ -114,6 +120,7 @@ class Agent:
         self._started_s = parts.clock()
         self._heartbeat_due_s = 0.0
         self._status_due_s = 0.0
+        self._relief_due_s = self._started_s + _FIRST_RELIEF_S
         self._refusal_due_s = 0.0
         self._disk_word_due_s = 0.0
 
@@ -141,6 +148,7 @@ class Agent:
     def close(self) -> None:
         """End workers, keep their last windows, say goodbye."""
         parts = self._parts
+        parts.profiler.stop()
         parts.pool.stop()
         while not parts.inbox.empty():
             event = parts.inbox.get()
@@ -219,6 +227,9 @@ class Agent:
         if event.topic.kind is Kind.GOAL:
             self._goal_came(event.payload, now_s)
             return
+        if event.topic.kind is Kind.JOB:
+            self._parts.profiler.receive(event.payload)
+            return
         try:
             ack: Ack = decode(Kind.ACK, event.payload)
         except ContractError as error:
@@ -273,6 +284,9 @@ class Agent:
             if now_s >= self._heartbeat_due_s:
                 self._heartbeat_due_s = now_s + parts.config.telemetry.heartbeat_s
                 self._publish(Kind.HEARTBEAT, encode(Kind.HEARTBEAT, self._heartbeat(now_s)))
+        if now_s >= self._relief_due_s:
+            self._relief_due_s = now_s + _RELIEF_S
+            give_back()
         if now_s >= self._status_due_s:
             self._status_due_s = now_s + _STATUS_S
             parts.desk.save_counts()

@@ -9,9 +9,7 @@ from typing import Final
 
 from edgeship_agent.config import AgentConfig
 from edgeship_agent.contract.errors import EdgeshipError
-from edgeship_agent.identity import renewal
 from edgeship_agent.identity.credentials import client_context
-from edgeship_agent.identity.keys import day
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.update.state import StateFile
 from edgeship_agent.update.trust import EARLIEST_S
@@ -34,6 +32,10 @@ def keep_renewing(config: AgentConfig, log: Log) -> None:
     credentials, url = config.credentials, config.identity.enrol_url
     if credentials is None or not url:
         return
+    # certificates take 2 MB, which a device without one need not pay for
+    from edgeship_agent.identity import renewal
+    from edgeship_agent.identity.keys import day
+
     while True:
         pause_s = _LOOK_S
         try:

@@ -37,6 +37,7 @@ class Places:
         self.trust = state_dir / "tuf"
         self.store = state_dir / "store"
         self.slots = state_dir / "slots"
+        self.profiling = state_dir / "profiling"
         self.run = state_dir / "run"
         self.status = self.run / "status.json"
         self.socket_pointer = self.run / "socket-path"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import random
 import secrets
@@ -17,7 +16,9 @@ from edgeship_agent.config import AgentConfig
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
 from edgeship_agent.link.address import Backoff, parse_address
 from edgeship_agent.link.paho import PahoLink
+from edgeship_agent.runtime.installed import installed_version
 from edgeship_agent.runtime.isa import fingerprint
+from edgeship_agent.runtime.memory import settle, share_one_heap
 from edgeship_agent.serving.control import WorkerSettings
 from edgeship_agent.supervisor.agent import Agent, AgentParts, Inbox, StopRequest, WorkerChanged, clock_quality
 from edgeship_agent.supervisor.facts import gather_facts
@@ -27,6 +28,7 @@ from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import keep_renewing, tls_of
 from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
 from edgeship_agent.supervisor.places import Places, lock_state
+from edgeship_agent.supervisor.profiling import ProfileDoor
 from edgeship_agent.supervisor.sensors import read_conditions
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
@@ -60,6 +62,7 @@ def run_agent(config: AgentConfig) -> int:
         ConfigError: a file of the configuration cannot be used, or another agent uses the state directory.
         ContractError: a file of the state directory is damaged or newer than this agent.
     """
+    share_one_heap()
     if not config.allow_volatile_state:
         check_lasting(config.state_dir)
     places = Places(config.state_dir)
@@ -74,6 +77,7 @@ def run_agent(config: AgentConfig) -> int:
     is_idle = threading.Event()
     threading.Thread(target=_keep_updating, args=(updater, log, is_idle), name="updater", daemon=True).start()
     threading.Thread(target=keep_renewing, args=(config, log), name="renewal", daemon=True).start()
+    settle()
     log("started", device=config.device_id, pid=os.getpid(), state_dir=config.state_dir)
     try:
         return agent.run()
@@ -123,7 +127,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     remembered = desk.remembered()
     if remembered is not None:
         updater.submit(remembered)
-    agent_version = importlib.metadata.version("edgeship-agent")
+    agent_version = installed_version("edgeship-agent") or "unknown"
     fixed = {
         "device_id": config.device_id,
         "target": config.target,
@@ -131,6 +135,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         "boot_id": boot_id,
         "socket": str(places.socket),
     }
+    link = _make_link(config, state)
     parts = AgentParts(
         config=config,
         boot_id=boot_id,
@@ -142,8 +147,9 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         outbox=outbox,
         pool=pool,
         updater=updater,
-        link=_make_link(config, state),
+        link=link,
         desk=desk,
+        profiler=ProfileDoor(config, places.profiling, state, public_key, link.publish, log),
         status=StatusFile(places.status, fixed, time.time),
         log=log,
         notify=notifier,

@@ -1,24 +1,26 @@
 """Answered calls, kept as they are until a whole block of them is measured at once.
 
-What a caller waits for is the copying of its sample into memory that was reserved before; bins, sums and schema checks
-are numpy's work on many calls, done once a block.
+What a caller waits for is the copying of its sample into memory that was reserved before (of a large image, of the
+pixels that its signals are made of); bins, sums and schema checks are numpy's work on many calls, done once a block.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
 from edgeship_agent.processing.arrays import Array
+from edgeship_agent.telemetry.images import ImageColumn, places_of
+from edgeship_agent.telemetry.signals import Columns
 
 #: Most calls of a block.
 MOST_CALLS: Final = 256
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
-BLOCK_BYTES: Final = 2 << 20
+BLOCK_BYTES: Final = 1 << 19
 
 
 class Block(Struct, frozen=True, kw_only=True):
@@ -26,6 +28,7 @@ class Block(Struct, frozen=True, kw_only=True):
 
     Attributes:
         raw: model input name → [n, …] raw samples.
+        measured: signals that are known already, of large images; these are not in ``raw``.
         outputs: output name → [n, 1, …].
         latencies_ns: [n].
         times_s: [n], when each was answered, on the recorder's clock.
@@ -33,6 +36,7 @@ class Block(Struct, frozen=True, kw_only=True):
     """
 
     raw: dict[str, Array]
+    measured: Columns
     outputs: dict[str, Array]
     latencies_ns: list[int]
     times_s: list[float]
@@ -50,6 +54,13 @@ class _Column:
         self.rows = np.empty((calls, *array.shape), array.dtype)
         self.rows.fill(0)  # the system hands the memory out now, not while an application waits
 
+    def put(self, index: int, array: Array) -> bool:
+        """Keep one call's array; whether it has the column's shape."""
+        if array.shape != self.shape:
+            return False
+        self.rows[index] = array
+        return True
+
 
 class CallRecorder:
     """Collects calls and hands them on in blocks.
@@ -61,16 +72,23 @@ class CallRecorder:
     Args:
         tensors: names of the inputs that are recorded.
         on_block: takes a full block; also called by :meth:`flush`.
+        whole: names of those inputs that are kept whole, since every value of theirs is checked.
         clock: seconds that never go back.
     """
 
     def __init__(
-        self, tensors: tuple[str, ...], on_block: Callable[[Block], None], clock: Callable[[], float] = time.monotonic
+        self,
+        tensors: tuple[str, ...],
+        on_block: Callable[[Block], None],
+        clock: Callable[[], float] = time.monotonic,
+        whole: frozenset[str] = frozenset(),
     ) -> None:
         self._tensors = tensors
+        self._whole = whole
         self._on_block = on_block
         self._clock = clock
         self._inputs: list[_Column] = []
+        self._images: list[ImageColumn] = []
         self._outputs: list[_Column] = []
         self._capacity = 0
         self._goes_alone = False
@@ -89,18 +107,12 @@ class CallRecorder:
             if self._goes_alone:
                 self._hand_on_alone(raw, outputs, latency_ns, late)
                 return
-        for column in self._inputs:
-            array = raw[column.name]
-            if array.shape != column.shape:
-                self._hand_on_alone(raw, outputs, latency_ns, late)
-                return
-            column.rows[index] = array
-        for column in self._outputs:
-            array = outputs[column.name]
-            if array.shape != column.shape:
-                self._hand_on_alone(raw, outputs, latency_ns, late)
-                return
-            column.rows[index] = array
+        columns: Sequence[_Column | ImageColumn]
+        for columns, arrays in ((self._inputs, raw), (self._images, raw), (self._outputs, outputs)):
+            for column in columns:
+                if not column.put(index, arrays[column.name]):
+                    self._hand_on_alone(raw, outputs, latency_ns, late)
+                    return
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
         self._late += late
@@ -117,6 +129,7 @@ class CallRecorder:
         self._on_block(
             Block(
                 raw={column.name: column.rows[:count] for column in self._inputs},
+                measured={name: values for image in self._images for name, values in image.columns(count).items()},
                 outputs={column.name: column.rows[:count] for column in self._outputs},
                 latencies_ns=self._latencies_ns[:count],
                 times_s=self._times_s[:count],
@@ -125,17 +138,19 @@ class CallRecorder:
         )
 
     def _reserve(self, raw: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        inputs = {name: raw[name] for name in self._tensors}
+        places = {name: None if name in self._whole else places_of(raw[name]) for name in self._tensors}
+        inputs = {name: raw[name] for name, found in places.items() if found is None}
         call_bytes = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
-        calls = BLOCK_BYTES // max(call_bytes, 1)
+        calls = min(BLOCK_BYTES // max(call_bytes, 1), MOST_CALLS)
         if calls < 2:
             self._goes_alone = True
             return
-        self._capacity = min(calls, MOST_CALLS)
-        self._latencies_ns = [0] * self._capacity
-        self._times_s = [0.0] * self._capacity
-        self._inputs = [_Column(name, array, self._capacity) for name, array in inputs.items()]
-        self._outputs = [_Column(name, array, self._capacity) for name, array in outputs.items()]
+        self._capacity = calls
+        self._latencies_ns = [0] * calls
+        self._times_s = [0.0] * calls
+        self._inputs = [_Column(name, array, calls) for name, array in inputs.items()]
+        self._images = [ImageColumn(name, raw[name], found, calls) for name, found in places.items() if found]
+        self._outputs = [_Column(name, array, calls) for name, array in outputs.items()]
 
     def _hand_on_alone(
         self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool
@@ -144,6 +159,7 @@ class CallRecorder:
         self._on_block(
             Block(
                 raw={name: raw[name][np.newaxis] for name in self._tensors},
+                measured={},
                 outputs={name: array[np.newaxis] for name, array in outputs.items()},
                 latencies_ns=[latency_ns],
                 times_s=[self._clock()],

@@ -40,7 +40,7 @@ _SMALLEST_IMAGE_AXIS: Final = 4
 _MOST_CHANNELS: Final = 4
 _MOST_FEATURES: Final = 64
 #: A long image axis is sampled at about this many places.
-_IMAGE_SAMPLES: Final = 48
+IMAGE_SAMPLES: Final = 48
 #: Calls that an accumulator holds before it counts them in one numpy pass.
 _FOLD_AT: Final = 256
 
@@ -103,7 +103,7 @@ def measure_many(raw: Mapping[str, Array], outputs: Mapping[str, Array], output:
         columns.update(_class_signals(probabilities_of_rows(output, _rows(first))))
     else:
         for tensor, arrays in outputs.items():
-            mean, std = _mean_and_std(_rows(arrays).astype(np.float64))
+            mean, std = mean_and_std(_rows(arrays).astype(np.float64))
             columns[f"output/{tensor}/mean"], columns[f"output/{tensor}/std"] = mean, std
     return columns
 
@@ -116,17 +116,29 @@ def _rows(samples: Array) -> Array:
 def _input_signals(tensor: str, samples: Array) -> Columns:
     shape = samples.shape[1:]
     size = math.prod(shape)
-    large_axes = sum(axis >= _SMALLEST_IMAGE_AXIS for axis in shape)
-    if large_axes >= 2:
-        names = _names(tensor, ("brightness", "contrast", "sharpness"))
-        return dict(zip(names, _image_statistics(samples), strict=True))
+    if is_image(shape):
+        return dict(zip(image_signal_names(tensor), _image_statistics(samples), strict=True))
     rows = _rows(samples).astype(np.float64)
     if size <= _MOST_FEATURES and size == max(shape, default=1):
         return dict(zip(_feature_names(tensor, size), np.ascontiguousarray(rows.T), strict=True))
     if not size:
         return {}
     names = _names(tensor, ("mean", "std", "min", "max"))
-    return dict(zip(names, (*_mean_and_std(rows), rows.min(axis=1), rows.max(axis=1)), strict=True))
+    return dict(zip(names, (*mean_and_std(rows), rows.min(axis=1), rows.max(axis=1)), strict=True))
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether a raw sample of this shape is measured as an image: two axes of four and more."""
+    return sum(axis >= _SMALLEST_IMAGE_AXIS for axis in shape) >= 2
+
+
+def image_signal_names(tensor: str) -> tuple[str, ...]:
+    """Names of an image's three signals.
+
+    >>> image_signal_names("x")
+    ('input/x/brightness', 'input/x/contrast', 'input/x/sharpness')
+    """
+    return _names(tensor, ("brightness", "contrast", "sharpness"))
 
 
 @lru_cache(maxsize=256)
@@ -139,7 +151,7 @@ def _feature_names(tensor: str, features: int) -> tuple[str, ...]:
     return tuple(f"input/{tensor}/{index}" for index in range(features))
 
 
-def _mean_and_std(rows: Array) -> tuple[Array, Array]:
+def mean_and_std(rows: Array) -> tuple[Array, Array]:
     """[n, size] of floats → mean and standard deviation of each row, [n] of float64."""
     size = rows.shape[1]
     if not size:
@@ -151,12 +163,12 @@ def _mean_and_std(rows: Array) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def _image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
+def image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
     """Where images [n, *shape] are sampled: the pixels, then two neighbours down and two neighbours across."""
     down, across = _image_axes(shape)
     steps = [1] * len(shape)
     for axis in (down, across):
-        steps[axis] = -(-shape[axis] // _IMAGE_SAMPLES)
+        steps[axis] = -(-shape[axis] // IMAGE_SAMPLES)
     every = [slice(None, None, step) for step in steps]
 
     def neighbours(axis: int) -> list[tuple[slice, ...]]:
@@ -183,9 +195,9 @@ def _image_axes(shape: tuple[int, ...]) -> tuple[int, int]:
 def _image_statistics(samples: Array) -> tuple[Array, Array, Array]:
     """Mean, standard deviation, and root mean square of the differences between neighbouring pixels, [n] each."""
     shape = samples.shape[1:]
-    everywhere, *neighbours = _image_slices(shape)
-    images = samples.astype(np.float32) if math.prod(shape) <= _IMAGE_SAMPLES**2 else samples
-    brightness, contrast = _mean_and_std(_rows(images[everywhere].astype(np.float32, copy=False)))
+    everywhere, *neighbours = image_slices(shape)
+    images = samples.astype(np.float32) if math.prod(shape) <= IMAGE_SAMPLES**2 else samples
+    brightness, contrast = mean_and_std(_rows(images[everywhere].astype(np.float32, copy=False)))
     total, count = np.zeros(len(samples)), 0
     for low, high in (neighbours[:2], neighbours[2:]):
         difference = _rows(images[high].astype(np.float32, copy=False) - images[low])

@@ -1,10 +1,9 @@
-"""Where candidates are measured and judged: on this machine, or on a device over SSH."""
+"""Where candidates are measured and judged: on this machine, on a device over SSH, or on a device of a fleet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 from msgspec import Struct, structs
@@ -15,51 +14,17 @@ from edgeship.build.devices.address import parse_address
 from edgeship.build.devices.device import Candidate, Device
 from edgeship.build.devices.link import Link, launcher
 from edgeship.build.devices.worker import Plan
+from edgeship.build.enrolled import Enrolled
 from edgeship.build.inputs import Inputs
 from edgeship.build.measure import Latency, measure
 from edgeship.build.options import BuildOptions
 from edgeship.build.oracle import stacked
 from edgeship.build.progress import Progress
 from edgeship.build.schema import MeasuredOn
+from edgeship.build.trials import Bench, Trial, Trials
 from edgeship.targets import Measure, Target
 from edgeship_agent.contract.errors import ConfigError, ConversionError
 from edgeship_agent.runtime.isa import architecture, cpu_name, isa_class
-
-
-class Trial(Struct, frozen=True, kw_only=True):
-    """One candidate, tried.
-
-    Attributes:
-        built: the candidate, compared with the source where it was tried.
-        notes: what is worth knowing about the place.
-    """
-
-    built: Built
-    latency: Latency
-    notes: tuple[str, ...] = ()
-
-
-class Trials(Struct, frozen=True, kw_only=True):
-    """Several candidates, tried in one interleaved run.
-
-    Attributes:
-        tried: precision → trial.
-        refused: precision → why it does not run there.
-    """
-
-    tried: Mapping[str, Trial]
-    refused: Mapping[str, str]
-
-
-class Bench(Protocol):
-    """A place to try candidates."""
-
-    @property
-    def place(self) -> MeasuredOn:
-        """What it is."""
-
-    def try_all(self, label: str, variants: Mapping[str, Built], inputs: Inputs, plan: Measure, /) -> Trials:
-        """Try candidates: precision → candidate; ``label`` is ``target/runtime``."""
 
 
 class Here:
@@ -143,16 +108,21 @@ class There:
 
 
 class Benches(Struct, frozen=True, kw_only=True):
-    """This machine and, where one was named, a device for the targets of its architecture."""
+    """This machine and, where one was named, a device for the targets of its architecture.
+
+    Attributes:
+        enrolled: id of a target → the device of a fleet that its file names.
+    """
 
     here: Here
     there: There | None = None
+    enrolled: Mapping[str, Enrolled] = {}
 
     def of(self, target: Target) -> Bench:
         """Where a target's candidates are tried."""
         if self.there is not None and self.there.place.arch == target.arch:
             return self.there
-        return self.here
+        return self.enrolled.get(target.id, self.here)
 
 
 @contextmanager
@@ -161,11 +131,14 @@ def open_benches(options: BuildOptions, targets: Sequence[Target], progress: Pro
 
     Raises:
         ConfigError: the address is none, or no target is of the device's architecture.
+        InputError: the fleet has no such device.
         TransferError: the device cannot be reached, or lacks something that cannot be installed.
     """
     here = Here(progress)
     if not options.measure:
-        yield Benches(here=here)
+        with ExitStack() as stack:
+            named = [target for target in targets if target.measure.runner == "device"]
+            yield Benches(here=here, enrolled={target.id: Enrolled.open(target, progress, stack) for target in named})
         return
     address = parse_address(options.measure)
     with Device(Link(address, launcher(options.ssh_config)), address.text, progress) as device:

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 from edgeship.build import assemble, gate, select
-from edgeship.build.bench import Bench, Benches, Trials
+from edgeship.build.bench import Benches
 from edgeship.build.candidates import Built, Workshop
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
@@ -19,6 +19,7 @@ from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantRep
 from edgeship.build.select import Choice, Judged
 from edgeship.build.stages import named_in, said
 from edgeship.build.target_gates import target_gates
+from edgeship.build.trials import Bench, Trials
 from edgeship.build.unlabelled import Field
 from edgeship.build.verify import Comparison
 from edgeship.build.words import chosen_line, fp32_lines, int8_lines

@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "releases": ("edgeship.cli.releases", "releases", "Add, list and show releases."),
     "rollouts": ("edgeship.cli.rollouts", "rollouts", "Create, watch and control staged rollouts."),
     "devices": ("edgeship.cli.devices", "devices", "List, show and tag devices."),
+    "profile": ("edgeship.cli.profile", "profile", "Measure a model on a device of the fleet."),
     "drift": ("edgeship.cli.drift", "drift", "Show drift per device and signal."),
     "incidents": ("edgeship.cli.drift", "incidents", "List and show incidents."),
     "explain": ("edgeship.cli.explain", "explain", "Explain a verdict: rule, value, limit, evidence, next step."),

@@ -21,6 +21,7 @@ from edgeship_agent.contract.messages import (
     Window,
     WindowBatch,
 )
+from edgeship_agent.contract.profiling import ProfileReport
 from edgeship_agent.contract.sketch import BinnedSketch, Sketch
 
 #: Longest name (model, version, boot id, reason code, ...), in characters.
@@ -34,7 +35,7 @@ MAX_COUNT: Final = 2**53 - 1
 #: Greatest fixed-point sum of a sketch: values are clipped at 2^20 steps, so 2^41 of their squares fit.
 MAX_SUM: Final = 2**81
 
-DeviceMessage = Birth | Death | Heartbeat | WindowBatch | UpdateReport
+DeviceMessage = Birth | Death | Heartbeat | WindowBatch | UpdateReport | ProfileReport
 
 
 def admit(device_id: str, message: DeviceMessage) -> None:
@@ -52,6 +53,8 @@ def admit(device_id: str, message: DeviceMessage) -> None:
         _check_batch(message)
     elif isinstance(message, UpdateReport):
         _check_report(message)
+    elif isinstance(message, ProfileReport):
+        _check_profile(message)
     elif isinstance(message, Death):
         _count("session", message.session)
     else:
@@ -95,6 +98,14 @@ def _check_report(report: UpdateReport) -> None:
         _count(name, getattr(report, name))
     _finite("at_s", report.at_s)
     _names("figures", report.figures)
+
+
+def _check_profile(report: ProfileReport) -> None:
+    _name("job_id", report.job_id)
+    _name("label", report.label)
+    _name("detail", report.detail, MAX_SENTENCE)
+    for name in ("seq", "done", "total"):
+        _count(name, getattr(report, name))
 
 
 def _check_batch(batch: WindowBatch) -> None:

@@ -21,6 +21,7 @@ from edgeship.server.api import (
     health,
     identities,
     incidents,
+    profile_jobs,
     releases,
     rollouts,
     tuf,
@@ -29,7 +30,8 @@ from edgeship.server.context import ServerContext
 from edgeship.server.guards import add_headers, guard
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, IllegalTransition, InputError
 
-_API: Final = (health, devices, identities, drift, incidents, events, blobs, tuf, releases, rollouts, explain)
+_API: Final = (health, devices, identities, drift, incidents, events, blobs, tuf, releases, rollouts, explain,
+               profile_jobs)  # fmt: skip
 #: A handler that takes more (a model file) says so itself.
 _MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from edgeship.server.clones import CloneWatch
 from edgeship.server.config import ServerConfig
 from edgeship.server.event_bus import EventBus
+from edgeship.server.profile_jobs import ProfileJobs
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import Store, events, open_store
 from edgeship_agent.contract.errors import ConfigError
@@ -75,6 +76,11 @@ class ServerContext:
     def profiles(self) -> Profiles:
         """Drift baselines of the releases."""
         return Profiles(self.blobs)
+
+    @cached_property
+    def profile_jobs(self) -> ProfileJobs:
+        """Profile jobs since this server was started."""
+        return ProfileJobs(self)
 
     @property
     def members(self) -> Members:

@@ -17,6 +17,7 @@ from edgeship.server.link import BrokerLink, Connected, Incoming
 from edgeship.server.store import books, devices, windows
 from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, Birth, Death, Heartbeat, UpdateReport, WindowBatch
+from edgeship_agent.contract.profiling import ProfileReport
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode, encode
 
@@ -140,6 +141,8 @@ class Ingest:
             case UpdateReport():
                 presence.on_message(self._context, connection, device_id)
                 rollouts.on_report(self._context, connection, device_id, message)
+            case ProfileReport():
+                self._context.profile_jobs.take(connection, message)
             case Birth():
                 if presence.on_birth(self._context, connection, message, retained=retained):
                     goals.on_birth(self._context, connection, message)

@@ -18,6 +18,7 @@ from edgeship.server.tuf_repository import TufKeys, TufRepository
 from edgeship_agent.contract.goal import GOAL_PAYLOAD_TYPE, GoalState, SignedGoal
 from edgeship_agent.contract.messages import PROTOCOL_VERSION
 from edgeship_agent.contract.oci import signed_bytes
+from edgeship_agent.contract.profiling import JOB_PAYLOAD_TYPE, ProfileOrder, SignedOrder, encode_order
 from edgeship_agent.contract.wire import encode_goal
 
 
@@ -66,4 +67,18 @@ class Trust:
             payload=payload,
             key_id=key_id(self.goal_public),
             signature=self._goal_key.sign(signed_bytes(GOAL_PAYLOAD_TYPE, payload)),
+        )
+
+    def sign_order(self, order: ProfileOrder) -> SignedOrder:
+        """An order of a profile job as it travels, signed for its device alone.
+
+        The key is that of the goal states; what is signed begins with another type, so that neither is ever taken for
+        the other.
+        """
+        payload = encode_order(order)
+        return SignedOrder(
+            protocol_version=PROTOCOL_VERSION,
+            payload=payload,
+            key_id=key_id(self.goal_public),
+            signature=self._goal_key.sign(signed_bytes(JOB_PAYLOAD_TYPE, payload)),
         )

@@ -142,12 +142,16 @@ class Measure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         warm_up: inferences before the clock starts.
         min_queries: inferences that are timed, at least.
         min_seconds: time that is measured, at least.
+        device: id of the enrolled device, for the runner ``device``.
+        server: address of its fleet server, for the runner ``device``; empty for what EDGESHIP_SERVER says.
     """
 
     runner: Literal["local", "ssh", "device"] = "local"
     warm_up: Count = 50
     min_queries: Positive = 1000
     min_seconds: Amount = 1.0
+    device: str = ""
+    server: str = ""
 
 
 class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

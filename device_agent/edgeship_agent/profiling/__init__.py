@@ -1,0 +1,1 @@
+"""Profile jobs: artifacts measured on this device, in processes of their own, beside the model that serves."""

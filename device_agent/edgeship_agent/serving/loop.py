@@ -1,0 +1,140 @@
+"""The worker's loop: sockets that are ready, calls that are due. One thread, one poll for each turn.
+
+An event loop of the standard library would bring its transports, its tasks and TLS into every worker: megabytes of
+memory and some ten microseconds of every answer, for nothing that a worker needs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Final
+
+Call = Callable[[], None]
+_READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+_WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+
+
+class Loop:
+    """Calls back when sockets are ready or time has come; everything on the thread that called :meth:`run`."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._readers: dict[int, Call] = {}
+        self._writers: dict[int, Call] = {}
+        self._soon: deque[Call] = deque()
+        self._later: list[tuple[float, int, Call]] = []
+        self._order = count()
+        self._is_running = False
+
+    def add_reader(self, endpoint: socket.socket, call: Call) -> None:
+        """Call whenever there is something to read, until :meth:`remove_reader`."""
+        fd = endpoint.fileno()
+        known = self._mask(fd)
+        self._readers[fd] = call
+        self._watch(fd, known)
+
+    def add_writer(self, endpoint: socket.socket, call: Call) -> None:
+        """Call whenever there is room to write, until :meth:`remove_writer`."""
+        fd = endpoint.fileno()
+        known = self._mask(fd)
+        self._writers[fd] = call
+        self._watch(fd, known)
+
+    def remove_reader(self, endpoint: socket.socket) -> None:
+        """Look no longer; to be called before the socket is closed."""
+        fd = endpoint.fileno()
+        known = self._mask(fd)
+        if self._readers.pop(fd, None) is not None:
+            self._watch(fd, known)
+
+    def remove_writer(self, endpoint: socket.socket) -> None:
+        """Look no longer; to be called before the socket is closed."""
+        fd = endpoint.fileno()
+        known = self._mask(fd)
+        if self._writers.pop(fd, None) is not None:
+            self._watch(fd, known)
+
+    def call_soon(self, call: Call) -> None:
+        """Call once, after the sockets that are ready now had their turn."""
+        self._soon.append(call)
+
+    def call_later(self, delay_s: float, call: Call) -> None:
+        """Call once, not before so many seconds have passed."""
+        heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._order), call))
+
+    def every(self, period_s: float, call: Call) -> None:
+        """Call again and again, with so many seconds between two calls, for as long as the loop runs."""
+
+        def again() -> None:
+            call()
+            self.call_later(period_s, again)
+
+        self.call_later(period_s, again)
+
+    def step_through(self, steps: Iterator[None]) -> None:
+        """Take one step of an iterator at a time, and look at the sockets between two of them."""
+
+        def one() -> None:
+            for _ in steps:
+                self.call_soon(one)
+                return
+
+        self.call_soon(one)
+
+    def run(self) -> None:
+        """Until :meth:`stop` is called."""
+        self._is_running = True
+        while self._is_running:
+            self._turn()
+
+    def stop(self) -> None:
+        """Leave :meth:`run` at the end of this turn."""
+        self._is_running = False
+
+    def close(self) -> None:
+        """Let the system's part go."""
+        self._poll.close()
+
+    def _turn(self) -> None:
+        for fd, events in self._poll.poll(self._patience_s()):
+            if events & _READABLE and (reader := self._readers.get(fd)) is not None:
+                _guarded(reader)
+            if events & _WRITABLE and (writer := self._writers.get(fd)) is not None:
+                _guarded(writer)
+        while self._later and self._later[0][0] <= time.monotonic():
+            self._soon.append(heapq.heappop(self._later)[2])
+        for _ in range(len(self._soon)):  # those that these calls add come in the next turn
+            _guarded(self._soon.popleft())
+
+    def _patience_s(self) -> float:
+        if self._soon or not self._is_running:
+            return 0.0
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else -1.0
+
+    def _mask(self, fd: int) -> int:
+        return (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+
+    def _watch(self, fd: int, known: int) -> None:
+        wanted = self._mask(fd)
+        if not known:
+            self._poll.register(fd, wanted)
+        elif not wanted:
+            self._poll.unregister(fd)
+        elif wanted != known:
+            self._poll.modify(fd, wanted)
+
+
+def _guarded(call: Call) -> None:
+    """One call that fails ends neither the loop nor the others."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001 (the process's outermost loop)
+        import traceback
+
+        traceback.print_exc()
