@@ -1,4 +1,4 @@
-"""``edgeship-agent enroll | run | install | unit | status | infer | doctor``. Results to stdout, all else to stderr."""
+"""The commands of ``edgeship-agent``. Results to stdout, all else to stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship_agent.cli_patterns import add_infer
+from edgeship_agent.cli_patterns import add_infer, add_stream
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 _GLYPHS: Final = {"ok": "✔", "warn": "!", "fail": "✖"}
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what the running agent says of itself")
     status.set_defaults(command=_status)
     add_infer(commands)
+    add_stream(commands)
     doctor = commands.add_parser("doctor", help="what is wrong with this device, and the command that mends it")
     doctor.set_defaults(command=_doctor)
     enroll = commands.add_parser("enroll", help="become a device of a fleet, with a token of its operator")

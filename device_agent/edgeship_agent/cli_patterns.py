@@ -36,6 +36,40 @@ def add_infer(commands: Any) -> None:
     infer.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
+def add_stream(commands: Any) -> None:
+    """Add ``stream`` to the commands."""
+    stream = commands.add_parser(
+        "stream",
+        help="run a model over a stream: stdin, a watched folder or an MQTT topic",
+        description="Predictions go to stdout or to a topic, one JSON document each; the summary, with the delay from "
+        "end to end, to stderr (or with --json, as its last line). Exit codes: 0 the source ended, 1 could not be "
+        "done, 2 usage, or ended with bad messages, 130 interrupted.",
+    )
+    stream.set_defaults(command=_stream)
+    stream.add_argument("model", metavar="BUNDLE", help="folder of a bundle or slot; or, with --config, a model that "
+                        "this device serves")  # fmt: skip
+    stream.add_argument("source", metavar="SOURCE", help="- for stdin, a folder, or mqtt://HOST:PORT/TOPIC")
+    stream.add_argument("sink", nargs="?", default="-", metavar="SINK", help="- for stdout, or mqtt://HOST:PORT/TOPIC")
+    stream.add_argument("--bytes", action="store_true", help="a message is the bytes of the input; on stdin, behind "
+                        "its length in four bytes")  # fmt: skip
+    stream.add_argument("--queue", type=int, default=64, help="messages that may wait (default: 64)")
+    stream.add_argument("--drop", action="store_true", help="drop the oldest where stdin or a folder is too fast")
+    stream.add_argument("--count", type=int, default=0, help="end after so many predictions (default: never)")
+    stream.add_argument("--report-s", type=float, default=10.0, help="between two reports (default: 10)")
+    stream.add_argument("--variant", default="", metavar="LABEL", help="of the bundle (default: first that runs here)")
+    stream.add_argument("--threads", type=int, default=1, help="of the runtime, for one sample (default: 1)")
+    stream.add_argument("--config", type=Path, help="agent.toml")
+    stream.add_argument("--json", action="store_true", help="the summary as a line of JSON on stdout, the last one")
+
+
+def _stream(options: argparse.Namespace) -> int:
+    from edgeship_agent.patterns.command import run_stream
+
+    if options.queue < 1 or options.threads < 1:
+        raise ConfigError("too few", key="--queue, --threads", expected="≥ 1")
+    return run_stream(options, model_place(options), say)
+
+
 def _infer(options: argparse.Namespace) -> int:
     if options.model is None:
         return _ask(options)

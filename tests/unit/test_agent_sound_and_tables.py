@@ -8,12 +8,26 @@ import sys
 import wave
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import fft, signal
 
-from edgeship_agent.contract.errors import ContractError, InputError
-from edgeship_agent.contract.manifest import Categories, Dct, Impute, LogMel, OneHot
+from edgeship.build.folding import shorten
+from edgeship.build.preprocess import read_contracts
+from edgeship_agent.contract.errors import ConfigError, ContractError, InputError
+from edgeship_agent.contract.manifest import (
+    Categories,
+    Dct,
+    Impute,
+    InputContract,
+    LogMel,
+    OneHot,
+    Scale,
+    StreamWindow,
+    TensorSpec,
+)
+from edgeship_agent.processing import prepare
 from edgeship_agent.processing.steps import apply_step
 from tests.preparing import MEL, PREPARE, check_elsewhere
 
@@ -143,3 +157,33 @@ def test_tables() -> None:
     assert apply_step(Categories(column=0, values=(9.0, 2.0)), hot)[:, 0].tolist() == [1.0, 0.0]
     assert apply_step(Categories(column=0, values=(9.0,), unknown=7.0), hot)[:, 0].tolist() == [7.0, 0.0]
     assert np.isnan(table[0, 1])
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "preprocess.toml"
+    path.write_text(f"schema_version = 1\n[[input]]\n{text}\n")
+    return path
+
+
+def test_the_build_reads_the_steps_and_the_window(tmp_path: Path) -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=(-1, 49, 10, 1))
+    text = (
+        'dtype = "float32"\nshape = [16000]\nwindow = { length = 16000, hop = 8000 }\nsteps = [{ op = "log_mel", '
+        "rate_hz = 16000, frame_length = 480, hop_length = 320, fft_length = 512, bins = 40, low_hz = 20, "
+        'high_hz = 4000, power = 1, offset = 1e-6 }, { op = "dct", coefficients = 10, norm = "htk" }, '
+        '{ op = "impute", values = [0.0] }, { op = "reshape", shape = [49, 10, 1] }]'
+    )
+    (contract,) = read_contracts(written(tmp_path, text), [spec])
+    assert (contract.steps[0], contract.window) == (MEL, StreamWindow(length=16000, hop=8000))
+    assert prepare([contract], {"x": np.ones(16000, np.float32)})["x"].shape == (1, 49, 10, 1)
+    again = msgspec.json.decode(msgspec.json.encode(contract), type=InputContract)
+    assert again == contract
+    with pytest.raises(ConfigError, match="window"):
+        read_contracts(written(tmp_path, text.replace("length = 16000, hop", "length = 9, hop")), [spec])
+    with pytest.raises(ConfigError, match="centered"):
+        read_contracts(written(tmp_path, text.replace("power = 1", "centered = true")), [spec])
+
+
+def test_a_sound_step_behind_arithmetic_is_not_folded() -> None:
+    contract = InputContract(tensor="x", dtype="uint8", shape=(16000,), steps=(Scale(factor=1 / 128), MEL))
+    assert "log_mel" in shorten(contract, TensorSpec(name="x", dtype="float32", shape=(1, 49, 40)))

@@ -1,4 +1,4 @@
-"""Outputs of a model as a document: what a batch writes, a stream publishes and HTTP answers."""
+"""Outputs of a model as a document: what a batch writes and a stream publishes."""
 
 from __future__ import annotations
 
