@@ -135,10 +135,11 @@ def model_place(options: argparse.Namespace) -> Path:
     from edgeship_agent.config import read_config
     from edgeship_agent.supervisor.places import Places
     from edgeship_agent.update.slots import Slots
+    from edgeship_agent.update.traffic import MAIN_ARM
 
     slots = Slots(Places(read_config(options.config).state_dir).slots)
     arms = slots.arms()
-    for model, arm in arms:
+    for model, arm in sorted(arms, key=lambda each: each[1] != MAIN_ARM):
         slot = slots.active(model, arm) if model == options.model else None
         if slot is not None:
             return slot.directory

@@ -28,6 +28,7 @@ from edgeship_agent.runtime.isa import architecture
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.slot import SLOT_FILE, LoadedSlot, SlotFile, file_path, read_slot
 from edgeship_agent.update.offer import check_files, entry_of, manifest_layer
+from edgeship_agent.update.traffic import MAIN_ARM
 
 _INDEX_FILE: Final = "index.json"
 _WANTED: Final = "the folder of a bundle or of a slot"
@@ -124,7 +125,7 @@ def _unpack(layout: Path, folder: Path, label: str) -> None:
         target.write_bytes(_blob(layout, file.digest))
     (folder / MANIFEST_FILE).write_bytes(canonical_json(manifest))
     slot = SlotFile(model=manifest.name, version=manifest.version, digest=top.manifests[0].digest,
-                    variant=variant.label, arm="main")  # fmt: skip
+                    variant=variant.label, arm=MAIN_ARM)  # fmt: skip
     (folder / SLOT_FILE).write_bytes(canonical_json(slot))
 
 
