@@ -1,4 +1,4 @@
-"""``edgeship-agent enroll | run | install | unit | status | infer | doctor``. Results to stdout, all else to stderr."""
+"""The commands of ``edgeship-agent``. Results to stdout, all else to stderr."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from edgeship_agent.cli_patterns import add_infer, add_stream
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 _GLYPHS: Final = {"ok": "✔", "warn": "!", "fail": "✖"}
@@ -52,10 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     install.add_argument("--force", action="store_true", help="try a bundle again that failed on this device")
     status = commands.add_parser("status", help="what the running agent says of itself")
     status.set_defaults(command=_status)
-    infer = commands.add_parser("infer", help="ask the running agent for predictions")
-    infer.set_defaults(command=_infer)
-    infer.add_argument("--input", required=True, type=Path, help="x.npy, or x.npz with one array per model input")
-    infer.add_argument("--timeout-s", type=float, default=5.0, help="per prediction (default: 5)")
+    add_infer(commands)
+    add_stream(commands)
     doctor = commands.add_parser("doctor", help="what is wrong with this device, and the command that mends it")
     doctor.set_defaults(command=_doctor)
     enroll = commands.add_parser("enroll", help="become a device of a fleet, with a token of its operator")
@@ -73,9 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     unit = commands.add_parser("unit", help="print a systemd unit for this device")
     unit.set_defaults(command=_unit)
     unit.add_argument("--user", default="edgeship", help="who runs the agent (default: edgeship)")
-    for command in (run, install, status, infer, doctor, unit):
+    for command in (run, install, status, doctor, unit):
         command.add_argument("--config", required=True, type=Path, help="agent.toml")
-    for command in (install, status, infer, doctor):
+    for command in (install, status, doctor):
         command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
 
@@ -200,28 +199,6 @@ def _print_status(document: dict[str, Any], config: Path) -> None:
     follow = "infer --input x.npy" if document["running"] and alive else ("doctor" if alive else "run")
     command, _, rest = follow.partition(" ")
     sys.stdout.write(f"next: edgeship-agent {command} --config {config}{' ' + rest if rest else ''}\n")
-
-
-def _infer(options: argparse.Namespace) -> int:
-    from edgeship_agent.config import read_config
-    from edgeship_agent.supervisor.asking import ask, read_samples
-    from edgeship_agent.supervisor.places import find_socket
-
-    config = read_config(options.config)
-    samples = read_samples(options.input)
-    answers = ask(config.state_dir, find_socket(config.state_dir), samples, options.timeout_s)
-    if options.json:
-        _write_json({"schema_version": 1, "answers": answers})
-        return 0
-    for answer in answers:
-        outputs = "  ".join(f"{name}={_short(values)}" for name, values in answer["outputs"].items())
-        sys.stdout.write(f"{answer['model']} {answer['version']}  {answer['latency_us']} µs  {outputs}\n")
-    return 0
-
-
-def _short(values: Any) -> str:
-    text = str(values)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _doctor(options: argparse.Namespace) -> int:

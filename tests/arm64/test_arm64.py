@@ -17,6 +17,8 @@ from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, Traffic
 from tests.arm64_root import Arm64Root, arm64_root
 from tests.conformance.slots import INPUTS, images
 from tests.console_blocks import ROOT
+from tests.preparing import PREPARE as PREPARE_ALL
+from tests.preparing import check_elsewhere
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -65,6 +67,14 @@ def test_preprocessing_is_the_same_to_the_bit(arm: Arm64Root, tmp_path: Path) ->
     with np.load(tmp_path / "made.npz") as made:
         here = np.stack([prepare(INPUTS, sample)["image"] for sample in samples])
         assert np.array_equal(made["image"], here)
+
+
+def test_sound_tables_and_images_are_the_same(arm: Arm64Root, tmp_path: Path) -> None:
+    def run(*paths: str) -> None:
+        done = arm.run("-c", PREPARE_ALL, *paths)
+        assert done.returncode == 0, done.stderr
+
+    check_elsewhere(run, tmp_path)
 
 
 class ArmAgent(AgentProcess):

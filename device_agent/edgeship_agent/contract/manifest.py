@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Union
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 MANIFEST_VERSION: Final = 1
 
@@ -108,7 +108,112 @@ class ColourOrder(Struct, frozen=True, kw_only=True, tag="colour_order", tag_fie
     """Reverse the last axis: RGB ↔ BGR."""
 
 
-Step = Union[Cast, Scale, Offset, Normalize, Reshape, Transpose, Pad, Resize, Crop, ColourOrder]
+class LogMel(Struct, frozen=True, kw_only=True, tag="log_mel", tag_field="op"):
+    """Sound [samples] → mel bands [frames, bins]; frame ``i`` begins at sample ``i · hop_length``.
+
+    Attributes:
+        rate_hz: of the sound.
+        frame_length, hop_length: in samples; only whole frames count.
+        fft_length: a frame is filled up with zeros to this; 0 for ``frame_length``.
+        low_hz, high_hz: of the bands.
+        window: ``hann`` or ``hamming`` (periodic), or ``none``.
+        power: of the magnitude: 1 or 2.
+        scale: ``htk`` (2595 log10(1 + f ÷ 700)) or ``slaney`` (linear to 1 kHz).
+        triangles: where the bands' slopes are straight: over ``mel``, as in TensorFlow, or over ``hz``, as in librosa.
+        norm: ``slaney`` for bands of equal area, or ``none``.
+        log: ``natural``, ``db`` (10 log10) or ``none``.
+        floor: a band below it counts as it, before the logarithm.
+        offset: added to a band before the logarithm.
+        centred: reflect half a frame at both ends, so that frame ``i`` has its middle at ``i · hop_length``.
+    """
+
+    rate_hz: float
+    frame_length: int
+    hop_length: int
+    bins: int
+    high_hz: float
+    low_hz: float = 0.0
+    fft_length: int = 0
+    window: str = "hann"
+    power: int = 2
+    scale: str = "htk"
+    triangles: str = "mel"
+    norm: str = "none"
+    log: str = "natural"
+    floor: float = 0.0
+    offset: float = 0.0
+    centred: bool = False
+
+
+class Dct(Struct, frozen=True, kw_only=True, tag="dct", tag_field="op"):
+    """The first coefficients of the cosine transform (II) along the last axis: MFCC, behind ``log_mel``.
+
+    Attributes:
+        norm: ``ortho``, or ``htk`` (√(2 ÷ N) for the first coefficient too, as in TensorFlow).
+    """
+
+    coefficients: int
+    norm: str = "ortho"
+
+
+class Impute(Struct, frozen=True, kw_only=True, tag="impute", tag_field="op"):
+    """Put a number in the place of NaN: one value a column of the last axis, or one for all."""
+
+    values: tuple[float, ...]
+
+
+class OneHot(Struct, frozen=True, kw_only=True, tag="one_hot", tag_field="op"):
+    """Put one column a known value in the place of a column of the last axis: 1 where it has that value, else 0.
+
+    Attributes:
+        unknown: what another value does: ``zeros`` (all columns 0) or ``refuse`` (the input is an error).
+    """
+
+    column: int
+    values: tuple[float, ...]
+    unknown: str = "zeros"
+
+
+class Categories(Struct, frozen=True, kw_only=True, tag="categories", tag_field="op"):
+    """Put the position among known values in the place of a column of the last axis.
+
+    Attributes:
+        unknown: what stands for any other value.
+    """
+
+    column: int
+    values: tuple[float, ...]
+    unknown: float = -1.0
+
+
+Step = Union[
+    Cast,
+    Scale,
+    Offset,
+    Normalize,
+    Reshape,
+    Transpose,
+    Pad,
+    Resize,
+    Crop,
+    ColourOrder,
+    LogMel,
+    Dct,
+    Impute,
+    OneHot,
+    Categories,
+]
+
+
+class StreamWindow(Struct, frozen=True, kw_only=True):
+    """How samples are cut from a stream: the raw sample's first axis is time, and ``length`` of it.
+
+    Attributes:
+        hop: how far the next sample begins behind the last one.
+    """
+
+    length: int
+    hop: int
 
 
 class InputContract(Struct, frozen=True, kw_only=True):
@@ -124,6 +229,7 @@ class InputContract(Struct, frozen=True, kw_only=True):
             state that is as new, and the answers have that axis too. A call is one sequence.
         folded: what comes after ``steps`` and is part of the variants' files, or of their bindings; element by element,
             with axes counted from the last one.
+        window: how samples are cut from a stream; unset, and not written, where each message is one sample.
     """
 
     tensor: str
@@ -133,6 +239,7 @@ class InputContract(Struct, frozen=True, kw_only=True):
     batched: bool = True
     folded: tuple[Step, ...] = ()
     sequence: bool = False
+    window: StreamWindow | UnsetType = UNSET
 
 
 class Feature(Struct, frozen=True, kw_only=True):

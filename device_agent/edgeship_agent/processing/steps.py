@@ -11,10 +11,15 @@ import numpy as np
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import (
     Cast,
+    Categories,
     ColourOrder,
     Crop,
+    Dct,
+    Impute,
+    LogMel,
     Normalize,
     Offset,
+    OneHot,
     Pad,
     Reshape,
     Resize,
@@ -23,6 +28,8 @@ from edgeship_agent.contract.manifest import (
     Transpose,
 )
 from edgeship_agent.processing.arrays import Array
+from edgeship_agent.processing.sound import cosine_transform, log_mel
+from edgeship_agent.processing.table import categories, impute, one_hot
 
 #: Fixed-point steps of one bilinear weight; two weights of 11 bits and a value of 16 bits fit into 64-bit integers.
 _WEIGHT_ONE: Final = 1 << 11
@@ -187,4 +194,9 @@ _STEPS: Final[dict[type, Callable[[Any, Array], Array]]] = {
     Resize: _resize,
     Crop: _crop,
     ColourOrder: _colour_order,
+    LogMel: log_mel,
+    Dct: cosine_transform,
+    Impute: impute,
+    OneHot: one_hot,
+    Categories: categories,
 }

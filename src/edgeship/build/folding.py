@@ -166,6 +166,8 @@ def _part(steps: Sequence[Step], rank: int) -> tuple[tuple[Step, ...], tuple[Ste
             folded.append(_from_the_end(step, rank))
         elif isinstance(step, Scale | Offset):
             folded.append(step)
+        elif type(step) not in _BEHIND:
+            return f"{words((step,))} comes behind it"
         else:
             turned = [_behind(type(step))(step, each, rank) for each in folded]
             refused = next((each for each in turned if isinstance(each, str)), None)

@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
 from edgeship.build.strict import convert, read_table
 from edgeship_agent.contract import manifest
@@ -46,7 +46,8 @@ _READ: Final = "compare with the example in docs/guide/build.md"
 _STEPS: Final[dict[str, Any]] = {
     str(kind.__struct_config__.tag): kind
     for kind in (manifest.Cast, manifest.Scale, manifest.Offset, manifest.Normalize, manifest.Reshape,
-                 manifest.Transpose, manifest.Pad, manifest.Resize, manifest.Crop, manifest.ColourOrder)
+                 manifest.Transpose, manifest.Pad, manifest.Resize, manifest.Crop, manifest.ColourOrder,
+                 manifest.LogMel, manifest.Dct, manifest.Impute, manifest.OneHot, manifest.Categories)
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
     tensor: str = ""
     steps: tuple[dict[str, Any], ...] = ()
+    window: manifest.StreamWindow | None = None
 
 
 class _PreprocessFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,8 +104,9 @@ def read_contracts(path: Path, inputs: Sequence[TensorSpec]) -> tuple[InputContr
         steps = tuple(_step(step, path) for step in entry.steps)
         batched = next(spec.batched for spec in inputs if spec.name == tensor)
         contracts[tensor] = InputContract(
-            tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps, batched=batched
-        )
+            tensor=tensor, dtype=entry.dtype, shape=entry.shape, steps=steps, batched=batched,
+            window=_window(entry, path) or UNSET,
+        )  # fmt: skip
     missing = [spec.name for spec in inputs if spec.name not in contracts]
     if missing:
         raise ConfigError("no contract for a model input", file=path, key="input", expected=", ".join(missing),
@@ -163,6 +166,15 @@ def _step(table: dict[str, Any], path: Path) -> Step:
                           next_step=_READ)  # fmt: skip
     step: Step = _convert(table, kind, path)
     return step
+
+
+def _window(entry: _Input, path: Path) -> manifest.StreamWindow | None:
+    window = entry.window
+    if window is not None and (entry.shape[:1] != (window.length,) or window.hop < 1):
+        raise ConfigError("a window that does not fit", file=path, key="input.window",
+                          expected="length = the first size of shape, hop ≥ 1", got=f"{window.length}, {window.hop}",
+                          next_step=_READ)  # fmt: skip
+    return window
 
 
 def _tensor_of(name: str, inputs: Sequence[TensorSpec], path: Path) -> str:
