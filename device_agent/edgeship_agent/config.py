@@ -48,6 +48,7 @@ LEAST: Final[dict[str, float]] = {
     "telemetry.outbox_bytes": 65536,
     "telemetry.resend_s": 0.1,
     "telemetry.remembered_predictions": 1,
+    "telemetry.flush_s": 0.1,
     "serving.threads": 1,
     "update.attempts": 1,
     "update.retry_s": 0.01,
@@ -71,6 +72,8 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         outbox_bytes: size limit of the windows that wait on the disk; the oldest go first, and are counted.
         resend_s: windows that the server has not acknowledged are sent again after this.
         remembered_predictions: labels and outcomes may come for so many of the newest predictions of a version.
+        flush_s: windows are kept in memory and written to the disk once in this time, so that flash memory does not
+            wear; a power cut may cost what was made since and the server had not acknowledged.
     """
 
     window_s: float = 60.0
@@ -79,6 +82,7 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     outbox_bytes: int = 50 * 1024 * 1024
     resend_s: float = 10.0
     remembered_predictions: int = 10_000
+    flush_s: float = 900.0
 
 
 class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -113,7 +113,7 @@ def test_long_state_directories_get_short_sockets(tmp_path: Path) -> None:
 def _check_sockets(short: Places, long: Places) -> None:
     for places in (short, long):
         places.make()
-        places.publish_socket()
+        places.publish()
         assert len(str(places.socket)) < 100
         assert find_socket(places.root) == places.socket
     assert short.sockets == short.run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import random
@@ -32,6 +33,7 @@ from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
 from edgeship_agent.supervisor.workers import WorkerPool
 from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.telemetry.waiting import WaitingWindows
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.conditions import why_not
@@ -74,6 +76,9 @@ def run_agent(config: AgentConfig) -> int:
     is_idle = threading.Event()
     threading.Thread(target=_keep_updating, args=(updater, log, is_idle), name="updater", daemon=True).start()
     threading.Thread(target=keep_renewing, args=(config, log), name="renewal", daemon=True).start()
+    if places.is_read_only:
+        detail = "the last committed model is served from it; no update is taken, windows wait in memory"
+        log("read_only_disk", state_dir=config.state_dir, socket=places.socket, detail=detail)
     log("started", device=config.device_id, pid=os.getpid(), state_dir=config.state_dir)
     try:
         return agent.run()
@@ -115,7 +120,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     )
     pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))
     activator = Activator(slots, pool, launcher, fingerprint, time.monotonic)
-    places.publish_socket()
+    places.publish()
     for slot in slots_to_serve(slots, activator, log):
         pool.begin(slot)
     updater = _make_updater(config, places, _UpdaterGround(state, journal, slots, store, activator, launcher), inbox)
@@ -139,12 +144,12 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         state=state,
         journal=journal,
         slots=slots,
-        outbox=outbox,
+        outbox=WaitingWindows(outbox, _unclean_ends(state, journal, log)),
         pool=pool,
         updater=updater,
         link=_make_link(config, state),
         desk=desk,
-        status=StatusFile(places.status, fixed, time.time),
+        status=StatusFile(places.live_status, fixed, time.time),
         log=log,
         notify=notifier,
     )
@@ -153,6 +158,17 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     except OSError as error:
         log("disk_failed", detail=str(error))  # the model serves on; updates wait until the disk takes records
     return Agent(parts), updater
+
+
+def _unclean_ends(state: StateFile, journal: Journal, log: Log) -> int:
+    """How often the agent ended by a power cut or a kill, the last time included."""
+    if journal.stopped_cleanly:
+        return state.now.unclean_ends
+    count = state.now.unclean_ends + 1
+    log("unclean_end", count=count, detail="windows of the last flush interval that the server did not have are lost")
+    with contextlib.suppress(OSError):  # said above; the model serves on
+        state.change(unclean_ends=count)
+    return count
 
 
 def _open_outbox(config: AgentConfig, places: Places, log: Log) -> Outbox:
