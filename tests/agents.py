@@ -32,6 +32,7 @@ from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.client import Client
+from edgeship_agent.supervisor.places import find_socket
 from edgeship_agent.telemetry.signals import make_profile, measure
 from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of
 from tests.programs import require_program
@@ -327,7 +328,7 @@ class AgentProcess:
 
     @property
     def socket(self) -> Path:
-        return Path((self.state / "run" / "socket-path").read_text().strip())
+        return find_socket(self.state)
 
     def start(self, *arguments: str, **environment: str) -> None:
         command = [sys.executable, "-W", "error", "-m", self.module, "run", "--config", str(self.config), *arguments]

@@ -65,6 +65,8 @@ class Relay:
         self._open = []
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 
@@ -110,6 +112,8 @@ class Relay:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        with locks[source]:
+            source.close()
 
     def _packets(self, source: socket.socket, is_up: bool) -> Iterator[bytes]:
         """Whole MQTT packets, or whatever came where nothing is done to them."""

@@ -70,10 +70,10 @@ class Places:
     @property
     def sockets(self) -> Path:
         """The folder of the sockets: ``run``, or a short one outside where that path is too long, or read-only."""
-        if self.is_read_only:
-            return self.volatile
         longest = len(os.fsencode(self.run)) + 1 + _LONGEST_NAME_BYTES
-        return self.run if longest <= _MAX_SOCKET_BYTES else Path(tempfile.gettempdir()) / self._short_name
+        if longest > _MAX_SOCKET_BYTES:
+            return Path(tempfile.gettempdir()) / self._short_name
+        return self.volatile if self.is_read_only else self.run
 
     @property
     def volatile(self) -> Path:
@@ -85,6 +85,16 @@ class Places:
     def live_status(self) -> Path:
         """Where the status is written; ``status`` points to it."""
         return self.volatile / self.status.name
+
+    def socket_outside(self) -> Path | None:
+        """Where the socket is while the agent runs on a disk that is read-only, or None."""
+        self.is_read_only = self.is_read_only or self._outside.exists()
+        return self.socket if self.is_read_only else None
+
+    @property
+    def _outside(self) -> Path:
+        """Says, in memory, that nothing could be written down in the state directory."""
+        return self.volatile / "read-only"
 
     @property
     def _short_name(self) -> str:
@@ -100,9 +110,9 @@ class Places:
         for stale in self.sockets.glob("w-*.sock"):
             stale.unlink(missing_ok=True)
         if self.is_read_only:
-            return  # :func:`find_socket` looks where it is
-        if self.sockets == self.run:
-            (self.volatile / SOCKET).unlink(missing_ok=True)
+            self._outside.touch()
+            return
+        self._outside.unlink(missing_ok=True)
         if not self.status.is_symlink() or self.status.readlink() != self.live_status:
             with contextlib.suppress(OSError):  # a full disk stops no agent that was here before
                 DISK.point(self.status, str(self.live_status), certain=False)
@@ -136,9 +146,9 @@ def lock_state(places: Places, next_step: str) -> int:
 def find_socket(state_dir: Path) -> Path:
     """The socket of the agent that runs (or ran last) in a state directory."""
     pointer = state_dir / "run" / "socket-path"
-    while_read_only = Places(state_dir).volatile / SOCKET
-    if while_read_only.exists():
-        return while_read_only
+    outside = Places(state_dir).socket_outside()
+    if outside is not None:
+        return outside
     try:
         return Path(os.fsdecode(pointer.read_bytes().rstrip(b"\n")))
     except OSError:
