@@ -26,6 +26,7 @@ from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import keep_renewing, tls_of
+from edgeship_agent.supervisor.metered import is_metered
 from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
 from edgeship_agent.supervisor.places import Places, lock_state
 from edgeship_agent.supervisor.sensors import read_conditions
@@ -36,7 +37,7 @@ from edgeship_agent.telemetry.outbox import Outbox
 from edgeship_agent.telemetry.waiting import WaitingWindows
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.conditions import why_not
+from edgeship_agent.update.conditions import Conditions, why_not
 from edgeship_agent.update.download import BlobStore, Downloader, Limits
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Launcher
@@ -212,6 +213,11 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
         lambda: gather_facts(config),
     )
     policy, state = config.update.policy(), ground.state
+
+    def conditions() -> Conditions:
+        metered = None if policy.may_be_metered else is_metered(config.update.metered_command)
+        return read_conditions(reference_time(time.time(), state.now.time_floor_s), is_metered=metered)
+
     pace = Pace(attempts=config.update.attempts, retry_s=config.update.retry_s, retry_max_s=config.update.retry_max_s)
     return Updater(
         Parts(
@@ -223,7 +229,7 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
             activator=ground.activator,
             publish=inbox.put,
             pace=pace,
-            why_wait=lambda: why_not(policy, read_conditions(reference_time(time.time(), state.now.time_floor_s))),
+            why_wait=lambda: why_not(policy, conditions()),
         )
     )
 
