@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -54,8 +55,9 @@ class Places:
             self.is_read_only = bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
             if not (self.is_read_only and self.run.is_dir()):
                 self.run.mkdir(exist_ok=True, mode=0o700)
+            with contextlib.suppress(OSError):
+                self._in_memory.mkdir(exist_ok=True, mode=0o700)
             self.sockets.mkdir(exist_ok=True, mode=0o700)
-            self.volatile.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise ConfigError(
                 f"cannot be made: {error.strerror}",
@@ -63,9 +65,8 @@ class Places:
                 key="state_dir",
                 next_step=f"sudo install -d -o $USER -m 700 {self.root}",
             ) from error
-        for folder in (self.sockets, self.volatile):
-            if folder.lstat().st_uid != os.getuid():
-                raise ConfigError("belongs to another user", file=folder, next_step=f"sudo rm -r {folder}")
+        if self.sockets.lstat().st_uid != os.getuid():
+            raise ConfigError("belongs to another user", file=self.sockets, next_step=f"sudo rm -r {self.sockets}")
 
     @property
     def sockets(self) -> Path:
@@ -77,7 +78,20 @@ class Places:
 
     @property
     def volatile(self) -> Path:
-        """A folder in memory where the system has one: what is written every second does not wear the disk."""
+        """A folder in memory where the system has one: what is written every second does not wear the disk.
+
+        Anybody may make a folder of that name there, so it has to be of the user whose the state directory is; else
+        ``run`` has to do.
+        """
+        try:
+            found = self._in_memory.lstat()
+            is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == self.root.stat().st_uid
+        except OSError:
+            is_ours = False
+        return self._in_memory if is_ours and not found.st_mode & 0o022 else self.run
+
+    @property
+    def _in_memory(self) -> Path:
         memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
         return memory / self._short_name
 
@@ -88,8 +102,10 @@ class Places:
 
     def socket_outside(self) -> Path | None:
         """Where the socket is while the agent runs on a disk that is read-only, or None."""
-        self.is_read_only = self.is_read_only or self._outside.exists()
-        return self.socket if self.is_read_only else None
+        if self.volatile == self.run or not self._outside.exists():
+            return None
+        self.is_read_only = True
+        return self.socket
 
     @property
     def _outside(self) -> Path:
@@ -110,11 +126,15 @@ class Places:
         for stale in self.sockets.glob("w-*.sock"):
             stale.unlink(missing_ok=True)
         if self.is_read_only:
-            self._outside.touch()
+            if self.volatile != self.run:
+                self._outside.touch()
             return
-        self._outside.unlink(missing_ok=True)
-        if not self.status.is_symlink() or self.status.readlink() != self.live_status:
-            with contextlib.suppress(OSError):  # a full disk stops no agent that was here before
+        with contextlib.suppress(OSError):  # a full disk stops no agent that was here before
+            self._outside.unlink(missing_ok=True)
+            if self.volatile == self.run:
+                if self.status.is_symlink():
+                    self.status.unlink()
+            elif not self.status.is_symlink() or self.status.readlink() != self.live_status:
                 DISK.point(self.status, str(self.live_status), certain=False)
         said = os.fsencode(self.socket) + b"\n"
         if not self.socket_pointer.is_file() or self.socket_pointer.read_bytes() != said:
