@@ -74,10 +74,11 @@ class Relay:
         while True:
             try:
                 device, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            try:
                 broker = socket.create_connection(("127.0.0.1", self._target), 10)
             except OSError:
-                if self._listener.fileno() < 0:
-                    return
                 device.close()
                 continue
             broker.settimeout(None)
