@@ -32,6 +32,7 @@ from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.client import Client
+from edgeship_agent.supervisor.places import find_socket
 from edgeship_agent.telemetry.signals import make_profile, measure
 from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of
 from tests.programs import require_program
@@ -75,6 +76,8 @@ class Depot:
         self.targets: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.cut_after_bytes: int | None = None
+        self.stall_blob = ""
+        self.closed = threading.Event()
         depot = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -109,6 +112,10 @@ class Depot:
         if self.cut_after_bytes is not None and "/blobs/" in request.path and len(body) > self.cut_after_bytes:
             body = body[: self.cut_after_bytes]
             request.close_connection = True
+        if self.stall_blob and request.path.endswith(self.stall_blob):
+            request.wfile.write(body[: len(body) // 2])
+            self.closed.wait(60.0)
+            return
         request.wfile.write(body)
 
     def _find(self, path: str) -> bytes | None:
@@ -132,10 +139,13 @@ class Depot:
 
     def model_blob(self, release: Release) -> str:
         """Hexadecimal digest of a release's model file."""
-        index = msgspec.json.decode(self.targets[hex_of(release.digest)], type=ImageIndex)
-        manifest = json.loads(self.blobs[hex_of(index.manifests[0].digest)])
+        manifest = json.loads(self.blobs[hex_of(self.index_of(release).manifests[0].digest)])
         layers = {layer["annotations"]["org.cncf.model.filepath"]: layer["digest"] for layer in manifest["layers"]}
         return hex_of(layers["model.onnx"])
+
+    def index_of(self, release: Release) -> ImageIndex:
+        """The index of a release's variants."""
+        return msgspec.json.decode(self.targets[hex_of(release.digest)], type=ImageIndex)
 
     def goal(self, generation: int, *models: ModelGoal, **changes: Any) -> bytes:
         """A signed goal state for the device, as it travels."""
@@ -151,6 +161,7 @@ class Depot:
         return encode(Kind.GOAL, self.trust.sign_goal(GoalState(**{**values, **changes})))
 
     def close(self) -> None:
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -327,7 +338,7 @@ class AgentProcess:
 
     @property
     def socket(self) -> Path:
-        return Path((self.state / "run" / "socket-path").read_text().strip())
+        return find_socket(self.state)
 
     def start(self, *arguments: str, **environment: str) -> None:
         command = [sys.executable, "-W", "error", "-m", self.module, "run", "--config", str(self.config), *arguments]

@@ -1,7 +1,11 @@
-"""The agent, made to die of SIGKILL right before its n-th change of the disk: ``KILL_AT=n``."""
+"""The agent, made to die of SIGKILL right before its n-th change of the disk: ``KILL_AT=n``.
+
+``FULL_AT=n`` lets the disk be full from that change on instead, for ``FULL_FOR`` changes: every one of them fails.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -24,8 +28,10 @@ def deadly(method: Callable[..., Any]) -> Callable[..., Any]:
     def counted(*arguments: Any, **options: Any) -> Any:
         global _count  # noqa: PLW0603 (one process, one count)
         _count += 1
-        if _count == int(os.environ["KILL_AT"]):
+        if _count == int(os.environ.get("KILL_AT", "0")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if 0 <= _count - int(os.environ.get("FULL_AT", "0")) < int(os.environ.get("FULL_FOR", "0")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return method(*arguments, **options)
 
     return counted

@@ -29,7 +29,7 @@ from edgeship_agent.contract.errors import ConfigError, ContractError
 from edgeship_agent.contract.topics import check_device_id
 from edgeship_agent.identity.credentials import Credentials
 from edgeship_agent.link.address import parse_address
-from edgeship_agent.update.conditions import Policy, parse_window
+from edgeship_agent.update.conditions import METERED_POLICIES, Policy, parse_window
 
 if sys.version_info >= (3, 11):  # noqa: UP036 (the agent keeps to 3.10)
     import tomllib
@@ -48,6 +48,7 @@ LEAST: Final[dict[str, float]] = {
     "telemetry.outbox_bytes": 65536,
     "telemetry.resend_s": 0.1,
     "telemetry.remembered_predictions": 1,
+    "telemetry.flush_s": 0.1,
     "serving.threads": 1,
     "update.attempts": 1,
     "update.retry_s": 0.01,
@@ -71,6 +72,8 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         outbox_bytes: size limit of the windows that wait on the disk; the oldest go first, and are counted.
         resend_s: windows that the server has not acknowledged are sent again after this.
         remembered_predictions: labels and outcomes may come for so many of the newest predictions of a version.
+        flush_s: windows are kept in memory and written to the disk once in this time, so that flash memory does not
+            wear; a power cut may cost what was made since and the server had not acknowledged.
     """
 
     window_s: float = 60.0
@@ -79,6 +82,7 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     outbox_bytes: int = 50 * 1024 * 1024
     resend_s: float = 10.0
     remembered_predictions: int = 10_000
+    flush_s: float = 900.0
 
 
 class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +112,9 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             Rollbacks and forced updates do not wait for it, nor for the two conditions below.
         min_battery_percent: on battery, updates wait for this charge or for mains.
         max_temperature_c: updates wait while the hottest zone is above this; 0 for no limit.
+        metered: ``never`` loads no bundle over a network that costs by the byte, ``always`` does.
+        metered_command: tells whether it does: exits with 0 for yes, with 1 for no; without one NetworkManager is
+            asked. Where nobody can tell, the network counts as free.
     """
 
     attempts: int = 10
@@ -119,17 +126,23 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     window: str = ""
     min_battery_percent: float = 0.0
     max_temperature_c: float = 0.0
+    metered: str = "always"
+    metered_command: tuple[str, ...] = ()
 
     def policy(self) -> Policy:
         """What updates wait for.
 
         Raises:
-            ConfigError: the window is no time of day.
+            ConfigError: the window is no time of day, or ``metered`` neither of its words.
         """
+        if self.metered not in METERED_POLICIES:
+            expected = " or ".join(METERED_POLICIES)
+            raise ConfigError("unknown word", key="update.metered", expected=expected, got=self.metered)
         return Policy(
             window=parse_window(self.window),
             min_battery_percent=self.min_battery_percent,
             max_temperature_c=self.max_temperature_c,
+            may_be_metered=self.metered == "always",
         )
 
 

@@ -201,6 +201,45 @@ def test_nan_never_passes(predictor):
     assert "not a number" in result.reason
 
 
+def test_a_lost_channel_does_not_hide_behind_a_larger_one():
+    golden_outputs = [np.tile(np.float32([[[300.0, 400.0, 0.4, 0.6]]]), (1, 50, 1)) for _ in range(6)]
+    ready = iter([output * np.float32([1, 1, 0, 1]) for output in golden_outputs])
+
+    def judged(answers, **golden_changes):
+        limits = Golden(relative_rms=0.01, isa_class="x86_64", other_isa_relative_rms=0.05)
+        variant = msgspec.structs.replace(VARIANT, golden=msgspec.structs.replace(limits, **golden_changes))
+        manifest = manifest_of(variant, output=OutputContract(kind="raw"))
+        samples, outputs = images(6), [{"scores": output} for output in golden_outputs]
+        files = [decode_tensor_file(encode_tensor_file(each)) for each in (samples, outputs)]
+        return check_golden(lambda _: {"scores": next(answers)}, manifest, variant, *files, "x86_64")
+
+    result = judged(ready)
+    assert result.relative_rms < 0.01
+    assert not result.passed
+    assert "channel 2 of scores is lost" in result.reason
+    assert judged(iter(golden_outputs)).passed
+    # on another ISA class one channel of four that moved is weighed with the others; two that are gone are too many
+    two = iter([output * np.float32([1, 1, 0, 0]) for output in golden_outputs])
+    assert not judged(two, isa_class="aarch64").passed
+    some = iter([output * np.float32([1, 1, 0.3, 1]) for output in golden_outputs])
+    assert judged(some, isa_class="aarch64").passed
+
+
+def test_a_further_output_that_is_lost_is_refused(predictor):
+    samples = images(6)
+    outputs = [{**predictor.run(sample), "zones": np.ones((1, 3), np.float32)} for sample in samples]
+    files = [decode_tensor_file(encode_tensor_file(each)) for each in (samples, outputs)]
+
+    def answering(factor: float):
+        return lambda raw: {**predictor.run(raw), "zones": np.full((1, 3), factor, np.float32)}
+
+    assert check_golden(answering(0.9), manifest_of(VARIANT), VARIANT, *files, "x86_64").passed
+    for factor in (0.0, np.nan):
+        result = check_golden(answering(factor), manifest_of(VARIANT), VARIANT, *files, "x86_64")
+        assert not result.passed
+        assert "of zones exceeds 0.5" in result.reason
+
+
 def test_golden_files_that_do_not_belong_together(predictor):
     empty = decode_tensor_file(encode_tensor_file([]))
     one = decode_tensor_file(encode_tensor_file(images(1)))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.supervisor.sensors import read_conditions
 from edgeship_agent.update import activation, updater
 from edgeship_agent.update.conditions import Conditions, Policy, why_not
 from edgeship_agent.update.disk import Disk
-from tests.agents import Depot, Release, model_goal
+from tests.agents import Depot, Release, model_goal, until
 from tests.integration.test_agent_power_loss import AT_ONCE
 from tests.power_device import Device, RememberingLauncher
 
@@ -79,6 +81,56 @@ def test_a_rollback_and_what_is_forced_do_not_wait(depot: Depot, tmp_path: Path)
     tested.off()
     assert [attempt.state.value for attempt in tested.journal.attempts()] == ["committed"] * 3
     assert waiting.asked == 0
+
+
+def test_a_metered_network_holds_up_loading_and_not_switching(depot: Depot, tmp_path: Path) -> None:
+    release = depot.publish("1")
+    metered = ("metered", "the network is metered")
+    waiting = Waiting(metered, metered, OPEN, metered)
+    tested = device(depot, tmp_path / "device", waiting)
+    tested.take(depot.goal(1, model_goal(release, "first", probation=AT_ONCE)))
+    tested.off()
+    assert waiting.asked >= 4
+    assert "wait_window" not in tested.published
+    assert tested.published[-1] == "committed"
+
+
+def test_the_price_of_a_byte_is_the_last_reason_of_all() -> None:
+    metered = Conditions(minute=720, has_mains=False, battery_percent=5.0, is_metered=True)
+    assert why_not(Policy(may_be_metered=False), metered)[0] == "metered"
+    assert why_not(Policy(may_be_metered=False, min_battery_percent=50.0), metered)[0] == "power"
+    assert why_not(Policy(), metered) == OPEN
+    assert why_not(Policy(may_be_metered=False), Conditions(minute=720)) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted", "state"),
+    [
+        ("downloading", "what is served", "canceled"),
+        ("downloading", "another", "superseded"),
+        ("precheck", "what is served", "canceled"),
+    ],
+)
+def test_a_silent_download_stops_at_once_when_the_server_takes_it_back(
+    depot: Depot, tmp_path: Path, phase: str, wanted: str, state: str
+) -> None:
+    tested = device(depot, tmp_path / "device", Waiting(OPEN))
+    first, second, third = (depot.publish(str(n), seed_scale=1.0 + n / 10) for n in (1, 2, 3))
+    tested.take(depot.goal(1, model_goal(first, "first", probation=AT_ONCE)))
+    manifest = hex_of(depot.index_of(second).manifests[0].digest)
+    depot.stall_blob = depot.model_blob(second) if phase == "downloading" else manifest
+    goal = tested.desk.receive(depot.goal(2, model_goal(second, "second", probation=AT_ONCE)))
+    following = threading.Thread(target=lambda: (tested.updater.submit(goal), tested.updater.follow(goal)))
+    following.start()
+    until(lambda: any(depot.stall_blob in path for path, _ in depot.requests), 60.0, "the download")
+    assert tested.published[-1] == phase
+    release, name = (first, "back") if wanted == "what is served" else (third, "third")
+    tested.updater.submit(tested.desk.receive(depot.goal(3, model_goal(release, name, probation=AT_ONCE))))
+    following.join(10.0)  # the read alone would wait for twenty seconds
+    assert not following.is_alive()
+    assert tested.published[-1] == state
+    assert tested.workers.loaded["digits", "main"] == first.digest
+    tested.off()
 
 
 def test_what_linux_tells(tmp_path: Path) -> None:

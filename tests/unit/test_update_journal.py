@@ -17,7 +17,7 @@ from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
 from edgeship_agent.update.disk import Disk, OpenFile
 from edgeship_agent.update.journal import Journal
-from edgeship_agent.update.state import BadPair, StateFile
+from edgeship_agent.update.state import SESSIONS_AT_ONCE, BadPair, StateFile
 
 
 @pytest.fixture
@@ -203,7 +203,10 @@ def test_state_is_kept_with_unknown_fields(tmp_path: Path) -> None:
     document = json.loads(path.read_bytes())
     path.write_text(json.dumps({**document, "of_tomorrow": 1}))
     again = StateFile(path)
-    assert again.next_session() == 2
+    assert again.next_session() == SESSIONS_AT_ONCE + 1  # what the first life may have used is not used again
+    written = path.read_bytes()
+    assert again.next_session() == SESSIONS_AT_ONCE + 2
+    assert path.read_bytes() == written
     again.raise_floor(50.0)
     again.raise_floor(40.0)
     again.count_refusals({"expired": 2})

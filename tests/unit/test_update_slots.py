@@ -11,6 +11,7 @@ from edgeship.bundle import VariantDraft
 from edgeship_agent.contract.errors import VerificationError
 from edgeship_agent.contract.oci import ImageIndex, ImageManifest, hex_of
 from edgeship_agent.contract.wire import read_json
+from edgeship_agent.supervisor import places as places_module
 from edgeship_agent.supervisor.places import Places, find_socket
 from edgeship_agent.update.slots import Slot, SlotContent, SlotFile, SlotInfo, Slots, verify_slot
 from tests.bundles import draft, files, variant, written
@@ -110,10 +111,29 @@ def test_long_state_directories_get_short_sockets(tmp_path: Path) -> None:
         _check_sockets(Places(Path(near) / "s"), Places(tmp_path / ("d" * 100) / "state"))
 
 
+def test_what_another_user_made_in_memory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places_module, "_MEMORY", tmp_path)
+    with tempfile.TemporaryDirectory(prefix="edgeship-") as near:
+        places = Places(Path(near) / "s")
+        places.make()
+        places.publish()
+        ours = places.volatile
+        assert (ours.parent, places.status.readlink()) == (tmp_path, ours / "status.json")
+        (ours / "read-only").touch()
+        assert find_socket(places.root).parent == ours
+        ours.chmod(0o777)  # whoever may write there could be the one that answers
+        again = Places(places.root)
+        again.make()
+        again.publish()
+        assert again.volatile == again.run
+        assert find_socket(places.root) == again.run / "infer.sock"
+        assert not again.status.is_symlink()
+
+
 def _check_sockets(short: Places, long: Places) -> None:
     for places in (short, long):
         places.make()
-        places.publish_socket()
+        places.publish()
         assert len(str(places.socket)) < 100
         assert find_socket(places.root) == places.socket
     assert short.sockets == short.run

@@ -111,12 +111,17 @@ class OutboxCounters(Struct, frozen=True, kw_only=True, array_like=True):
     """What became of every window since the device's state directory was made.
 
     ``created = acknowledged + evicted + waiting`` always holds.
+
+    Attributes:
+        unclean_ends: how often the agent ended by a power cut or a kill. Each may have cost the windows that one flush
+            interval made and the server had not acknowledged; no other counter holds those.
     """
 
     created: int = 0
     acknowledged: int = 0
     evicted: int = 0
     waiting: int = 0
+    unclean_ends: int = 0
 
 
 class Birth(Struct, frozen=True, kw_only=True, array_like=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from msgspec import Struct
@@ -11,6 +11,7 @@ from msgspec import Struct
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.frames import TensorFile
 from edgeship_agent.contract.manifest import BundleManifest, Golden, Variant
+from edgeship_agent.runtime.channels import LOST_RMS, OutputError
 from edgeship_agent.runtime.engine import Array
 from edgeship_agent.runtime.tensors import sample_arrays
 
@@ -64,24 +65,34 @@ def check_golden(
         )
     first = manifest.outputs[0].name
     golden = variant.golden
-    squared_error = squared_golden = 0.0
+    errors: dict[str, OutputError] = {}
     disagreements = 0
     for raw, expected in zip(inputs.samples, outputs.samples, strict=True):
-        wanted = np.asarray(_named(sample_arrays(expected), first), np.float64).ravel()
-        got = np.asarray(_named(run(sample_arrays(raw)), first), np.float64).ravel()
-        if got.shape != wanted.shape:
-            raise ContractError("golden output of another size", key=first, expected=wanted.size, got=got.size)
-        squared_error += float(np.sum((got - wanted) ** 2))
-        squared_golden += float(np.sum(wanted**2))
+        golden_arrays, arrays = sample_arrays(expected), run(sample_arrays(raw))
+        for name in dict.fromkeys((first, *golden_arrays)):
+            wanted = np.asarray(_named(golden_arrays, name), np.float64)
+            got = np.asarray(_named(arrays, name), np.float64)
+            if got.size != wanted.size:
+                raise ContractError("golden output of another size", key=name, expected=wanted.size, got=got.size)
+            error = errors.setdefault(name, OutputError(_step(variant, name)))
+            error.add(got.reshape(wanted.shape), wanted)
         if manifest.output.kind == "classification":
+            wanted, got = (np.asarray(each[first], np.float64).ravel() for each in (golden_arrays, arrays))
             disagreements += _top_class_moved(wanted, got, golden.margin)
-    relative_rms = _ratio(squared_error, squared_golden)
-    return _judge(golden, local_isa_class, relative_rms, disagreements, len(inputs.samples))
+    return _judge(golden, local_isa_class, errors, disagreements, len(inputs.samples))
 
 
-def _judge(golden: Golden, local_isa_class: str, relative_rms: float, disagreements: int, samples: int) -> GoldenResult:
+def _step(variant: Variant, name: str) -> float:
+    return next((abs(binding.scale) for binding in variant.outputs if binding.name == name), 0.0)
+
+
+def _judge(
+    golden: Golden, local_isa_class: str, errors: Mapping[str, OutputError], disagreements: int, samples: int
+) -> GoldenResult:
     same_isa = golden.isa_class == local_isa_class
     limit = golden.relative_rms if same_isa else max(golden.relative_rms, golden.other_isa_relative_rms)
+    (first, error), *others = errors.items()
+    relative_rms = error.relative_rms
     reason = ""
     if not math.isfinite(relative_rms):
         reason = "the model's first output is not a number"
@@ -89,6 +100,8 @@ def _judge(golden: Golden, local_isa_class: str, relative_rms: float, disagreeme
         reason = f"relative RMS {relative_rms:.4g} exceeds {limit:.4g}"
     elif disagreements:
         reason = f"the top class differs in {disagreements} of {samples} golden samples"
+    else:
+        reason = _lost_part(first, error, limit, same_isa) or _lost_output(others, limit)
     return GoldenResult(
         passed=not reason,
         relative_rms=relative_rms if math.isfinite(relative_rms) else -1.0,
@@ -100,10 +113,24 @@ def _judge(golden: Golden, local_isa_class: str, relative_rms: float, disagreeme
     )
 
 
-def _ratio(squared_error: float, squared_golden: float) -> float:
-    if squared_golden > 0.0:
-        return math.sqrt(squared_error / squared_golden)
-    return 0.0 if squared_error == 0.0 else math.inf
+def _lost_part(name: str, error: OutputError, limit: float, same_isa: bool) -> str:
+    """Why an output that holds as a whole does not: a channel that is lost beside larger ones; empty for none.
+
+    On another ISA class a channel that is almost nothing may move by a step; there all of them are weighed together.
+    """
+    lost = error.lost_channels
+    if not lost or limit > LOST_RMS or not (same_isa or error.balanced_rms > LOST_RMS):
+        return ""
+    many = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return f"channel {lost[0]}{many} of {name} is lost: relative RMS of its own above {LOST_RMS:g}"
+
+
+def _lost_output(others: Iterable[tuple[str, OutputError]], limit: float) -> str:
+    most = max(limit, LOST_RMS)
+    for name, error in others:
+        if not error.relative_rms <= most:  # NaN is lost as well
+            return f"relative RMS {error.relative_rms:.4g} of {name} exceeds {most:.4g}"
+    return ""
 
 
 def _top_class_moved(wanted: Array, got: Array, margin: float) -> int:

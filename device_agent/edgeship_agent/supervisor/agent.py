@@ -31,11 +31,11 @@ from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
 from edgeship_agent.supervisor.notify import Notifier
 from edgeship_agent.supervisor.profiling import ProfileDoor
 from edgeship_agent.supervisor.reports import ReportSender
-from edgeship_agent.supervisor.sending import WindowSender
+from edgeship_agent.supervisor.sending import Pace, WindowSender
 from edgeship_agent.supervisor.start import Say
 from edgeship_agent.supervisor.status import StatusFile
 from edgeship_agent.supervisor.workers import WorkerPool
-from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.telemetry.waiting import WaitingWindows
 from edgeship_agent.update.attempt import Attempt, report_of
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.slots import Slot, Slots
@@ -48,6 +48,8 @@ _STATUS_S: Final = 1.0
 #: When memory that only starting up needed goes back to the system, and how often afterwards.
 _FIRST_RELIEF_S: Final = 2.0
 _RELIEF_S: Final = 60.0
+#: Counters of refused goal states go to the disk once in this time: a flood of them wears no flash memory.
+_COUNTS_S: Final = 60.0
 #: A disk that fails is told about once in this time.
 _DISK_WORD_S: Final = 60.0
 #: Reports that a birth carries, the newest of each attempt.
@@ -88,7 +90,7 @@ class AgentParts:
     state: StateFile
     journal: Journal
     slots: Slots
-    outbox: Outbox
+    outbox: WaitingWindows
     pool: WorkerPool
     updater: Updater
     link: Link
@@ -111,15 +113,14 @@ class Agent:
     def __init__(self, parts: AgentParts) -> None:
         self._parts = parts
         config = parts.config
-        self._windows = WindowSender(
-            parts.outbox, config.device_id, parts.boot_id, parts.link.publish, config.telemetry.resend_s
-        )
+        pace = Pace(resend_s=config.telemetry.resend_s, flush_s=config.telemetry.flush_s)
+        self._windows = WindowSender(parts.outbox, config.device_id, parts.boot_id, parts.link.publish, pace)
         self._reports = ReportSender(parts.link.publish, config.telemetry.resend_s)
         self._session = 0
         self._is_connected = False
         self._started_s = parts.clock()
         self._heartbeat_due_s = 0.0
-        self._status_due_s = 0.0
+        self._status_due_s = self._counts_due_s = 0.0
         self._relief_due_s = self._started_s + _FIRST_RELIEF_S
         self._refusal_due_s = 0.0
         self._disk_word_due_s = 0.0
@@ -168,7 +169,10 @@ class Agent:
             self._write_status()
         except OSError as error:
             self._disk_failed(error)
-        parts.outbox.close()
+        try:
+            parts.outbox.close()
+        except EdgeshipError as error:
+            parts.log("windows_lost", detail=error.sentence())
 
     def _disk_failed(self, error: OSError) -> None:
         now_s = self._parts.clock()
@@ -239,7 +243,11 @@ class Agent:
 
     def _goal_came(self, payload: bytes, now_s: float) -> None:
         known = self._parts.state.now.goal_generation
-        goal = self._parts.desk.receive(payload)
+        try:
+            goal = self._parts.desk.receive(payload)
+        except OSError as error:
+            self._refused(self._parts.desk.refuse("disk", f"this device cannot take it down: {error.strerror}"), now_s)
+            raise
         if isinstance(goal, RefusedGoal):
             self._refused(goal, now_s)
             return
@@ -278,6 +286,10 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         parts = self._parts
         parts.pool.tick(now_s)
+        try:
+            self._windows.keep(now_s)
+        except EdgeshipError as error:
+            parts.log("windows_in_memory", detail=error.sentence())
         if self._is_connected:
             self._windows.tick(now_s)
             self._reports.tick(now_s)
@@ -289,8 +301,10 @@ class Agent:
             give_back()
         if now_s >= self._status_due_s:
             self._status_due_s = now_s + _STATUS_S
-            parts.desk.save_counts()
             self._write_status()
+        if now_s >= self._counts_due_s:
+            self._counts_due_s = now_s + _COUNTS_S
+            parts.desk.save_counts()
 
     # -- what the device says of itself ------------------------------------------------------------------------------
 

@@ -46,12 +46,12 @@ class GoalDesk:
             signed = decode(Kind.GOAL, payload)
             goal = verify_goal(signed, self._public_key)
         except VerificationError as error:
-            return self._refuse("bad_signature", error.sentence())
+            return self.refuse("bad_signature", error.sentence())
         except ContractError as error:
-            return self._refuse("unreadable", error.sentence())
+            return self.refuse("unreadable", error.sentence())
         refusal = self._check(goal, hashlib.sha256(signed.payload).hexdigest())
         if refusal is not None:
-            return self._refuse(*refusal)
+            return self.refuse(*refusal)
         self._state.raise_floor(goal.issued_at_s)
         if goal.generation > self._state.now.goal_generation:
             self._state.change(
@@ -99,7 +99,8 @@ class GoalDesk:
             return "expired", f"expired {now_s - goal.expires_at_s:.0f} s ago"
         return None
 
-    def _refuse(self, reason: str, detail: str) -> RefusedGoal:
+    def refuse(self, reason: str, detail: str) -> RefusedGoal:
+        """Count a refusal; it goes to the disk later."""
         self._uncounted[reason] = self._uncounted.get(reason, 0) + 1
         count = self._state.now.refused_goals.get(reason, 0) + self._uncounted[reason]
         return RefusedGoal(reason=reason, detail=detail, count=count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -26,6 +27,7 @@ from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import keep_renewing, tls_of
+from edgeship_agent.supervisor.metered import is_metered
 from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
 from edgeship_agent.supervisor.places import Places, lock_state
 from edgeship_agent.supervisor.profiling import ProfileDoor
@@ -34,9 +36,10 @@ from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.supervisor.status import StatusFile
 from edgeship_agent.supervisor.workers import WorkerPool
 from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.telemetry.waiting import WaitingWindows
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.conditions import why_not
+from edgeship_agent.update.conditions import Conditions, why_not
 from edgeship_agent.update.download import BlobStore, Downloader, Limits
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Launcher
@@ -78,6 +81,9 @@ def run_agent(config: AgentConfig) -> int:
     threading.Thread(target=_keep_updating, args=(updater, log, is_idle), name="updater", daemon=True).start()
     threading.Thread(target=keep_renewing, args=(config, log), name="renewal", daemon=True).start()
     settle()
+    if places.is_read_only:
+        detail = "the last committed model is served from it; no update is taken, windows wait in memory"
+        log("read_only_disk", state_dir=config.state_dir, socket=places.socket, detail=detail)
     log("started", device=config.device_id, pid=os.getpid(), state_dir=config.state_dir)
     try:
         return agent.run()
@@ -119,7 +125,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     )
     pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))
     activator = Activator(slots, pool, launcher, fingerprint, time.monotonic)
-    places.publish_socket()
+    places.publish()
     for slot in slots_to_serve(slots, activator, log):
         pool.begin(slot)
     updater = _make_updater(config, places, _UpdaterGround(state, journal, slots, store, activator, launcher), inbox)
@@ -144,13 +150,13 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
         state=state,
         journal=journal,
         slots=slots,
-        outbox=outbox,
+        outbox=WaitingWindows(outbox, _unclean_ends(state, journal, log)),
         pool=pool,
         updater=updater,
         link=link,
         desk=desk,
         profiler=ProfileDoor(config, places.profiling, state, public_key, link.publish, log),
-        status=StatusFile(places.status, fixed, time.time),
+        status=StatusFile(places.live_status, fixed, time.time),
         log=log,
         notify=notifier,
     )
@@ -159,6 +165,17 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     except OSError as error:
         log("disk_failed", detail=str(error))  # the model serves on; updates wait until the disk takes records
     return Agent(parts), updater
+
+
+def _unclean_ends(state: StateFile, journal: Journal, log: Log) -> int:
+    """How often the agent ended by a power cut or a kill, the last time included."""
+    if journal.stopped_cleanly:
+        return state.now.unclean_ends
+    count = state.now.unclean_ends + 1
+    log("unclean_end", count=count, detail="windows of the last flush interval that the server did not have are lost")
+    with contextlib.suppress(OSError):  # said above; the model serves on
+        state.change(unclean_ends=count)
+    return count
 
 
 def _open_outbox(config: AgentConfig, places: Places, log: Log) -> Outbox:
@@ -202,6 +219,11 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
         lambda: gather_facts(config),
     )
     policy, state = config.update.policy(), ground.state
+
+    def conditions() -> Conditions:
+        metered = None if policy.may_be_metered else is_metered(config.update.metered_command)
+        return read_conditions(reference_time(time.time(), state.now.time_floor_s), is_metered=metered)
+
     pace = Pace(attempts=config.update.attempts, retry_s=config.update.retry_s, retry_max_s=config.update.retry_max_s)
     return Updater(
         Parts(
@@ -213,7 +235,7 @@ def _make_updater(config: AgentConfig, places: Places, ground: _UpdaterGround, i
             activator=ground.activator,
             publish=inbox.put,
             pace=pace,
-            why_wait=lambda: why_not(policy, read_conditions(reference_time(time.time(), state.now.time_floor_s))),
+            why_wait=lambda: why_not(policy, conditions()),
         )
     )
 

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, Window, WindowBatch
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import encode
-from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.telemetry.waiting import WaitingWindows
 
 #: Windows in one message, and windows that are on their way without an answer.
 _BATCH_WINDOWS: Final = 20
 _INFLIGHT_WINDOWS: Final = 200
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How often something is done.
+
+    Attributes:
+        resend_s: windows that were not acknowledged in this time are sent again.
+        flush_s: windows in memory are written to the disk once in this time.
+    """
+
+    resend_s: float
+    flush_s: float
 
 
 class WindowSender:
@@ -25,23 +37,24 @@ class WindowSender:
         device_id: whose windows.
         boot_id: of this start of the agent.
         publish: hands a message to the link; False where it is down.
-        resend_s: windows that were not acknowledged in this time are sent again.
+        pace: when they are sent again, and how often they are written to the disk.
     """
 
     def __init__(
-        self, outbox: Outbox, device_id: str, boot_id: str, publish: Callable[[Topic, bytes], bool], resend_s: float
+        self, outbox: WaitingWindows, device_id: str, boot_id: str, publish: Callable[[Topic, bytes], bool], pace: Pace
     ) -> None:
         self._outbox = outbox
         self._boot_id = boot_id
         self._publish = publish
-        self._resend_s = resend_s
+        self._pace = pace
         self._device_id = device_id
         self._topic = Topic(device_id=device_id, kind=Kind.WINDOWS)
         self._sent: dict[str, int] = {}
         self._progress_s = 0.0
+        self._flush_due_s: float | None = None
 
     def add(self, window: Window, now_s: float) -> None:
-        """Number a window, store it, and send it."""
+        """Number a window, keep it, and send it."""
         seq = self._outbox.last_seq(self._boot_id) + 1
         self._outbox.add(structs.replace(window, boot_id=self._boot_id, seq=seq))
         self.send(now_s)
@@ -59,8 +72,20 @@ class WindowSender:
 
     def tick(self, now_s: float) -> None:
         """Send again what was not acknowledged in time."""
-        if self._sent and now_s - self._progress_s >= self._resend_s:
+        if self._sent and now_s - self._progress_s >= self._pace.resend_s:
             self.start_over(now_s)
+
+    def keep(self, now_s: float) -> None:
+        """Write what waits in memory to the disk when it is time.
+
+        Raises:
+            EdgeshipError: the disk does not take it; it is tried again after the next interval.
+        """
+        if self._flush_due_s is None:
+            self._flush_due_s = now_s + self._pace.flush_s
+        if now_s >= self._flush_due_s or self._outbox.is_full:
+            self._flush_due_s = now_s + self._pace.flush_s
+            self._outbox.flush()
 
     def send(self, now_s: float) -> None:
         """Send what was not sent yet; windows of one start of the agent travel together, oldest start first."""

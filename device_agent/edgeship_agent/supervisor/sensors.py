@@ -12,10 +12,11 @@ from edgeship_agent.update.conditions import Conditions
 _SYS: Final = Path("/sys/class")
 
 
-def read_conditions(now_s: float, sys: Path = _SYS) -> Conditions:
+def read_conditions(now_s: float, sys: Path = _SYS, is_metered: bool | None = None) -> Conditions:
     """How things are now; what the system does not tell is None.
 
     Args:
+        is_metered: whether the network costs by the byte: :mod:`edgeship_agent.supervisor.metered`.
         now_s: wall clock, seconds since 1970, never before a time that was signed to be past.
         sys: Source: Linux sysfs-class-power (``online``, ``capacity``) and sysfs-class-thermal (``temp``, in m°C).
     """
@@ -31,6 +32,7 @@ def read_conditions(now_s: float, sys: Path = _SYS) -> Conditions:
         has_mains=any(mains) if mains else None,
         battery_percent=min(known_charges, default=None),
         temperature_c=max(known_heats, default=None),
+        is_metered=is_metered,
     )
 
 

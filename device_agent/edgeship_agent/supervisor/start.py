@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
@@ -40,10 +41,12 @@ def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: s
         return active
     previous = slots.retained(model, arm) if arm == MAIN_ARM else None  # the main arm takes over from the others
     if previous is not None and _is_good(previous, activator, log):
-        slots.point(previous)
+        with contextlib.suppress(OSError):  # a disk that takes nothing: the next start finds the same again
+            slots.point(previous)
         log("fallback", model=model, arm=arm, version=previous.info.version)
         return previous
-    slots.clear_pointer(model, arm)
+    with contextlib.suppress(OSError):
+        slots.clear_pointer(model, arm)
     log("no_model", model=model, arm=arm, detail="no bundle on this device passes its golden check any more")
     return None
 

@@ -8,7 +8,7 @@ change and its counters are one transaction, so ``created = acknowledged + evict
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -76,20 +76,39 @@ class Outbox:
         """
         if window.seq < 1:
             raise ContractError("a window without a number", key="seq", expected="≥ 1", got=window.seq)
-        data = _encoder.encode(window)
+        self.store([window], 0, 0, {window.boot_id: window.seq})
+
+    def store(self, windows: Sequence[Window], acknowledged: int, evicted: int, last: Mapping[str, int]) -> None:
+        """Store numbered windows, and count others that came and went without touching the disk, in one transaction.
+
+        Args:
+            windows: oldest first; a window of the same start and number is stored once.
+            acknowledged: windows that the server acknowledged while they were in memory alone.
+            evicted: windows that were given up there.
+            last: start of the agent → highest number given.
+
+        Raises:
+            EdgeshipError: the disk does not take it.
+        """
+        waiting_bytes, created = self._waiting_bytes, acknowledged + evicted
         with self._transaction() as database:
-            inserted = database.execute(
-                "INSERT OR IGNORE INTO windows (boot_id, seq, size_bytes, data) VALUES (?, ?, ?, ?)",
-                (window.boot_id, window.seq, len(data), data),
-            ).rowcount
-            if not inserted:
-                return
-            database.execute(
+            for window in windows:
+                data = _encoder.encode(window)
+                inserted = database.execute(
+                    "INSERT OR IGNORE INTO windows (boot_id, seq, size_bytes, data) VALUES (?, ?, ?, ?)",
+                    (window.boot_id, window.seq, len(data), data),
+                ).rowcount
+                created += inserted
+                waiting_bytes += len(data) * inserted
+            database.executemany(
                 "INSERT INTO boots VALUES (?, ?) ON CONFLICT (boot_id) DO UPDATE SET last_seq = MAX(last_seq, ?)",
-                (window.boot_id, window.seq, window.seq),
+                [(boot_id, seq, seq) for boot_id, seq in last.items()],
             )
-            database.execute("UPDATE counters SET created = created + 1")
-            waiting_bytes = self._evict(database, self._waiting_bytes + len(data))
+            database.execute(
+                "UPDATE counters SET created = created + ?, acknowledged = acknowledged + ?, evicted = evicted + ?",
+                (created, acknowledged, evicted),
+            )
+            waiting_bytes = self._evict(database, waiting_bytes)
         self._waiting_bytes = waiting_bytes
 
     def _evict(self, database: sqlite3.Connection, waiting_bytes: int) -> int:

@@ -80,13 +80,16 @@ class Acquirer:
         """What the device is and has, now."""
         return self._facts()
 
-    def obtain(self, attempt: Attempt, *, floor_s: float, retained: str | None) -> Offer | Refusal:
+    def obtain(
+        self, attempt: Attempt, *, floor_s: float, retained: str | None, should_stop: Callable[[], bool]
+    ) -> Offer | Refusal:
         """Verify that the fleet's keys signed the bundle, choose a variant, and check that the device may take it.
 
         Args:
             attempt: names model, version, digest and length.
             floor_s: no clock below this is believed.
             retained: output contract hash of the bundle that a rollback would go to, or None.
+            should_stop: whether transfers shall end.
 
         Raises:
             TransferError: the server cannot be reached.
@@ -96,7 +99,7 @@ class Acquirer:
         check_digest(attempt.digest)
         self._trusted.fetch_index(attempt.digest, attempt.size_bytes, self._store.path(attempt.digest), floor_s)
         facts = self._facts()
-        offer = self._read(attempt.digest, facts, fetch=True)
+        offer = self._read(attempt.digest, facts, should_stop)
         if isinstance(offer, Refusal):
             return offer
         refusal = precheck(
@@ -111,7 +114,7 @@ class Acquirer:
             VerificationError: its documents are not there any more.
             ContractError: they are not a bundle for this device any more.
         """
-        offer = self._read(attempt.digest, self._facts(), fetch=False)
+        offer = self._read(attempt.digest, self._facts(), None)
         if isinstance(offer, Refusal):
             raise ContractError(offer.detail)
         return offer
@@ -150,7 +153,8 @@ class Acquirer:
             files=files,
         )
 
-    def _read(self, digest: str, facts: DeviceFacts, *, fetch: bool) -> Offer | Refusal:
+    def _read(self, digest: str, facts: DeviceFacts, should_stop: Callable[[], bool] | None) -> Offer | Refusal:
+        """The offer; with ``should_stop`` what is missing of it is fetched, with None the disk has to do."""
         index_path = self._store.path(digest)
         index_bytes = _read_checked(index_path, digest)
         index = read_json(index_bytes, ImageIndex, file=index_path)
@@ -158,11 +162,11 @@ class Acquirer:
         if not entries:
             raise ContractError("the bundle has no variant", file=index_path)
         # every variant carries the same bundle manifest: any of them leads to it
-        manifest_bytes, _, _ = self._manifest(entries[0], fetch=fetch)
+        manifest_bytes, _, _ = self._manifest(entries[0], should_stop)
         chosen = choose_variant(read_json(manifest_bytes, BundleManifest, file=MANIFEST_FILE), facts)
         if isinstance(chosen, Refusal):
             return chosen
-        manifest_bytes, variant_bytes, image = self._manifest(entry_of(index, chosen), fetch=fetch)
+        manifest_bytes, variant_bytes, image = self._manifest(entry_of(index, chosen), should_stop)
         manifest = read_json(manifest_bytes, BundleManifest, file=MANIFEST_FILE)
         variant = next((each for each in manifest.variants if each.label == chosen.label), None)
         if variant is None:
@@ -176,17 +180,19 @@ class Acquirer:
             variant=variant,
         )
 
-    def _manifest(self, entry: Descriptor, *, fetch: bool) -> tuple[bytes, bytes, ImageManifest]:
+    def _manifest(
+        self, entry: Descriptor, should_stop: Callable[[], bool] | None
+    ) -> tuple[bytes, bytes, ImageManifest]:
         """Bundle manifest, variant manifest as bytes, variant manifest as a document."""
-        variant_path = self._document(entry, fetch=fetch)
+        variant_path = self._document(entry, should_stop)
         variant_bytes = _read_checked(variant_path, entry.digest)
         image = read_json(variant_bytes, ImageManifest, file=variant_path)
         layer = manifest_layer(image)
-        return _read_checked(self._document(layer, fetch=fetch), layer.digest), variant_bytes, image
+        return _read_checked(self._document(layer, should_stop), layer.digest), variant_bytes, image
 
-    def _document(self, descriptor: Descriptor, *, fetch: bool) -> Path:
+    def _document(self, descriptor: Descriptor, should_stop: Callable[[], bool] | None) -> Path:
         blob = Blob(digest=check_digest(descriptor.digest), size_bytes=descriptor.size)
-        return self._downloader.fetch(blob) if fetch else self._store.path(blob.digest)
+        return self._store.path(blob.digest) if should_stop is None else self._downloader.fetch(blob, should_stop)
 
 
 def _read_checked(path: Path, digest: str) -> bytes:

@@ -1,4 +1,4 @@
-"""When an update may load bytes or switch models: the hour, the battery, the heat. Pure."""
+"""When an update may load bytes or switch models: the hour, the battery, the heat, the price of a byte. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError
 
+#: The reason that stands against loading alone, not against switching; it is given where no other one is.
+METERED: Final = "metered"
+METERED_POLICIES: Final = ("always", "never")
 _WINDOW: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -19,11 +22,13 @@ class Policy(Struct, frozen=True, kw_only=True):
         window: minutes of the day from which and until which it may be done; the first may be the later one.
         min_battery_percent: charge below which nothing is done while no mains is there.
         max_temperature_c: heat of the hottest zone above which nothing is done.
+        may_be_metered: whether bundles are loaded over a network that costs by the byte.
     """
 
     window: tuple[int, int] | None = None
     min_battery_percent: float = 0.0
     max_temperature_c: float = 0.0
+    may_be_metered: bool = True
 
 
 class Conditions(Struct, frozen=True, kw_only=True):
@@ -34,12 +39,14 @@ class Conditions(Struct, frozen=True, kw_only=True):
         has_mains: whether mains power is there.
         battery_percent: charge of the emptiest battery.
         temperature_c: of the hottest zone.
+        is_metered: whether the network costs by the byte.
     """
 
     minute: int
     has_mains: bool | None = None
     battery_percent: float | None = None
     temperature_c: float | None = None
+    is_metered: bool | None = None
 
 
 def parse_window(text: str) -> tuple[int, int] | None:
@@ -81,6 +88,8 @@ def why_not(policy: Policy, now: Conditions) -> tuple[str, str]:
     heat, most = now.temperature_c, policy.max_temperature_c
     if heat is not None and 0 < most < heat:
         return "heat", f"the device has {heat:.0f} °C, updates wait until it has {most:.0f} °C"
+    if now.is_metered and not policy.may_be_metered:
+        return METERED, "the network is metered, bundles are loaded over others"
     return "", ""
 
 

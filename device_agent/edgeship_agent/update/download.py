@@ -6,11 +6,15 @@ A partial file lies in ``store/partial/<hex>``; what is complete and has the rig
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import shutil
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +26,8 @@ from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.update.disk import DISK, Disk, digest_of_file
 
 _CHUNK_BYTES: Final = 256 * 1024
+#: How often a transfer that may be silent is asked whether it shall stop.
+_LOOK_S: Final = 0.2
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -158,12 +164,16 @@ class Downloader:
         url = f"{self._base_url}/blobs/sha256/{hex_of(blob.digest)}"
         connection = self._connect(url)
         try:
-            headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
-            connection.request("GET", urlsplit(url).path, headers=headers)
-            with connection.getresponse() as response:
-                start_bytes = _start_of(response, have_bytes, url)
-                self._receive(response, partial, start_bytes, blob, should_stop)
+            connection.connect()
+            with _hung_up(connection, should_stop):
+                headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
+                connection.request("GET", urlsplit(url).path, headers=headers)
+                with connection.getresponse() as response:
+                    start_bytes = _start_of(response, have_bytes, url)
+                    self._receive(response, partial, start_bytes, blob, should_stop)
         except (OSError, http.client.HTTPException) as error:
+            if should_stop():
+                raise Interrupted("stopped by a newer goal", retryable=True, file=partial) from error
             raise TransferError(
                 f"transfer broken: {str(error) or type(error).__name__}", retryable=True, file=url
             ) from error
@@ -196,6 +206,8 @@ class Downloader:
                     raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
                 chunk = response.read1(min(self._chunk_bytes(), blob.size_bytes - received))
                 if not chunk:
+                    if should_stop():
+                        raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
                     raise TransferError(
                         f"transfer broken after {received} of {blob.size_bytes} bytes", retryable=True, file=partial
                     )
@@ -220,6 +232,27 @@ class Downloader:
             ahead_s = got_bytes / self._limits.max_bytes_per_s - (self._clock() - start_s)
             if ahead_s > 0:
                 self._sleep(ahead_s)
+
+
+@contextmanager
+def _hung_up(connection: http.client.HTTPConnection, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Shut a connection down as soon as the transfer is to stop, also while nothing comes over it."""
+    is_over, line = threading.Event(), connection.sock
+
+    def watch() -> None:
+        while not is_over.wait(_LOOK_S):
+            if should_stop():
+                with contextlib.suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+                return
+
+    watching = threading.Thread(target=watch, name="download-watch", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watching.join()
 
 
 def _start_of(response: http.client.HTTPResponse, have_bytes: int, url: str) -> int:

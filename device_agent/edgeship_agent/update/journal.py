@@ -8,6 +8,7 @@ are served on: what serves is decided by the slots alone.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import msgspec
 
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.update.attempt import Attempt, AttemptKey
-from edgeship_agent.update.disk import DISK, Disk
+from edgeship_agent.update.disk import DISK, Disk, OpenFile
 
 JOURNAL_VERSION: Final = 1
 JOURNAL_MINOR: Final = 0
@@ -56,15 +57,13 @@ class Journal:
         self._records: dict[AttemptKey, dict[str, Any]] = {}
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._clean = True
+        self._is_newer = False
         self._size_bytes = self._load()
-        if self._size_bytes > compact_bytes:
-            self._compact()
-        is_new = not path.exists()
-        self._file = disk.open(path, append=True)
-        if is_new:
-            disk.sync_folder(path.parent)
-        elif path.stat().st_size > self._size_bytes:
-            self._file.cut(self._size_bytes)  # a torn tail; it goes to the disk with the next record
+        self._file: OpenFile | None = None
+        with contextlib.suppress(OSError):  # a disk that is read-only or full: tried again with the next record
+            if self._size_bytes > compact_bytes:
+                self._compact()
+            self._open()
 
     @property
     def stopped_cleanly(self) -> bool:
@@ -104,16 +103,30 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> OpenFile:
+        if self._is_newer:
+            self._put_aside()
+        is_new = not self._path.exists()
+        file = self._disk.open(self._path, append=True)
+        if is_new:
+            self._disk.sync_folder(self._path.parent)
+        elif self._path.stat().st_size > self._size_bytes:
+            file.cut(self._size_bytes)  # a torn tail; it goes to the disk with the next record
+        self._file = file
+        return file
 
     def _write(self, record: dict[str, Any]) -> None:
         line = _line(record)
+        file = self._file or self._open()
         try:
-            self._file.write(line)
-            self._file.sync()
+            file.write(line)
+            file.sync()
         except OSError:
             # half a record in the middle would hide all that follow it
-            self._file.cut(self._size_bytes)
+            file.cut(self._size_bytes)
             raise
         self._size_bytes += len(line)
 
@@ -131,7 +144,8 @@ class Journal:
         for record, end in _records(self._path.read_bytes()):
             good_bytes = end
             if record.get("v", 0) > JOURNAL_VERSION:
-                self._put_aside()
+                self._is_newer = True
+                self._records, self._attempts, self._foreign, self._clean = {}, {}, [], True
                 return 0
             self._take(record)
         return good_bytes
@@ -140,7 +154,7 @@ class Journal:
         """Start anew beside a journal that cannot be read; the newer agent finds its own under the other name."""
         self.set_aside = self._path.with_name(self._path.name + ".newer")
         self._disk.rename(self._path, self.set_aside)
-        self._records, self._attempts, self._foreign, self._clean = {}, {}, [], True
+        self._is_newer = False
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.get("kind")

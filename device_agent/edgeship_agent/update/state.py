@@ -16,6 +16,8 @@ from edgeship_agent.update.disk import DISK, Disk
 STATE_VERSION: Final = 1
 #: Bad pairs that are remembered; the oldest are forgotten first.
 MAX_BAD_PAIRS: Final = 64
+#: Session numbers that one write puts by: a link that comes and goes all day does not wear the flash memory.
+SESSIONS_AT_ONCE: Final = 64
 
 
 class BadPair(Struct, frozen=True, kw_only=True):
@@ -35,12 +37,13 @@ class DeviceState(Struct, frozen=True, kw_only=True):
     """The remembered facts.
 
     Attributes:
-        session: the last session number that was used.
+        session: no session number above this one was ever used; numbers are put by in blocks.
         goal_generation: generation of the newest goal that was taken.
         goal_payload_sha256: hash of that goal's payload: the same generation with another content is refused.
         goal_payload: hexadecimal bytes of that goal, to go on with after a restart without network.
         time_floor_s: the newest time that a key of this fleet has signed for.
         refused_goals: reason → how many goal states were refused for it.
+        unclean_ends: how often the agent ended by a power cut or a kill.
     """
 
     schema_version: int = STATE_VERSION
@@ -51,6 +54,7 @@ class DeviceState(Struct, frozen=True, kw_only=True):
     time_floor_s: float = 0.0
     bad_pairs: tuple[BadPair, ...] = ()
     refused_goals: dict[str, int] = field(default_factory=dict)
+    unclean_ends: int = 0
 
 
 class StateFile:
@@ -70,6 +74,7 @@ class StateFile:
         self._lock = threading.Lock()
         self._raw: dict[str, Any] = {}
         self._state = DeviceState()
+        self._session: int | None = None
         if path.exists():
             self._read()
 
@@ -86,12 +91,16 @@ class StateFile:
     def next_session(self) -> int:
         """A session number that was never used before; on a full disk, never in this life of the agent."""
         with self._lock:
-            following = structs.replace(self._state, session=self._state.session + 1)
-            try:
-                self._write(following)
-            except OSError:
-                self._state = following  # the next change that the disk takes has it
-            return following.session
+            if self._session is None:
+                self._session = self._state.session
+            self._session += 1
+            if self._session > self._state.session:
+                following = structs.replace(self._state, session=self._session + SESSIONS_AT_ONCE - 1)
+                try:
+                    self._write(following)
+                except OSError:
+                    self._state = following  # the next change that the disk takes has it
+            return self._session
 
     def remember_bad(self, pair: BadPair) -> None:
         """Remember that a pair failed."""

@@ -20,6 +20,7 @@ from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.acquire import Acquirer, Offer
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt
+from edgeship_agent.update.conditions import METERED
 from edgeship_agent.update.download import BlobStore, Interrupted
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart, transition
@@ -226,6 +227,8 @@ class Updater:
             detail = f"stopped after {attempt.transitions} steps: it went in circles"
             return self._enter(attempt, broken, reason="loop", detail=detail)
         if can_cancel(attempt.state) and self._is_superseded(attempt):
+            if self._is_canceled(attempt):
+                return self._enter(attempt, Event.CANCEL, reason="canceled", detail="the server takes the update back")
             return self._enter(attempt, Event.SUPERSEDE, reason="superseded", detail="a newer goal asks for another")
         return None
 
@@ -240,9 +243,16 @@ class Updater:
         retained = self._parts.slots.active(attempt.model, attempt.arm)
         retained_contract = None if retained is None else retained.contract_hash()
         floor_s = self._parts.state.now.time_floor_s
-        offer = self._patiently(
-            attempt, lambda: self._parts.acquirer.obtain(attempt, floor_s=floor_s, retained=retained_contract)
-        )
+
+        def obtain() -> Offer | Refusal:
+            return self._parts.acquirer.obtain(
+                attempt,
+                floor_s=floor_s,
+                retained=retained_contract,
+                should_stop=lambda: self._is_superseded(attempt) or self._stopped.is_set(),
+            )
+
+        offer = self._patiently(attempt, obtain)
         if isinstance(offer, Attempt):
             return offer
         return self._reject(attempt, offer) if isinstance(offer, Refusal) else self._enter(attempt, Event.PASS)
@@ -251,13 +261,13 @@ class Updater:
         if self._local(attempt) is not None:
             return self._enter(attempt, Event.PASS)
 
-        if self._waits(attempt)[0]:  # nothing is loaded outside of the window either
+        if self._waits(attempt, loads=True)[0]:  # nothing is loaded outside of the window either
             self._pause(attempt, _LOOK_S)
             return attempt
 
         def fetch() -> Offer:
             offer = self._parts.acquirer.stored(attempt)
-            self._parts.acquirer.download(offer, lambda: self._is_superseded(attempt))
+            self._parts.acquirer.download(offer, lambda: self._is_superseded(attempt) or self._stopped.is_set())
             return offer
 
         offer = self._patiently(attempt, fetch)
@@ -302,9 +312,10 @@ class Updater:
         self._pause(attempt, _LOOK_S)
         return attempt
 
-    def _waits(self, attempt: Attempt) -> tuple[str, str]:
+    def _waits(self, attempt: Attempt, *, loads: bool = False) -> tuple[str, str]:
         """Why an attempt has to wait; a rollback, and what is forced, never has to."""
-        return ("", "") if attempt.is_rollback or attempt.force else self._parts.why_wait()
+        reason, detail = ("", "") if attempt.is_rollback or attempt.force else self._parts.why_wait()
+        return ("", "") if reason == METERED and not loads else (reason, detail)
 
     def _activate(self, attempt: Attempt) -> Attempt:
         activation = self._parts.activator.activate(attempt)
@@ -454,6 +465,14 @@ class Updater:
     def _is_superseded(self, attempt: Attempt) -> bool:
         is_newer, goal = self._newest(attempt.model)
         return is_newer and (goal is None or attempt.key not in [start.key for start in _starts(goal)])
+
+    def _is_canceled(self, attempt: Attempt) -> bool:
+        """Whether the newer goal asks for nothing but what is served already: there is no update any more."""
+        _, goal = self._newest(attempt.model)
+        active = self._parts.slots.active(attempt.model, attempt.arm)
+        served = None if active is None else active.info.digest
+        wanted = {} if goal is None else {start.arm: start.digest for start in _starts(goal)}
+        return served == wanted.get(attempt.arm)
 
     def _is_taken_back(self, attempt: Attempt) -> bool:
         """Whether the server wants the model of this attempt to go: only that ends a probation early."""

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from edgeship.build.metrics.fidelity import in_pieces
 from edgeship_agent.processing.detection import Decoding
+from edgeship_agent.runtime.channels import channel_axis
 from edgeship_agent.runtime.engine import Array
 
 
@@ -55,28 +56,6 @@ class GroupErrors(Struct, frozen=True, kw_only=True):
         if len(known) < len(self.errors):
             return None
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known else 0.0
-
-
-def channel_axis(shape: Sequence[int]) -> int:
-    """Which axis of an output holds its channels, counted from the end.
-
-    Nothing in a file says so. Of three or four axes it is the one whose size no other axis has (height and width are
-    often the same), the shortest of several: a detector has more boxes than columns. Else it is the last.
-
-    Args:
-        shape: [N, …], samples first.
-
-    >>> [channel_axis(shape) for shape in ((8, 84, 8400), (8, 4420, 6), (8, 3, 32, 32), (8, 1, 640), (8, 10))]
-    [-2, -1, -3, -1, -1]
-    """
-    sizes = list(shape[1:])
-    if len(sizes) not in {2, 3}:
-        return -1
-    alone = [index for index, size in enumerate(sizes) if size > 1 and sizes.count(size) == 1]
-    if not alone:
-        return -1
-    # of equally good ones the last: most formats put channels there
-    return min(reversed(alone), key=lambda index: sizes[index]) - len(sizes)
 
 
 def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = ()) -> GroupErrors:
