@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -94,7 +95,7 @@ def _talk(
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps({"memory_bytes": MEMORY_BYTES, **request}).encode())
+                process.stdin.write(json.dumps({"memory_bytes": _memory_bytes(), **request}).encode())
                 process.stdin.close()
             answer = _last_answer(process.stdout, on_count)
             process.wait()
@@ -108,6 +109,12 @@ def _talk(
     if answer is None:
         raise _passing(f"{toolchain}: {_why(process.returncode, said)}")
     return answer
+
+
+def _memory_bytes() -> int:
+    """What a worker may take: never more than this process, whose limit no child can raise (``ulimit -v``)."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    return MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
 
 
 def _passing(message: str) -> ConversionError:
