@@ -96,7 +96,7 @@ def build(options: BuildOptions, progress: Progress) -> BuildResult:
         ready.source()
         memory = Memory(open_cache(progress, enabled=options.cache), staging.scratch / "memory")
         checked = sources.file_to_check(options.request, staging.scratch / "pinned")
-        hopeless = checks.before_build(checked, targets, progress, memory)
+        hopeless = checks.before_build(checked, targets, progress, memory, named=options.source)
         read = inputs.read(options, staging.scratch / "source", progress, memory)
         timings = {"read": time.monotonic() - started}
         enough = _sufficiency(read, staging, progress)

@@ -72,8 +72,8 @@ def _quantized(scale: float, zero_point: int) -> str:
 
 def _after_inspect(found: Inspection) -> str:
     if found.kind == "onnx":
-        return f"edgeship targets check {found.path} -t raspberry-pi-5"
-    return f"edgeship verify {found.path}" if found.kind == "bundle" else "edgeship build --help"
+        return f"edgeship targets check {console.word(found.path)} -t raspberry-pi-5"
+    return f"edgeship verify {console.word(found.path)}" if found.kind == "bundle" else "edgeship build --help"
 
 
 @click.command()
@@ -96,7 +96,8 @@ def verify(
 
     if source is not None and evaluation is None:
         raise ConfigError("the source is compared on the evaluation data", key="--source", expected="--evaluation F",
-                          next_step=f"edgeship verify {bundle} --source {source} --evaluation F")  # fmt: skip
+                          next_step=f"edgeship verify {console.word(bundle)} --source {console.word(source)} "
+                                    "--evaluation F")  # fmt: skip
     inner = bundle / "bundle"
     opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
     report = verify_bundle(opened)
@@ -108,7 +109,7 @@ def verify(
     _refuse(report, opened.directory)
     if not as_json:
         console.result(f"{report.name} {report.version} verified: {report.digest}")
-    console.next_steps(f"edgeship releases add {opened.directory}")
+    console.next_steps(f"edgeship releases add {console.word(opened.directory)}")
 
 
 def _with_data(
@@ -210,7 +211,7 @@ def export(bundle: Path, target: str, output: Path, carrier: str | None, as_json
         for file in files:
             console.result(str(file))
     shown = next((file for file in files if file.suffix in _MODELS), bundle if carrier is None else _layout(bundle))
-    console.next_steps(f"edgeship inspect {shown}")
+    console.next_steps(f"edgeship inspect {console.word(shown)}")
 
 
 def _layout(bundle: Path) -> Path:
