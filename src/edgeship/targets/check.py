@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from edgeship.targets import micro
 from edgeship.targets.facts import OTHER_FLOATS, STANDARD_DOMAINS, CheckResult, ModelFacts
@@ -11,6 +12,9 @@ from edgeship.targets.limits import memory, storage
 from edgeship.targets.model import RuntimeEntry, Target
 from edgeship.targets.system import agent, file_format, glibc, python
 from edgeship.targets.wording import listed
+
+#: How a custom operator of a TFLite file is called.
+_CUSTOM: Final = "CUSTOM::"
 
 
 def check(target: Target, facts: ModelFacts) -> tuple[CheckResult, ...]:
@@ -55,6 +59,12 @@ def blocking(target: Target, results: Sequence[CheckResult]) -> tuple[CheckResul
 
 
 def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
+    if facts.format == "tflite" and facts.quantized and entry.name != "litert":
+        return CheckResult(
+            id="operators", runtime=entry.name, holds=False, sure=True,
+            sentence="a quantized TFLite file is passed through to LiteRT alone: build from its float model",
+            next_step="build from its float model, or choose a target with LiteRT: edgeship targets list",
+        )  # fmt: skip
     refused = set(_not_allowed(target, facts))
     known = _unsupported(entry, facts)
     wrong = sorted(refused | set(known or ()))
@@ -81,6 +91,13 @@ def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckR
 
 def _not_asked(entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
     if facts.format == "tflite" and entry.name == "onnxruntime":
+        if custom := sorted(use.label for use in facts.operators if use.op.startswith(_CUSTOM)):
+            return CheckResult(
+                id="operators", runtime=entry.name, holds=False, sure=True,
+                sentence=f"{listed(custom)} cannot be converted to ONNX",
+                next_step="export the model without them, or choose a target with another runtime: "
+                          "edgeship targets list",
+            )  # fmt: skip
         return CheckResult(id="operators", runtime=entry.name, holds=None,
                            sentence="what onnxruntime takes is known once the file is converted to ONNX",
                            next_step="bring the model in the format it was trained in")  # fmt: skip
