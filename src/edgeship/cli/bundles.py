@@ -23,7 +23,10 @@ _SHOWN_CLAIMS = 5
 @click.argument("path", type=click.Path(path_type=Path))
 @console.json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what a model file, data file or bundle is. Nothing is run."""
+    """Show what a model file, data file or bundle is.
+
+    The formats of frameworks are read in that framework's own environment; nothing else is run.
+    """
     from edgeship.build.inspection import inspect_path
 
     found = inspect_path(path)
@@ -71,9 +74,12 @@ def _quantized(scale: float, zero_point: int) -> str:
 
 
 def _after_inspect(found: Inspection) -> str:
-    if found.kind == "onnx":
+    if found.kind in {"onnx", "tflite"}:
         return f"edgeship targets check {console.word(found.path)} -t raspberry-pi-5"
-    return f"edgeship verify {console.word(found.path)}" if found.kind == "bundle" else "edgeship build --help"
+    if found.kind in {"data", "images", "openvino"}:
+        return "edgeship build --help"
+    verb = "verify" if found.kind == "bundle" else "init"
+    return f"edgeship {verb} {console.word(found.path)}"
 
 
 @click.command()
