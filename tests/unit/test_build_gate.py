@@ -13,6 +13,7 @@ from edgeship.build.metric_gate import FieldEvidence
 from edgeship.build.metrics import Cells
 from edgeship.build.select import Judged
 from edgeship.build.verify import Comparison
+from edgeship.bundle.rules import follows
 from edgeship.statistics import Disagreements
 
 LIMITS = Limits(max_drop=0.01, max_relative_rms=0.1)
@@ -55,6 +56,21 @@ def test_relative_rms_fails_closed(rms: float | None, holds: bool) -> None:
 def test_another_output_that_is_broken_refuses_the_variant() -> None:
     assert _holds(_candidate(other_outputs={"boxes": 0.9}), "relative_rms") is False
     assert _holds(_candidate(other_outputs={"boxes": None}), "relative_rms") is False
+
+
+@pytest.mark.parametrize(
+    ("share", "precision", "holds"),
+    [(0.0, "int8", True), (0.1, "int8", True), (0.11, "int8", False), (0.01, "fp32", True), (0.02, "fp32", False)],
+)
+def test_classes_and_counts_are_compared_one_by_one(share: float, precision: str, holds: bool) -> None:
+    """A class of another number lies far off by relative RMS; what counts is how often it is another one."""
+    label = _candidate(exact={"label": share}, other_outputs={"label": share}, relative_rms=1e-4, precision=precision)
+    assert _holds(label, "differing_values") is holds
+    assert _holds(label, "relative_rms") is True
+    first = _candidate(exact={"id": share}, first_is_exact=True, relative_rms=0.9, precision=precision)
+    assert _holds(first, "differing_values") is holds
+    assert _holds(first, "relative_rms") is True
+    assert all(follows(each) for each in gate.judge(first, LIMITS))
 
 
 def test_a_lost_channel_group_is_refused_where_the_output_has_groups() -> None:

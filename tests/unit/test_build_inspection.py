@@ -89,3 +89,10 @@ def test_damaged_and_unknown_files(tmp_path: Path) -> None:
         inspect_path(tmp_path / "missing.onnx")
     with pytest.raises(InputError, match="neither a bundle"):
         inspect_path(tmp_path)
+
+
+def test_what_may_not_be_read_is_refused_as_a_build_refuses_it(tmp_path: Path) -> None:
+    """A kind that is known: the reason is the pickle, not the suffix."""
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x04}.")
+    with pytest.raises(InputError, match="a pickle can run any code"):
+        inspect_path(tmp_path / "model.pkl")

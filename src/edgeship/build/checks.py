@@ -19,7 +19,12 @@ READABLE: Final = (".onnx", ".tflite")
 
 
 def before_build(
-    model: Path, targets: Sequence[Target], progress: Progress, memory: Memory | None = None
+    model: Path,
+    targets: Sequence[Target],
+    progress: Progress,
+    memory: Memory | None = None,
+    *,
+    named: Path | None = None,
 ) -> dict[str, str]:
     """Check a model against every target.
 
@@ -31,6 +36,7 @@ def before_build(
         targets: what it is to be built for.
         progress: told how many checks hold, and what else is known.
         memory: of earlier builds; None for none.
+        named: the file as the user knows it, where ``model`` is made from it.
 
     Returns:
         Target → why nothing that a build does could succeed; targets that may work are missing.
@@ -59,7 +65,8 @@ def before_build(
             progress.step("checked", _line(target, results), "done")
     if len(hopeless) == len(targets):
         names, reasons = ", ".join(hopeless), "; ".join(dict.fromkeys(hopeless.values()))
-        raise ConversionError(f"there is no way from this model to {names}: {reasons}", target=names, file=model,
+        raise ConversionError(f"there is no way from this model to {names}: {reasons}", target=names,
+                              file=named or model,
                               next_step=steps[0] if steps else "choose another target")  # fmt: skip
     return hopeless
 

@@ -18,6 +18,8 @@ from edgeship.build.verify import Comparison
 DISTINCT_SHARE: Final = 0.9
 #: A channel group whose error is half its own size tells nothing any more.
 GROUP_RMS: Final = 0.5
+#: Share of an output's classes, counts or flags that may differ even between float files: ties fall either way.
+EXACT_SHARE: Final = 0.01
 #: Largest loss of a metric in dB where no margin is given: some 1.2 % more noise amplitude.
 MAX_DROP_DB: Final = 0.1
 #: Largest loss of a class against what the source says where labels of disagreements judge the metric: whether another
@@ -76,13 +78,11 @@ class Candidate(Struct, frozen=True, kw_only=True):
 def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
     """Every rule that applies to a candidate."""
     quantized = candidate.precision != "fp32" and not candidate.passed_through
-    gates = [
-        _distinct(candidate),
-        _relative_rms(
-            candidate,
-            limits if quantized or candidate.other_kernels else structs.replace(limits, max_relative_rms=PARITY_RMS),
-        ),
-    ]
+    same = not (quantized or candidate.other_kernels)
+    distance = structs.replace(limits, max_relative_rms=PARITY_RMS) if same else limits
+    gates = [_distinct(candidate), _relative_rms(candidate, distance)]
+    if candidate.comparison.exact:
+        gates.append(_differing(candidate, distance))
     if candidate.comparison.grouped and not candidate.classes:
         gates.append(_groups(candidate))
     if quantized:
@@ -126,8 +126,9 @@ def _distinct(candidate: Candidate) -> GateReport:
 
 
 def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
-    rms, limit = candidate.comparison.relative_rms, limits.max_relative_rms
-    others = candidate.comparison.other_outputs
+    comparison, limit = candidate.comparison, limits.max_relative_rms
+    others = {name: value for name, value in comparison.other_outputs.items() if name not in comparison.exact}
+    rms = 0.0 if comparison.first_is_exact else comparison.relative_rms
     bad = next((name for name, value in others.items() if value is None or value > limit), None)
     holds = rms is not None and rms <= limit and bad is None
     if rms is None:
@@ -142,8 +143,22 @@ def _relative_rms(candidate: Candidate, limits: Limits) -> GateReport:
         sentence = f"relative RMS {rms:.3g} ≤ {limit:g}"
     return structs.replace(
         _gate(candidate, "relative_rms", f"relative RMS ≤ {limit:g}", holds, sentence),
-        value=rms, limit=limit, n=candidate.comparison.samples,
+        value=rms, limit=limit, n=comparison.samples,
         evidence={name: -1.0 if value is None else value for name, value in others.items()},
+        next="" if holds else "calibrate with data like the field's, or look at the report",
+    )  # fmt: skip
+
+
+def _differing(candidate: Candidate, limits: Limits) -> GateReport:
+    """Outputs whose numbers are classes, counts or flags: how far they lie apart says nothing, whether they do does."""
+    limit = max(limits.max_relative_rms, EXACT_SHARE)
+    name, share = max(candidate.comparison.exact.items(), key=lambda item: item[1])
+    holds = share <= limit
+    sentence = f"{100 * share:.3g} % of the values of {name} are not the source's"
+    return structs.replace(
+        _gate(candidate, "differing_values", f"share of differing values of each output of integers ≤ {limit:g}", holds,
+              sentence if holds else f"{sentence}, over {100 * limit:g} %"),
+        value=share, limit=limit, n=candidate.comparison.samples,
         next="" if holds else "calibrate with data like the field's, or look at the report",
     )  # fmt: skip
 

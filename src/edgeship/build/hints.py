@@ -17,7 +17,7 @@ from edgeship.build.words import worst_layer
 _RUNTIMES: Final = frozenset({"onnxruntime", "openvino", "litert"})
 _STAGES: Final = frozenset({"conversion", "layout", "runtime"})
 #: Rules by which a variant computes something else than its source.
-_FIDELITY: Final = frozenset({"relative_rms", "group_rms", "distinct"})
+_FIDELITY: Final = frozenset({"relative_rms", "group_rms", "differing_values", "distinct"})
 
 
 def commands(options: BuildOptions, document: BuildDocument) -> tuple[str, ...]:

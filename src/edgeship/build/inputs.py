@@ -304,7 +304,7 @@ def _output_contract(
 ) -> OutputContract:
     first = outputs[source.outputs[0].name]
     count = int(first[0].size)
-    kind = options.task if options.task != "auto" else _kind(options.metric, evaluation, count)
+    kind = options.task if options.task != "auto" else _kind(options.metric, evaluation, first)
     if kind == "raw":
         return OutputContract(kind="raw")
     if first.ndim > len(source.outputs[0].shape) + 1 - source.outputs[0].batched and source.state:
@@ -323,10 +323,13 @@ def _output_contract(
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
 
 
-def _kind(metric: str, evaluation: Dataset, count: int) -> str:
-    """What the first output is, where nobody says so: labels of anomalies are no classes of the model."""
-    anomalies = metric == "auc" and count != 2
-    if evaluation.labels is None or metric in _OF_NUMBERS or anomalies:
+def _kind(metric: str, evaluation: Dataset, first: Array) -> str:
+    """What the first output is, where nobody says so: labels of anomalies are no classes of the model.
+
+    Integers are said as they are: a class's own number has no scores that a device could rank.
+    """
+    anomalies = metric == "auc" and first[0].size != 2
+    if evaluation.labels is None or metric in _OF_NUMBERS or anomalies or metrics.is_exact(first):
         return "raw"
     return "classification"
 
@@ -355,7 +358,8 @@ def _metric(
         raise ConfigError("not a fraction", key="max_drop", expected="0 … 1, such as 0.01 for one point",
                           got=f"{options.max_drop:g}", next_step="divide by 100")  # fmt: skip
     if name == "auto":
-        classes = output.kind == "classification"
+        first = next(iter(outputs.values()))
+        classes = output.kind == "classification" or (evaluation.labels is not None and metrics.names_class(first))
         labelled = "top1" if evaluation.labels else "agreement"
         name = labelled if classes else "closeness" if evaluation.targets is None else "rmse"
     return metrics.choose(

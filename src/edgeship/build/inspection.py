@@ -1,4 +1,4 @@
-"""What a file is: ONNX, TFLite and OpenVINO models, data files, bundles; read without running anything."""
+"""What a file is: models, data files, bundles; nothing is run but the framework that alone reads a format."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
+from edgeship.build import sources
 from edgeship.build.data import UNREADABLE, check_unpacked
 from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
+from edgeship.build.sources import BY_MARKER, BY_SUFFIX
 from edgeship.build.tflite_file import TfliteTensor, read_tflite
 from edgeship.bundle import Bundle
 from edgeship.bundle.layout import LAYOUT_FILE
@@ -49,7 +51,7 @@ class Inspection(Struct, frozen=True, kw_only=True):
     """What was found.
 
     Attributes:
-        kind: ``onnx``, ``tflite``, ``openvino``, ``data``, ``images`` or ``bundle``.
+        kind: ``onnx``, ``tflite``, ``openvino``, ``data``, ``images``, ``bundle``, or the format of a framework.
         digest: sha256 of the file (OpenVINO: of .xml and .bin, one after the other); of a bundle its identity.
         weight_bytes: of all constants in a model.
         operators: operator → how often it occurs.
@@ -74,20 +76,42 @@ def inspect_path(path: Path) -> Inspection:
 
     Raises:
         InputError: missing, damaged, or of a kind that is not known.
+        ConversionError: the framework that reads it is not installed, or cannot.
+        ConfigError: something must be known besides the file.
         ContractError: a bundle whose documents are damaged.
     """
     path = path.absolute()
     if not path.exists():
         raise InputError("no such file or folder", file=path)
     if path.is_dir():
-        return _folder(path)
+        return _trained(path) if any((path / name).is_file() for name in BY_MARKER) else _folder(path)
     if path.stat().st_size == 0:
         raise InputError("is empty", file=path)
-    reader = _READERS.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    reader = _READERS.get(suffix, _trained if suffix in BY_SUFFIX else None)
     if reader is None:
-        raise InputError("a kind of file that is not known", file=path, expected=", ".join(_READERS), got=path.suffix
-                         or "no suffix", next_step="edgeship inspect MODEL.onnx")  # fmt: skip
+        known = ", ".join(dict.fromkeys([*_READERS, *BY_SUFFIX]))
+        raise InputError("a kind of file that is not known", file=path, expected=known,
+                         got=path.suffix or "no suffix", next_step="edgeship inspect MODEL.onnx")  # fmt: skip
     return reader(path)
+
+
+def _trained(path: Path) -> Inspection:
+    """A model that a framework reads, in its own environment, as a build would."""
+    request = sources.SourceRequest(text=str(path))
+    sources.toolchain_of(request)  # refuses what may not be read, before any framework is asked
+    model = sources.load(request)
+    tensors = [_spec("input", each.name, each.dtype, each.shape) for each in model.inputs]
+    tensors += [_spec("output", each.name, each.dtype, each.shape) for each in model.outputs]
+    return Inspection(
+        kind=model.format,
+        path=str(path),
+        digest=model.digest,
+        size_bytes=model.size_bytes,
+        tensors=tuple(tensors),
+        facts={"parameters": f"{model.parameters:,}", "operators": f"{model.operators:,}",
+               "notes": "; ".join(model.notes)},
+    )  # fmt: skip
 
 
 def _folder(path: Path) -> Inspection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -64,7 +65,8 @@ def facts_of(path: Path, runtimes: Collection[str] = RUNTIMES, *, pieces: bool =
         return facts_of_tflite(path, runtimes)
     if suffix != ".onnx":
         raise InputError("cannot be looked into before it is converted", file=path, expected=".onnx or .tflite",
-                         got=suffix or "no suffix", next_step=f"edgeship build {path} -t TARGET …")  # fmt: skip
+                         got=suffix or "no suffix",
+                         next_step=f"edgeship build {shlex.quote(str(path))} -t TARGET …")  # fmt: skip
     return _facts_of_onnx(path, runtimes, pieces=pieces)
 
 

@@ -173,7 +173,7 @@ def _open_site(
     try:
         with journal.step("read", "conversion"):
             checked = sources.file_to_check(options.request, scratch / "pinned")
-            hopeless = checks.before_build(checked, targets, progress, memory)
+            hopeless = checks.before_build(checked, targets, progress, memory, named=options.source)
             read = inputs.read(options, scratch / "source", progress, memory)
     except ConversionError as error:
         error.file, error.message = error.file or str(options.source), words(error)

@@ -62,6 +62,9 @@ def convert_by(toolchain: str, to: str) -> Callable[[SourceModel, Path, Path], M
 
 
 def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
+    from edgeship.build.backends.onnx_ends import with_float_ends
+
+    model.write_bytes(with_float_ends(model.read_bytes()))  # a private copy
     return convert_onnx(model, folder)
 
 

@@ -17,8 +17,11 @@ def by_group(comparison: Comparison, *, classes: bool) -> bool:
 def error_of(comparison: Comparison, *, grouped: bool) -> float:
     """The largest relative RMS of all outputs: each of them must lie within the limit.
 
-    Of a first output with channel groups it is that of its groups, each measured by its own size.
+    Of a first output with channel groups it is that of its groups, each measured by its own size; of classes, counts
+    and flags the share of values that differ.
     """
+    if comparison.first_is_exact:
+        return max(comparison.exact.values())
     first = comparison.balanced_rms if grouped else comparison.relative_rms
     errors = [first, *comparison.other_outputs.values()]
     return max((math.inf if error is None else error) for error in errors)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from edgeship.build import metrics
 from edgeship.build.backends.base import Artifact, Samples
-from edgeship.build.metrics.groups import Group, group_errors
+from edgeship.build.metrics.groups import Group, group_errors, has_groups
 from edgeship.build.oracle import stacked
 from edgeship.build.probing import Prober
 from edgeship.build.progress import Progress, Silence
@@ -71,11 +71,13 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     Attributes:
         relative_rms: of the first output; None where it is not finite.
-        other_outputs: name → relative RMS of the other outputs.
+        other_outputs: name → relative RMS of the other outputs; of those in ``exact`` the share of values that differ.
         worst_group, worst_group_name: largest relative RMS of one channel group of the first output, and whose it is.
+        exact: output that holds classes, counts or flags → share of its values that differ.
+        first_is_exact: whether the first output is one of them.
         balanced_rms: of the channel groups, each measured by its own size; None where one is not finite.
         groups: channel group → relative RMS, where the task's decoding names them.
-        grouped: whether the first output has channel groups: more axes than samples and values.
+        grouped: whether the first output has channel groups; see :func:`has_groups`.
         paired: the task metric, with what its interval is made from.
         samples: in the data set.
         differing: on how many of them the variant gives another answer than the source, where the metric judges answers
@@ -100,6 +102,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     cosine: float | None = None
     agreement: int | None = None
     worst_group_name: str = ""
+    exact: Mapping[str, float] = {}
+    first_is_exact: bool = False
     balanced_rms: float | None = None
     groups: Mapping[str, float | None] = {}
     confusion: ConfusionReport | None = None
@@ -236,8 +240,14 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         worst_group_name=worst_name,
         balanced_rms=groups.balanced,
         groups=groups.errors if truth.groups else {},
-        other_outputs={name: metrics.relative_rms(outputs[name], truth.outputs[name]) for name in others},
-        grouped=reference.ndim > 2,
+        other_outputs={name: metrics.output_error(outputs[name], truth.outputs[name]) for name in others},
+        exact={
+            name: metrics.differing_share(outputs[name], meant)
+            for name, meant in truth.outputs.items()
+            if metrics.is_exact(meant)
+        },
+        first_is_exact=metrics.is_exact(reference),
+        grouped=has_groups(reference),
         distinct_predictions=len(set(said)),
         distinct_reference=len(set(told)),
         paired=truth.judge.compare(truth.outputs, {name: outputs[name] for name in truth.outputs}),

@@ -97,7 +97,7 @@ class Certificate(Struct, frozen=True, kw_only=True):
         sqnr_db: ``−20·log₁₀`` of it; None where the two are equal or it is not finite.
         cosine: ⟨q, f⟩ ÷ (‖q‖₂·‖f‖₂) over the same values; None where one of the two is zero or not finite.
         worst_group_rms: largest relative RMS of one channel group of the first output.
-        other_outputs: name → relative RMS of the other outputs.
+        other_outputs: name → relative RMS of the other outputs; of classes and counts the share that differs.
         agreement: samples whose highest class is the source's; None where the output is not read as classes.
         metric: task metric with its 95 % interval, and the paired drop with its own.
         counts: paired counts behind ``metric`` (``both``, ``only_source``, ``only_variant``, ``neither``); empty where

@@ -25,7 +25,10 @@ _SHOWN_CLAIMS = 5
 @console.json_option
 @watched
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what a model file, data file or bundle is. Nothing is run."""
+    """Show what a model file, data file or bundle is.
+
+    The formats of frameworks are read in that framework's own environment; nothing else is run.
+    """
     from edgeship.build.inspection import inspect_path
 
     found = inspect_path(path)
@@ -73,9 +76,12 @@ def _quantized(scale: float, zero_point: int) -> str:
 
 
 def _after_inspect(found: Inspection) -> str:
-    if found.kind == "onnx":
-        return f"edgeship targets check {found.path} -t raspberry-pi-5"
-    return f"edgeship verify {found.path}" if found.kind == "bundle" else "edgeship build --help"
+    if found.kind in {"onnx", "tflite"}:
+        return f"edgeship targets check {console.word(found.path)} -t raspberry-pi-5"
+    if found.kind in {"data", "images", "openvino"}:
+        return "edgeship build --help"
+    verb = "verify" if found.kind == "bundle" else "init"
+    return f"edgeship {verb} {console.word(found.path)}"
 
 
 @click.command()
@@ -99,7 +105,8 @@ def verify(
 
     if source is not None and evaluation is None:
         raise ConfigError("the source is compared on the evaluation data", key="--source", expected="--evaluation F",
-                          next_step=f"edgeship verify {bundle} --source {source} --evaluation F")  # fmt: skip
+                          next_step=f"edgeship verify {console.word(bundle)} --source {console.word(source)} "
+                                    "--evaluation F")  # fmt: skip
     inner = bundle / "bundle"
     opened = Bundle.open(inner if (inner / LAYOUT_FILE).is_file() else bundle)
     report = verify_bundle(opened)
@@ -111,7 +118,7 @@ def verify(
     _refuse(report, opened.directory)
     if not as_json:
         console.result(f"{report.name} {report.version} verified: {report.digest}")
-    console.next_steps(f"edgeship releases add {opened.directory}")
+    console.next_steps(f"edgeship releases add {console.word(opened.directory)}")
 
 
 def _with_data(
@@ -213,7 +220,7 @@ def export(bundle: Path, target: str, output: Path, carrier: str | None, as_json
         for file in files:
             console.result(str(file))
     shown = next((file for file in files if file.suffix in _MODELS), bundle if carrier is None else _layout(bundle))
-    console.next_steps(f"edgeship inspect {shown}")
+    console.next_steps(f"edgeship inspect {console.word(shown)}")
 
 
 def _layout(bundle: Path) -> Path:

@@ -38,7 +38,9 @@ def report(folder: Path, form: str, format_file: Path | None, base: Path | None)
     from edgeship.cli.build import write_text
 
     write_text(_text(_read(folder), form, base), form, format_file)
-    console.next_steps("edgeship ci comment" if str(folder) == "build" else f"edgeship ci comment {folder}")
+    console.next_steps(
+        "edgeship ci comment" if str(folder) == "build" else f"edgeship ci comment {console.word(folder)}"
+    )
 
 
 def _text(document: BuildDocument, form: str, base: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -63,6 +64,15 @@ def step(label: str, text: str, glyph: str = "done") -> None:
 def note(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
     click.echo(text, err=True)
+
+
+def word(argument: object) -> str:
+    """An argument as a shell takes it: names with blanks, brackets or letters beyond ASCII are quoted.
+
+    >>> word("my model (1).onnx"), word("net.onnx")
+    ("'my model (1).onnx'", 'net.onnx')
+    """
+    return shlex.quote(str(argument))
 
 
 def next_steps(*commands: str) -> None:

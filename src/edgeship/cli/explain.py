@@ -187,7 +187,7 @@ def _build_explanation(
         "advice": "; ".join(hints),
         "replay": "identical" if same else "different",
         "history": [f"{each.outcome}: {each.reason}" for each in document.tried],
-        "next_steps": [f"edgeship inspect {document.bundle or Path(document.report).parent}"],
+        "next_steps": [f"edgeship inspect {console.word(document.bundle or Path(document.report).parent)}"],
     }
 
 

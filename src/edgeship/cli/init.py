@@ -71,7 +71,7 @@ def init(
     _write(output, project_template.render(looked_at, answers), force=force)
     console.step("init", f"{output} · {len(looked_at.inputs)} inputs, {len(looked_at.outputs)} outputs")
     console.result(str(output))
-    name = "" if output.name == "edgeship.toml" and folder == Path.cwd() else f" --project {output}"
+    name = "" if output.name == "edgeship.toml" and folder == Path.cwd() else f" --project {console.word(output)}"
     console.next_steps(f"edgeship build{name}")
 
 

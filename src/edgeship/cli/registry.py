@@ -55,7 +55,7 @@ def push(bundle: Path, reference: str, plain_http: bool, as_json: bool) -> None:
         console.result_json({"schema_version": 1, "reference": str(place), "pushed": pushed})
     else:
         console.result(f"{place}  {pushed.digest}")
-    console.next_steps(f"edgeship pull {place} -o {opened.manifest.name}")
+    console.next_steps(f"edgeship pull {place} -o {console.word(opened.manifest.name)}")
 
 
 @click.command()
@@ -91,7 +91,7 @@ def pull(reference: str, output: Path, author_key: str, plain_http: bool, as_jso
                              "pulled": pulled})  # fmt: skip
     else:
         console.result(f"{output.absolute() / 'bundle'}  {pulled.digest}")
-    console.next_steps(f"edgeship verify {output}")
+    console.next_steps(f"edgeship verify {console.word(output)}")
 
 
 class _Counter:

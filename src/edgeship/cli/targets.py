@@ -55,7 +55,7 @@ def show(target: str, as_json: bool) -> None:
         console.result_json({"schema_version": 1, "target": found})
     else:
         _show(found, target_files.path_of(target))
-    console.next_steps(f"edgeship targets check MODEL -t {target}")
+    console.next_steps(f"edgeship targets check MODEL -t {console.word(target)}")
 
 
 def _show(target: Target, path: Path) -> None:
@@ -115,7 +115,7 @@ def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
         for name, found in results.items():
             _show_checks(name, found)
     code = _exit_code([each for found in results.values() for each in found])
-    ready = f"edgeship build {model} -t {names[0]} --calibration FILE --evaluation FILE"
+    ready = f"edgeship build {console.word(model)} -t {console.word(names[0])} --calibration FILE --evaluation FILE"
     console.next_steps("edgeship targets list" if code in {_COULD_NOT, _MISSED} else ready)
     sys.exit(code)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from edgeship.targets import micro
-from edgeship.targets.facts import STANDARD_DOMAINS, CheckResult, ModelFacts
+from edgeship.targets.facts import OTHER_FLOATS, STANDARD_DOMAINS, CheckResult, ModelFacts
 from edgeship.targets.knowledge import TFLITE_ROUTE_OPERATORS
 from edgeship.targets.limits import memory, storage
 from edgeship.targets.model import RuntimeEntry, Target
 from edgeship.targets.system import agent, file_format, glibc, python
 from edgeship.targets.wording import listed
+
+#: How a custom operator of a TFLite file is called.
+_CUSTOM: Final = "CUSTOM::"
 
 
 def check(target: Target, facts: ModelFacts) -> tuple[CheckResult, ...]:
@@ -55,6 +59,12 @@ def blocking(target: Target, results: Sequence[CheckResult]) -> tuple[CheckResul
 
 
 def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
+    if facts.format == "tflite" and facts.quantized and entry.name != "litert":
+        return CheckResult(
+            id="operators", runtime=entry.name, holds=False, sure=True,
+            sentence="a quantized TFLite file is passed through to LiteRT alone: build from its float model",
+            next_step="build from its float model, or choose a target with LiteRT: edgeship targets list",
+        )  # fmt: skip
     refused = set(_not_allowed(target, facts))
     known = _unsupported(entry, facts)
     wrong = sorted(refused | set(known or ()))
@@ -81,8 +91,15 @@ def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckR
 
 def _not_asked(entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
     if facts.format == "tflite" and entry.name == "onnxruntime":
+        if custom := sorted(use.label for use in facts.operators if use.op.startswith(_CUSTOM)):
+            return CheckResult(
+                id="operators", runtime=entry.name, holds=False, sure=True,
+                sentence=f"{listed(custom)} cannot be converted to ONNX",
+                next_step="export the model without them, or choose a target with another runtime: "
+                          "edgeship targets list",
+            )  # fmt: skip
         return CheckResult(id="operators", runtime=entry.name, holds=None,
-                           sentence="known once the file is converted to ONNX",
+                           sentence="what onnxruntime takes is known once the file is converted to ONNX",
                            next_step="bring the model in the format it was trained in")  # fmt: skip
     return CheckResult(
         id="operators", runtime=entry.name, holds=None, sentence=f"{entry.name} is not installed here to be asked",
@@ -148,14 +165,21 @@ def _shapes(target: Target, facts: ModelFacts) -> CheckResult:
 
 
 def _types(target: Target, facts: ModelFacts) -> CheckResult:
-    foreign = sorted(set(facts.io_dtypes) - set(target.dtypes.io)) if target.dtypes.io else []
     words = ", ".join(facts.io_dtypes) or "as the target takes them"
-    if foreign == ["float32"] and "int8" in target.dtypes.io and not facts.quantized:
-        return CheckResult(id="types", holds=True,
-                           sentence=f"inputs and outputs are {words}; quantized, they are int8")  # fmt: skip
+    taken = set(target.dtypes.io)
+    written = {"float32" if each in OTHER_FLOATS else each for each in facts.io_dtypes}
+    became = (
+        [f"; float32 in the build's files instead of {listed(others)}"]
+        if (others := sorted(set(facts.io_dtypes) - written))
+        else []
+    )
+    foreign = sorted(written - taken) if taken else []
+    if "float32" in foreign and "int8" in taken and not facts.quantized:
+        foreign.remove("float32")
+        became.append("; quantized, they are int8")
     if foreign:
         return CheckResult(id="types", holds=False, sure=True,
                            sentence=f"{target.id} takes no {listed(foreign)} at its inputs and outputs, only "
                                     f"{', '.join(target.dtypes.io)}",
                            next_step="export the model with such types at its ends; inside it may cast")  # fmt: skip
-    return CheckResult(id="types", holds=True, sentence=f"inputs and outputs are {words}")
+    return CheckResult(id="types", holds=True, sentence=f"inputs and outputs are {words}{''.join(became)}")

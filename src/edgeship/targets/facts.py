@@ -8,6 +8,8 @@ from typing import Final
 from msgspec import Struct, field
 
 STANDARD_DOMAINS: Final = ("", "ai.onnx")
+#: Precisions of inputs and outputs that a build turns into float32.
+OTHER_FLOATS: Final = frozenset({"float16", "bfloat16", "float64"})
 
 
 class OperatorUse(Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ _BLOCK: Final = 32
 _LARGEST_FOUR_BITS: Final = 7
 #: DequantizeLinear takes blocks and 4-bit integers from here on. Source: ONNX operator changelog.
 _BLOCKS_OPSET: Final = 21
+#: Source: IEEE 754, binary16.
+_LARGEST_HALF: Final = 65504.0
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 #: Dynamic int8 of convolutions lies further off than anything else (build.md, trap 3): products only.
 _DYNAMIC: Final = ("MatMul", "Gemm", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
@@ -50,10 +53,47 @@ def lower(model: Path, precision: str, file: Path) -> None:
 
 
 def _half(model: Path, file: Path) -> None:
-    """Everything in half precision but the ends."""
+    """Everything in half precision but the ends, and what computes with constants that half precision does not hold."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    _save(convert_float_to_float16(onnx.load(str(model)), keep_io_types=True), file)
+    document = onnx.load(str(model))
+    large = {tensor.name for tensor in document.graph.initializer if _too_large(tensor)}
+    large |= {node.output[0] for node in document.graph.node if node.op_type == "Constant"
+              and any(_too_large(each.t) for each in node.attribute if each.HasField("t"))}  # fmt: skip
+    names = {node.name for node in document.graph.node}
+    blocked = []
+    for index, node in enumerate(document.graph.node):
+        if large.intersection(node.input):
+            if not node.name:
+                node.name = next(name for count in itertools.count(index) if (name := f"float_{count}") not in names)
+                names.add(node.name)
+            blocked.append(node.name)
+    made = convert_float_to_float16(document, keep_io_types=True, node_block_list=blocked)
+    _without_detours(made.graph, frozenset(blocked))
+    _save(made, file)
+
+
+def _without_detours(graph: Any, floats: Collection[str]) -> None:
+    """What an operator in float hands to another, or out, no longer goes through half precision in between."""
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in [each for each in graph.node if each.op_type == "Cast"]:
+        half = made_by.get(node.input[0])
+        if half is None or half.op_type != "Cast" or half.input[0] not in made_by:
+            continue
+        if made_by[half.input[0]].name in floats and _casts_to(node, TensorProto.FLOAT):
+            node.input[0] = half.input[0]  # from float32 to float32, which ONNX Runtime drops
+
+
+def _casts_to(node: Any, kind: int) -> bool:
+    return any(each.name == "to" and each.i == kind for each in node.attribute)
+
+
+def _too_large(tensor: TensorProto) -> bool:
+    """Whether it holds a finite number that would be cut off at the largest of half precision."""
+    if tensor.data_type != TensorProto.FLOAT:
+        return False
+    values = np.abs(numpy_helper.to_array(tensor))
+    return bool(np.any((values > _LARGEST_HALF) & np.isfinite(values)))
 
 
 def _dynamic(model: Path, file: Path) -> None:

@@ -20,6 +20,7 @@ from edgeship.build import layout
 from edgeship.build.backends import onnx_nncf, onnx_precisions
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.onnx_ends import with_float_ends
 from edgeship.build.backends.onnx_graph import OnnxGraph
 from edgeship.build.backends.products import refuse_without_products
 from edgeship.build.quiet import quiet
@@ -46,7 +47,7 @@ class OnnxRuntimeBackend:
         folder.mkdir(parents=True)
         file = folder / "model.onnx"
         data, notes = _with_constant_weights(model.read_bytes())
-        file.write_bytes(data)
+        file.write_bytes(with_float_ends(data))
         engine = open_engine(RUNTIME, file)
         try:
             inputs, outputs = layout.find_bindings(job, engine, RUNTIME)

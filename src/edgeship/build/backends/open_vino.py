@@ -35,6 +35,7 @@ class OpenVinoBackend:
             with quiet():
                 network = openvino.Core().read_model(str(model))
                 _pin_batch(network)
+                network = _with_float_ends(network)
                 _fold_constants(network)
         except (RuntimeError, ValueError, TypeError) as error:
             raise ConversionError(f"OpenVINO: {_cause(error)}", target=RUNTIME) from error
@@ -108,6 +109,24 @@ def _pin_batch(network: Any) -> None:
             shapes[index] = [1, *sizes[1:]]
     if shapes:
         network.reshape(shapes)
+
+
+def _with_float_ends(network: Any) -> Any:
+    """Half and double precision at the ends become float32: devices hand over and take nothing else."""
+    from openvino import Type
+    from openvino.preprocess import PrePostProcessor
+
+    others = {Type.f16, Type.bf16, Type.f64}
+    inputs = [index for index, port in enumerate(network.inputs) if port.get_element_type() in others]
+    outputs = [index for index, port in enumerate(network.outputs) if port.get_element_type() in others]
+    if not inputs and not outputs:
+        return network
+    ends = PrePostProcessor(network)
+    for index in inputs:
+        ends.input(index).tensor().set_element_type(Type.f32)
+    for index in outputs:
+        ends.output(index).tensor().set_element_type(Type.f32)
+    return ends.build()
 
 
 def _fold_constants(network: Any) -> None:

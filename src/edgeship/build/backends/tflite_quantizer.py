@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from edgeship.build.backends.base import Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.tflite_ranks import with_equal_ranks
 from edgeship_agent.contract.errors import ConversionError
 
 
@@ -33,7 +35,10 @@ def quantize(calibration: Calibration, scheme: Scheme) -> bytes:
     path = str(calibration.file(scheme))
     recipe = _PRECISIONS[scheme.precision](scheme, path)
     ranges = _ranges(calibration, scheme) if scheme.precision in _STATIC else None
-    result = quantizer.Quantizer(path, recipe).quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+    model = bytearray(with_equal_ranks(Path(path).read_bytes()))
+    result = quantizer.Quantizer(model, recipe).quantize(
+        ranges, enable_progress_bar=False, enable_progress_report=False
+    )
     return bytes(result.quantized_model)
 
 
@@ -61,7 +66,39 @@ def _outputs_are_used(path: str) -> bool:
 def _int8(scheme: Scheme, path: str) -> Any:
     """Float ends are converted faster inside than by the caller."""
     floats = not scheme.integer_ends
-    return _eight_bits(scheme, float_ends=floats, float_outputs=floats and not _outputs_are_used(path))
+    recipe = _eight_bits(scheme, float_ends=floats, float_outputs=floats and not _outputs_are_used(path))
+    return [*recipe, *_float_parts(path, divisions=not scheme.integer_ends)]
+
+
+def _float_parts(path: str, *, divisions: bool) -> list[dict[str, Any]]:
+    """Rules for what int8 cannot hold: bodies of loops, of whose tensors no ranges are known, and divisors.
+
+    A divisor near zero becomes zero in 8 bits, and LiteRT ends the call with an error.
+
+    Args:
+        path: the float file.
+        divisions: whether they may stay in float; a file that is all integers has no choice.
+    """
+    from ai_edge_quantizer import recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.utils import tfl_flatbuffer_utils
+
+    manager = recipe_manager.RecipeManager()
+    model = tfl_flatbuffer_utils.read_model(path)
+    for graph in model.subgraphs[1:]:
+        for operator in graph.operators or ():
+            for index in operator.outputs[:1]:
+                name = tfl_flatbuffer_utils.get_tensor_name(graph.tensors[index])
+                manager.add_quantization_config(
+                    regex=f"(^|;){re.escape(name)};", operation_name=TFLOperationName.ALL_SUPPORTED,
+                    algorithm_key=AlgorithmName.NO_QUANTIZE,
+                )  # fmt: skip
+    if divisions:
+        manager.add_quantization_config(regex=".*", operation_name=TFLOperationName.DIV,
+                                        algorithm_key=AlgorithmName.NO_QUANTIZE)  # fmt: skip
+    rules: list[dict[str, Any]] = manager.get_quantization_recipe()
+    return rules
 
 
 def _int16x8(_scheme: Scheme, _path: str) -> Any:

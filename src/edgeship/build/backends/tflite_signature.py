@@ -1,4 +1,4 @@
-"""A signature for TFLite files that were written without one: the quantizer calls models by their signature."""
+"""What the quantizer misses in TFLite files of older converters: a signature, and the present numbers of operators."""
 
 from __future__ import annotations
 
@@ -9,23 +9,35 @@ _IDENTIFIER: Final = b"TFL3"
 
 
 def with_signature(data: bytes) -> bytes:
-    """The same model with one signature, its arguments named by position; unchanged where it has one."""
+    """The same model with one signature, its arguments named by position; unchanged where it misses nothing.
+
+    Converters before 2021 wrote an operator's number into one byte alone, which is still read by LiteRT. The quantizer
+    reads the newer field, finds 0 there, and takes every operator for an ADD. Source: TFLite schema, version 3a,
+    ``OperatorCode.deprecated_builtin_code``.
+    """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    if model.signatureDefs:
+    old = [code for code in model.operatorCodes or () if code.builtinCode < code.deprecatedBuiltinCode]
+    if model.signatureDefs and not old:
         return data
-    graph = model.subgraphs[0]
+    for code in old:
+        code.builtinCode = code.deprecatedBuiltinCode
+    if not model.signatureDefs:
+        model.signatureDefs = [_signature(schema, model.subgraphs[0])]
+    builder = flatbuffers.Builder(len(data) + 1024)
+    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _signature(schema: Any, graph: Any) -> Any:
     signature = schema.SignatureDefT()
     signature.signatureKey = _KEY
     signature.subgraphIndex = 0
     signature.inputs = [_entry(schema, f"input_{at}", int(index)) for at, index in enumerate(graph.inputs)]
     signature.outputs = [_entry(schema, f"output_{at}", int(index)) for at, index in enumerate(graph.outputs)]
-    model.signatureDefs = [signature]
-    builder = flatbuffers.Builder(len(data) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    return signature
 
 
 def _entry(schema: Any, name: str, index: int) -> Any:

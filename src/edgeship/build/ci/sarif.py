@@ -23,6 +23,7 @@ _RULES: Final = {
     "target": "Every target has a variant that holds to every rule.",
     "distinct": "A variant says as many different answers as its source.",
     "relative_rms": "A variant's outputs lie close to its source's.",
+    "differing_values": "Classes, counts and flags are the source's.",
     "group_rms": "No channel group of an output loses half its size.",
     "slowdown": "A quantized variant is smaller, or faster on its target.",
     "size_bytes": "A variant keeps the size budget.",

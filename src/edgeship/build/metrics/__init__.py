@@ -6,9 +6,18 @@ A new metric is one class with a name and :meth:`Metric.compare`, and one line i
 from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose
 from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
 from edgeship.build.metrics.confusion import confusion
-from edgeship.build.metrics.fidelity import cosine, predictions, relative_rms, sample_rms, sqnr_db
+from edgeship.build.metrics.fidelity import (
+    cosine,
+    differing_share,
+    is_exact,
+    output_error,
+    predictions,
+    relative_rms,
+    sample_rms,
+    sqnr_db,
+)
 from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells, figures
-from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
+from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers, names_class
 
 __all__ = [
     "NAMES",
@@ -27,9 +36,13 @@ __all__ = [
     "class_recalls",
     "confusion",
     "cosine",
+    "differing_share",
     "figures",
     "found_classes",
+    "is_exact",
     "lost_classes",
+    "names_class",
+    "output_error",
     "predictions",
     "relative_rms",
     "sample_rms",

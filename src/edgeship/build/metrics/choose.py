@@ -17,7 +17,7 @@ from edgeship.build.metrics.errors import Errors
 from edgeship.build.metrics.means import Cost
 from edgeship.build.metrics.paired import Metric, Outputs, first_of
 from edgeship.build.metrics.ranking import Auc, class_score, reconstruction_error
-from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top
+from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top, names_class
 from edgeship_agent.contract.errors import ConfigError, InputError
 from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime.engine import Array
@@ -121,7 +121,8 @@ def _labels(request: MetricRequest) -> tuple[int, ...]:
         raise InputError("the evaluation data has no labels", file=request.evaluation, key="y",
                          expected="one class index per sample",
                          next_step="add y, or choose --metric agreement or closeness")  # fmt: skip
-    if max(request.labels) >= request.classes and request.name != "auc":
+    named = names_class(first_of(request.outputs))
+    if max(request.labels) >= request.classes and request.name != "auc" and not named:
         raise InputError("a class that the model does not have", file=request.evaluation, key="y",
                          expected=f"0 … {request.classes - 1}", got=max(request.labels),
                          next_step="number the classes in the order of the model's output")  # fmt: skip
@@ -129,7 +130,8 @@ def _labels(request: MetricRequest) -> tuple[int, ...]:
 
 
 def _fitting(k: int, request: MetricRequest) -> int:
-    if k >= request.classes:
+    named = names_class(first_of(request.outputs))
+    if k >= request.classes and not (named and k == 1):
         raise ConfigError("every answer is among so many classes", key="metric", got=f"top{k}",
                           expected=f"fewer than {request.classes}", next_step="choose --metric top1")  # fmt: skip
     return k

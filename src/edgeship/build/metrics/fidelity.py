@@ -13,6 +13,7 @@ from edgeship_agent.runtime.engine import Array
 
 #: Values that are widened at a time.
 _MOST_VALUES: Final = 4_000_000
+_EXACT_BYTES: Final = 4
 
 
 def relative_rms(candidate: Array, reference: Array) -> float | None:
@@ -22,10 +23,36 @@ def relative_rms(candidate: Array, reference: Array) -> float | None:
     (0.0, None)
     """
     error = scale = 0.0
-    for q, f in in_pieces(candidate, reference):
-        error += float(np.sum((q - f) ** 2))
-        scale += float(np.sum(f**2))
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the result
+        for q, f in in_pieces(candidate, reference):
+            error += float(np.sum((q - f) ** 2))
+            scale += float(np.sum(f**2))
     return _ratio(error, scale)
+
+
+def is_exact(reference: Array) -> bool:
+    """Whether an output holds numbers of classes, counts or flags: near is not right, so only equality counts.
+
+    Integers of 8 and 16 bits are quantized numbers.
+
+    >>> [is_exact(np.zeros(1, kind)) for kind in ("int64", "bool", "int8", "float32")]
+    [True, True, False, False]
+    """
+    return reference.dtype.kind == "b" or (reference.dtype.kind in "iu" and reference.dtype.itemsize >= _EXACT_BYTES)
+
+
+def differing_share(candidate: Array, reference: Array) -> float:
+    """Share of the values that are not the same.
+
+    >>> differing_share(np.array([1.0, 7.0]), np.array([1, 2]))
+    0.5
+    """
+    return float(np.mean(candidate != reference)) if reference.size else 0.0
+
+
+def output_error(candidate: Array, reference: Array) -> float | None:
+    """How far an output lies off: :func:`differing_share` of exact ones, else :func:`relative_rms`."""
+    return differing_share(candidate, reference) if is_exact(reference) else relative_rms(candidate, reference)
 
 
 def in_pieces(candidate: Array, reference: Array) -> Iterator[tuple[Array, Array]]:
@@ -52,10 +79,11 @@ def cosine(candidate: Array, reference: Array) -> float | None:
     (1.0, None)
     """
     product = first = second = 0.0
-    for q, f in in_pieces(candidate, reference):
-        product += float(np.sum(q * f))
-        first += float(np.sum(q**2))
-        second += float(np.sum(f**2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for q, f in in_pieces(candidate, reference):
+            product += float(np.sum(q * f))
+            first += float(np.sum(q**2))
+            second += float(np.sum(f**2))
     size = math.sqrt(first) * math.sqrt(second)
     if size == 0.0 or not math.isfinite(size):
         return None
@@ -79,7 +107,7 @@ def predictions(first: Array, *, classes: bool) -> list[object]:
 
 
 def sample_rms(candidate: Array, reference: Array) -> list[float]:
-    """Relative RMS of every sample on its own; infinite where it has no value.
+    """Relative RMS of every sample on its own; infinite where it has no value, or is exact and not the same.
 
     Args:
         candidate: [N, …].
@@ -88,6 +116,9 @@ def sample_rms(candidate: Array, reference: Array) -> list[float]:
     >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]]))
     [0.0, 0.5]
     """
+    if is_exact(reference):
+        same = (candidate == reference).reshape(len(reference), -1).all(axis=1)
+        return [0.0 if one else math.inf for one in same]
     values = (relative_rms(a, b) for a, b in zip(candidate, reference, strict=True))
     return [math.inf if value is None else value for value in values]
 

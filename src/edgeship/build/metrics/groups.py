@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.fidelity import in_pieces
+from edgeship.build.metrics.fidelity import in_pieces, is_exact
 from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime.channels import channel_axis
 from edgeship_agent.runtime.engine import Array
+
+#: Columns of an output without other axes that are taken as quantities of their own; an embedding has more.
+_MOST_QUANTITIES: Final = 64
+#: How far a sum of shares may lie off 1.
+_SHARES: Final = 1e-3
 
 
 class Group(Struct, frozen=True, kw_only=True):
@@ -58,6 +64,26 @@ class GroupErrors(Struct, frozen=True, kw_only=True):
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known else 0.0
 
 
+def has_groups(reference: Array) -> bool:
+    """Whether the entries of one axis are quantities of their own: of several axes, and of a few numbers side by side.
+
+    Not shares of one whole: one that is hardly ever given is next to nothing, and may be next to nothing else. Nor
+    classes or counts, which are compared one by one.
+
+    Args:
+        reference: [N, …] of the source.
+
+    >>> has_groups(np.array([[1e5, 20.0], [9e4, 21.0]])), has_groups(np.array([[0.9, 0.1], [0.5, 0.5]]))
+    (True, False)
+    """
+    if is_exact(reference):
+        return False
+    if reference.ndim != 2:
+        return reference.ndim > 2
+    shares = bool((reference >= 0).all() and (np.abs(reference.sum(axis=1) - 1.0) <= _SHARES).all())
+    return 1 < reference.shape[1] <= _MOST_QUANTITIES and not shares
+
+
 def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = ()) -> GroupErrors:
     """Relative RMS of every group over all samples.
 
@@ -80,9 +106,10 @@ def group_errors(candidate: Array, reference: Array, groups: Sequence[Group] = (
     axis = groups[0].axis if groups else channel_axis(reference.shape)
     others = tuple(index for index in range(reference.ndim) if index != axis % reference.ndim)
     errors, scales = np.zeros((2, reference.shape[axis]))
-    for q, f in in_pieces(candidate, reference):
-        errors += ((q - f) ** 2).sum(axis=others)
-        scales += (f**2).sum(axis=others)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the result
+        for q, f in in_pieces(candidate, reference):
+            errors += ((q - f) ** 2).sum(axis=others)
+            scales += (f**2).sum(axis=others)
     spans = {group.name: slice(group.first, group.end) for group in groups} or {
         f"channel {index}": slice(index, index + 1) for index in range(len(scales))
     }

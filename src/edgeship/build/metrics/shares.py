@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.fidelity import predictions, sample_rms
+from edgeship.build.metrics.fidelity import is_exact, predictions, sample_rms
 from edgeship.build.metrics.paired import Outputs, Paired, finite, first_of, share
 from edgeship_agent.runtime.engine import Array
 
@@ -46,7 +46,10 @@ class Agreement(Struct, frozen=True, kw_only=True):
 
 
 class Closeness(Struct, frozen=True, kw_only=True):
-    """The variant's first output lies within a relative RMS of the source's, sample by sample; no labels needed."""
+    """The variant's first output lies within a relative RMS of the source's, sample by sample; no labels needed.
+
+    Integers (classes, counts) are close where they are the same.
+    """
 
     limit: float
     name: str = "closeness"
@@ -82,13 +85,28 @@ class Recall(Struct, frozen=True, kw_only=True):
         return share(self.name, *rights)
 
 
+def names_class(first: Array) -> bool:
+    """Whether an output is one number of a class a sample, the end of a net with its own argmax.
+
+    >>> names_class(np.zeros((5, 1), np.int64)), names_class(np.zeros((5, 1))), names_class(np.zeros((5, 3), np.int64))
+    (True, False, False)
+    """
+    return is_exact(first) and first[0].size == 1
+
+
 def ranked(first: Array, k: int) -> Array:
     """Classes of the ``k`` highest scores, the highest first, equal scores in the order of the classes: [N, k].
 
+    An integer a sample is the class itself.
+
     >>> ranked(np.array([[0.1, 0.5, 0.5, 0.2]]), 3).tolist()
     [[1, 2, 3]]
+    >>> ranked(np.array([7, 2]), 1).tolist()
+    [[7], [2]]
     """
     flat = first.reshape(len(first), -1)
+    if names_class(first):
+        return flat
     if k == 1:
         highest: Array = flat.argmax(axis=1)[:, None]
         return highest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def export_file(file: Path, target: Target, folder: Path) -> tuple[Path, ...]:
     """
     if target.format != C_ARRAY:
         raise ConfigError("takes a bundle, no model file", key="-t", expected="a target for C sources: cortex-m",
-                          got=target.id, next_step=f"edgeship build {file} -t {target.id} …")  # fmt: skip
+                          got=target.id,
+                          next_step=f"edgeship build {shlex.quote(str(file))} -t {target.id} …")  # fmt: skip
     data = _read(file)
     answer = partitions.of_model("litert", "", file)
     model = micro_model(data, file.stem, file=file)  # its own reasons come first: they are more exact than LiteRT's

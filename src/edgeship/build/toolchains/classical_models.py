@@ -16,7 +16,7 @@ OPSETS = {"": 18, "ai.onnx.ml": 3}
 #: ai.onnx.ml operators that skl2onnx can write as plain ONNX too, so that runtimes without that domain read them.
 AVOIDED = {"LinearClassifier", "LinearRegressor", "Scaler", "Normalizer"}
 #: Classes (never functions) that a .skops file may name besides those that skops itself trusts.
-TRUSTED = re.compile(r"(sklearn|xgboost|lightgbm)\.([a-z_][a-z0-9_]*\.)*[A-Z]\w*|collections\.OrderedDict")
+TRUSTED = re.compile(r"(sklearn|xgboost|lightgbm)\.([a-z_][a-z0-9_]*\.)*[A-Z]\w*|collections\.OrderedDict|numpy\.dtype")
 _MOST_DEPTH = 12
 
 

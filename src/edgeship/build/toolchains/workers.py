@@ -112,8 +112,8 @@ def _talk(
 
 
 def _memory_bytes() -> int:
-    """What a worker may take: never more than this process was allowed, since no limit can be raised."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    """What a worker may take: never more than this process, whose limit no child can raise (``ulimit -v``)."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
     return MEMORY_BYTES if most == resource.RLIM_INFINITY else min(MEMORY_BYTES, most)
 
 

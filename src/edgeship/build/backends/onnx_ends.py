@@ -1,0 +1,65 @@
+"""Half and double precision at the ends of ONNX files become float32: devices hand over and take nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import onnx
+from onnx import TensorProto, helper
+
+_OTHER_FLOATS: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+
+def with_float_ends(data: bytes) -> bytes:
+    """The same model with float32 where its inputs and outputs are of another precision; unchanged without such.
+
+    Inside, it computes as before: its inputs are cast when they come in, its outputs when they go out. Tensors at the
+    ends keep their names.
+    """
+    model = onnx.ModelProto.FromString(data)
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [each for each in graph.input if each.name not in constants and _kind(each) in _OTHER_FLOATS]
+    outputs = [each for each in graph.output if _kind(each) in _OTHER_FLOATS]
+    if not inputs and not outputs:
+        return data
+    names = {name for node in graph.node for name in (*node.input, *node.output)} | constants
+    inside = {each.name: _free(each.name, names) for each in (*inputs, *outputs)}
+    for node in _nodes(graph):
+        for ends in (node.input, node.output):
+            for index, name in enumerate(ends):
+                ends[index] = inside.get(name, name)
+    casts_in = [helper.make_node("Cast", [each.name], [inside[each.name]], to=_kind(each)) for each in inputs]
+    casts_out = [helper.make_node("Cast", [inside[each.name]], [each.name], to=TensorProto.FLOAT) for each in outputs]
+    nodes = [*casts_in, *graph.node, *casts_out]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value in graph.value_info:
+        value.name = inside.get(value.name, value.name)
+    for each in (*inputs, *outputs):
+        each.type.tensor_type.elem_type = TensorProto.FLOAT
+    written: bytes = model.SerializeToString(deterministic=True)
+    return written
+
+
+def _kind(value: Any) -> int:
+    return int(value.type.tensor_type.elem_type)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    inner = f"{name}_inside"
+    while inner in taken:
+        inner += "_"
+    taken.add(inner)
+    return inner
+
+
+def _nodes(graph: Any) -> list[Any]:
+    """Every node, those of sub-graphs included: they read tensors of the graph around them."""
+    found = []
+    for node in graph.node:
+        found.append(node)
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                found += _nodes(inner)
+    return found
