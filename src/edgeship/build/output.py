@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -61,14 +62,9 @@ def staging(final: Path) -> Iterator[Staging]:
     """
     final = final.absolute()
     check(final)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        base = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written: {error.strerror}", file=final, next_step="name another folder with -o DIR"
-        ) from error
-    journal.place(base, final)
+    base = final.with_name(f".{final.name}-{secrets.token_hex(4)}")
+    journal.place(base, final)  # before it is there: an interrupt may fall between any two lines
+    _make(base, final)
     draft, scratch = base / "draft", base / "scratch"
     try:
         draft.mkdir()
@@ -83,6 +79,21 @@ def staging(final: Path) -> Iterator[Staging]:
         raise
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _make(base: Path, final: Path) -> None:
+    """Make the folder that everything is written into.
+
+    Raises:
+        ConfigError: it cannot be made there.
+    """
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        base.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written: {error.strerror}", file=final, next_step="name another folder with -o DIR"
+        ) from error
 
 
 @contextmanager

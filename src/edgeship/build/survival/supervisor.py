@@ -230,6 +230,8 @@ class Supervisor:
         self._made.update(story.made)
         _end_orphans(self._running)
         if story.outcome is not None:
+            if story.outcome:
+                _clear(story)
             return story.outcome if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
         _clear(story)
         death = _death(story, status, self._terms.silence_s if process.late else 0.0)
@@ -278,8 +280,7 @@ def _stop(running: Mapping[int, _Process], number: int, *, by_terminal: bool) ->
     while left and time.monotonic() < until_s:
         signal.sigtimedwait((signal.SIGCHLD,), _LOOK_S)
         for process, _ in _ended(left):
-            if process.story().outcome is None:
-                _clear(process.story())
+            _clear(process.story())  # what is in its place already stays there
     _end(left)
     _end_orphans({})
 
