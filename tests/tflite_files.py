@@ -170,6 +170,28 @@ def split(path: Path) -> Path:
     return net.write(path, [x], [y])
 
 
+def padded_maximum(path: Path) -> Path:
+    """``x`` [1, 5, 5, 2] float32 through a convolution and a maximum that is padded with the least number there is."""
+    rng = np.random.default_rng(9)
+    net = TfliteWriter()
+    x = net.tensor("x", (1, 5, 5, 2), Types.FLOAT32)
+    w = net.tensor("w", (4, 1, 1, 2), Types.FLOAT32, data=rng.normal(0, 0.5, (4, 1, 1, 2)).astype(np.float32))
+    b = net.tensor("b", (4,), Types.FLOAT32, data=rng.normal(0, 0.5, 4).astype(np.float32))
+    inner = net.tensor("inner", (1, 5, 5, 4), Types.FLOAT32)
+    pads = net.tensor("pads", (4, 2), Types.INT32, data=np.array([[0, 0], [0, 1], [0, 1], [0, 0]], np.int32))
+    least = net.tensor("least", (1,), Types.FLOAT32, data=np.array([np.finfo(np.float32).min]))
+    padded = net.tensor("padded", (1, 6, 6, 4), Types.FLOAT32)
+    y = net.tensor("y", (1, 3, 3, 4), Types.FLOAT32)
+    convolution = schema.Conv2DOptionsT()
+    convolution.strideH = convolution.strideW = convolution.dilationHFactor = convolution.dilationWFactor = 1
+    pool = schema.Pool2DOptionsT()
+    pool.strideH = pool.strideW = pool.filterHeight = pool.filterWidth = 2
+    net.operator(Ops.CONV_2D, [x, w, b], [inner], options=convolution)
+    net.operator(Ops.PADV2, [inner, pads, least], [padded], options=schema.PadV2OptionsT())
+    net.operator(Ops.MAX_POOL_2D, [padded], [y], options=pool)
+    return net.write(path, [x], [y])
+
+
 def remembering(path: Path) -> Path:
     """``x`` [1, 2] float32 to ``y`` [1, 3]: a recurrent layer of one step, whose state stays in a variable tensor."""
     rng = np.random.default_rng(8)

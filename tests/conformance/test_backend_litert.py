@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,16 @@ class TestLiteRt(BackendTemplate):
         assert self.error(artifact, job) < 1e-4
         assert sources.load(path).digest == job.source.digest
 
-    def test_a_split_of_which_nobody_reads_one_part_is_quantized(self, tmp_path: Path) -> None:
-        source = sources.load(tflite_files.split(tmp_path / "split.tflite"))
-        samples = [{"x": value[None]} for value in np.random.default_rng(2).normal(0, 1, (60, 8)).astype(np.float32)]
+    @pytest.mark.parametrize(
+        ("make", "shape"), [(tflite_files.split, (8,)), (tflite_files.padded_maximum, (5, 5, 2))],
+        ids=["a part that nobody reads", "a padded maximum"],
+    )  # fmt: skip
+    def test_what_the_quantizer_stumbles_over_is_quantized(
+        self, tmp_path: Path, make: Callable[[Path], Path], shape: tuple[int, ...]
+    ) -> None:
+        source = sources.load(make(tmp_path / "m.tflite"))
+        values = np.random.default_rng(2).normal(0, 1, (60, *shape)).astype(np.float32)
+        samples = [{"x": value[None]} for value in values]
         expected = models.answers(source, samples, tmp_path / "oracle")
         job = Job(source=source, samples=samples, checks=samples, expected=expected, folder=tmp_path / "work")
         backend = open_backend("litert")

@@ -23,6 +23,8 @@ _BIAS: Final = 2
 _WEIGHTED: Final = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "CONV_3D": -1,
                     "BATCH_MATMUL": -1, "UNIDIRECTIONAL_SEQUENCE_LSTM": 0}  # fmt: skip
 _LSTM_GATES: Final = 4
+#: No activation comes near this; converters pad a maximum with the least float32, -3.4e38.
+_PADDING: Final = -1e30
 
 
 class TfliteGraph:
@@ -74,7 +76,8 @@ class TfliteGraph:
                 interpreter.set_tensor(entries[each.artifact_index]["index"], to_artifact(each, sample[each.name]))
             interpreter.reset_all_variables()  # samples do not follow one another
             interpreter.invoke()
-            yield {self._names[index]: value for index in watched if (value := _held(interpreter, index)) is not None}
+            held = ((index, _held(interpreter, index)) for index in watched)
+            yield {self._names[index]: _without_padding(value) for index, value in held if value is not None}
 
     def write(self, weights: Mapping[str, Array], biases: Mapping[str, Array], file: Path) -> None:
         """The same file with other weights, and with something added to biases.
@@ -173,6 +176,14 @@ def _held(interpreter: Any, index: int) -> Array | None:
     except ValueError:
         return None
     return value
+
+
+def _without_padding(value: Array) -> Array:
+    """What a maximum is padded with, the least number that there is, as the least that is computed: it has no range."""
+    padding = value <= _PADDING
+    if not padding.any() or padding.all():
+        return value
+    return np.where(padding, value[~padding].min(), value)
 
 
 def _stored(kind: str, weight: Array) -> Array:

@@ -6,12 +6,15 @@ import copy
 from typing import Any, Final
 
 _IDENTIFIER: Final = b"TFL3"
-#: Operators that hand the scale of their output to their inputs, and spread a smaller input over the larger one.
-_SPREADING: Final = ("MAXIMUM", "MINIMUM")
+#: Source: TensorFlow Lite schema v3, ``TensorType``.
+_FLOAT32: Final = 0
+#: Operators that hand the scale of their output to their inputs, and spread a smaller input over the larger one; the
+#: last one a single value, which it pads with.
+_SPREADING: Final = ("MAXIMUM", "MINIMUM", "PADV2")
 
 
 def with_equal_ranks(data: bytes) -> bytes:
-    """The same model, its constants in maximum and minimum with axes of one entry in front; unchanged without such.
+    """The same model, its constants in maximum, minimum and padding with axes of one entry in front, where it has such.
 
     ai-edge-quantizer 0.10 quantizes these constants by the output's scale, which has an axis for each of the output's,
     and refuses a constant that has fewer ("Ranks of scales … must be the same as the tensor rank").
@@ -37,7 +40,7 @@ def _spread(model: Any, graph: Any, operator: Any) -> bool:
     for place, index in enumerate(inputs):
         tensor = graph.tensors[index]
         missing = rank - len(_shape(tensor))
-        if missing <= 0 or not _is_constant(model, tensor):
+        if missing <= 0 or tensor.type != _FLOAT32 or not _is_constant(model, tensor):
             continue
         wider = copy.copy(tensor)  # with bytes of its own: others may read the old one in another scale
         wider.shape = [1] * missing + _shape(tensor)

@@ -16,7 +16,7 @@ from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
 from edgeship.build.search.space import Effort, Part
 
-#: A net this close to the source needs no further wave.
+#: A net this close to the source needs no further wave, and no layer in float.
 _CLOSE_ENOUGH: Final = 0.002
 #: A layer in float must lower the whole error to this share to be worth its time.
 _WORTH_A_LAYER: Final = 0.95
@@ -185,7 +185,8 @@ class Search:
         best = halving.best(settled)
         if plain and self._has_layers(best.name):
             without = halving.best(plain)
-            if not without.faulty and best.error > _WORTH_A_LAYER * without.error <= self._terms.limit:
+            as_close = _WORTH_A_LAYER * without.error < best.error or without.error <= _CLOSE_ENOUGH
+            if as_close and not without.faulty and without.error <= self._terms.limit:
                 best = without
         return self._worth_its_bytes(best)
 
@@ -194,7 +195,8 @@ class Search:
         scheme = self._schemes[best.name]
         if scheme.part and (bare := self._complete(space.in_float(scheme, None))) is not None:
             grows = best.size_bytes > halving.SAME_SIZE * bare.size_bytes
-            if grows and not bare.faulty and _WORTH_BYTES * bare.error < best.error and bare.error <= self._terms.limit:
+            as_close = _WORTH_BYTES * bare.error < best.error or bare.error <= _CLOSE_ENOUGH
+            if grows and as_close and not bare.faulty and bare.error <= self._terms.limit:
                 return self._schemes[bare.name]
         return scheme
 
