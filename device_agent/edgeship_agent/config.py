@@ -48,7 +48,7 @@ LEAST: Final[dict[str, float]] = {
     "telemetry.outbox_bytes": 65536,
     "telemetry.resend_s": 0.1,
     "telemetry.remembered_predictions": 1,
-    "telemetry.flush_s": 0.1,
+    "telemetry.flush_s": 0,
     "serving.threads": 1,
     "update.attempts": 1,
     "update.retry_s": 0.01,
@@ -73,7 +73,8 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         resend_s: windows that the server has not acknowledged are sent again after this.
         remembered_predictions: labels and outcomes may come for so many of the newest predictions of a version.
         flush_s: windows are kept in memory and written to the disk once in this time, so that flash memory does not
-            wear; a power cut may cost what was made since and the server had not acknowledged.
+            wear; a power cut or a kill may cost what was made since and the server had not acknowledged. 0: each one is
+            written before it is sent.
     """
 
     window_s: float = 60.0

@@ -111,7 +111,7 @@ def test_a_state_that_keras_keeps_from_call_to_call_becomes_inputs_and_outputs(m
         pieces, wanted = archive["pieces"], archive["says"]
     for step in ("tf2onnx", "TFLiteConverter"):
         runtime, _ = SUFFIXES[step]
-        engine = open_engine(runtime, _converted(source, step, tmp_path / step))
+        engine = open_engine(runtime, _converted(source, (step,), tmp_path / step))
         order = [info.name for info in engine.signature.inputs]
         carried = {name: np.zeros((1, size), np.float32) for name, size in states.items()}
         for piece, said in zip(pieces, wanted, strict=True):

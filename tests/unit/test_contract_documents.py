@@ -109,7 +109,7 @@ def test_terminal_states_of_an_update():
 
 
 def test_who_may_publish_what():
-    assert {kind.value for kind in Kind if not kind.from_device} == {"goal", "ack"}
+    assert {kind.value for kind in Kind if not kind.from_device} == {"goal", "ack", "job"}
 
 
 def test_errors_say_where_what_and_how_on():

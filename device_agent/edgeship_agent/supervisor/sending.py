@@ -22,7 +22,7 @@ class Pace(Struct, frozen=True, kw_only=True):
 
     Attributes:
         resend_s: windows that were not acknowledged in this time are sent again.
-        flush_s: windows in memory are written to the disk once in this time.
+        flush_s: windows in memory are written to the disk once in this time; 0: each one before it is sent.
     """
 
     resend_s: float
@@ -57,6 +57,8 @@ class WindowSender:
         """Number a window, keep it, and send it."""
         seq = self._outbox.last_seq(self._boot_id) + 1
         self._outbox.add(structs.replace(window, boot_id=self._boot_id, seq=seq))
+        if not self._pace.flush_s:
+            self.keep(now_s)
         self.send(now_s)
 
     def acknowledged(self, ack: Ack, now_s: float) -> None:

@@ -153,6 +153,7 @@ runtime = "{device.runtime}"
 
 [telemetry]
 window_s = 1.0
+flush_s = 0
 window_inferences = 100
 heartbeat_s = 1.0
 resend_s = 2.0

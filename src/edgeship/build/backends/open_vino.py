@@ -12,6 +12,7 @@ from edgeship.build import layout
 from edgeship.build.backends import openvino_quantizer
 from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.openvino_biases import with_unlike_biases
 from edgeship.build.backends.openvino_graph import OpenVinoGraph
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
@@ -37,6 +38,7 @@ class OpenVinoBackend:
                 _pin_batch(network)
                 network = _with_float_ends(network)
                 _fold_constants(network)
+                with_unlike_biases(network)
         except (RuntimeError, ValueError, TypeError) as error:
             raise ConversionError(f"OpenVINO: {_cause(error)}", target=RUNTIME) from error
         file = _save(network, job.folder / "fp32")
