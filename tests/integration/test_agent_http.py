@@ -85,6 +85,8 @@ REFUSED = {
     "another host": (403, ("GET", "/v1/status", b"", {"Host": "rebound.example"})),
     "too few bytes": (400, ("POST", "/v1/infer", b"abc", {"Content_Type": RAW})),
     "no array": (400, ("POST", "/v1/infer", b"abc", {"Content_Type": NPY})),
+    "deep json": (400, ("POST", "/v1/infer", b'{"inputs": ' + b"[" * 100_000, {"Content_Type": JSON})),
+    "no inputs": (400, ("POST", "/v1/infer", b"[1]", {"Content_Type": JSON})),
     "no json": (400, ("POST", "/v1/infer", b"{", {"Content_Type": JSON})),
     "another name": (400, ("POST", "/v1/infer", b'{"inputs": {"b": [], "c": []}}', {"Content_Type": JSON})),
     "words": (400, ("POST", "/v1/infer", b'{"inputs": {"x": [["a"]]}}', {"Content_Type": JSON})),

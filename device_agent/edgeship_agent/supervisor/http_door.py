@@ -19,7 +19,8 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError, InputError, TransferError
 from edgeship_agent.contract.frames import MAX_FRAME_BYTES
-from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.contract.manifest import BundleManifest
+from edgeship_agent.patterns.samples import from_bytes, from_json, parse_json
 from edgeship_agent.processing import check_raw
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.serving.client import Client
@@ -113,10 +114,7 @@ class _Desk:
             TransferError: no model is served.
         """
         model = query.get("model", [""])[-1]
-        contracts = self._contracts(model)
-        inputs = _read(body, kind, contracts)
-        for name, array in inputs.items():
-            check_raw(contracts[name], array)
+        inputs = _read(body, kind, self._manifest(model))
         with Client(self._places.socket, _TIMEOUT_S) as client:
             found = client.infer(inputs, model=model)
         return {
@@ -128,7 +126,7 @@ class _Desk:
             "outputs": {name: values.tolist() for name, values in found.outputs.items()},
         }
 
-    def _contracts(self, model: str) -> dict[str, InputContract]:
+    def _manifest(self, model: str) -> BundleManifest:
         slots = Slots(self._places.slots)
         active: dict[str, Slot] = {}
         for name, arm in slots.arms():
@@ -140,69 +138,33 @@ class _Desk:
         if model not in active and (model or len(active) > 1):
             raise InputError("which model?", key="model", expected=" | ".join(active), got=model or "none",
                              next_step=f"POST {_INFER}?model={next(iter(active))}")  # fmt: skip
-        slot = active[model] if model else next(iter(active.values()))
-        return {contract.tensor: contract for contract in slot.manifest().input_contracts}
+        return (active[model] if model else next(iter(active.values()))).manifest()
 
 
-def _read(body: bytes, kind: str, contracts: Mapping[str, InputContract]) -> dict[str, Array]:
-    """The request's arrays by input name.
+def _read(body: bytes, kind: str, manifest: BundleManifest) -> dict[str, Array]:
+    """The request's raw sample by input name; ``x`` alone stands for the model's only input.
 
     Raises:
-        InputError: the body cannot be read as them.
+        InputError: the body cannot be read as what the model takes.
     """
+    if kind == _RAW:
+        return from_bytes(body, manifest)
+    contracts = manifest.input_contracts
     if kind == _JSON:
-        return _from_json(body, contracts)
+        document = parse_json(body, place="body")
+        inputs = document.get("inputs") if isinstance(document, dict) else None
+        if isinstance(inputs, dict) and set(inputs) == {"x"} and len(contracts) == 1:
+            inputs = inputs["x"]
+        return from_json(inputs, manifest)
     if len(contracts) != 1:
-        raise InputError(f"{kind} holds one array", expected=f"{_JSON} with inputs {', '.join(contracts)}")
-    (contract,) = contracts.values()
-    if kind == _NPY:
-        try:
-            return {contract.tensor: np.load(io.BytesIO(body), allow_pickle=False)}
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"cannot be read as a numpy array: {error}", expected="a .npy file") from error
-    if -1 in contract.shape:
-        raise InputError("bytes alone do not say the sizes of this input", expected=f"{_NPY} or {_JSON}")
-    wanted = int(np.prod(contract.shape)) * np.dtype(contract.dtype).itemsize
-    if len(body) != wanted:
-        raise InputError(
-            "wrong number of bytes",
-            key=contract.tensor,
-            expected=f"{wanted}: {contract.dtype} {list(contract.shape)}",
-            got=len(body),
-        )
-    return {contract.tensor: np.frombuffer(body, contract.dtype).reshape(contract.shape)}
-
-
-def _from_json(body: bytes, contracts: Mapping[str, InputContract]) -> dict[str, Array]:
-    """``{"inputs": {name: numbers}}``; ``x`` alone stands for the model's only input."""
+        names = ", ".join(contract.tensor for contract in contracts)
+        raise InputError(f"{kind} holds one array", expected=f"{_JSON} with inputs {names}")
     try:
-        document = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
-        raise InputError(f"not JSON: {error}", expected='{"inputs": {NAME: [...]}}') from error
-    given = document.get("inputs") if isinstance(document, dict) else None
-    if not isinstance(given, dict):
-        raise InputError("no inputs", expected='{"inputs": {NAME: [...]}}', got=type(document).__name__)
-    if set(given) == {"x"} and len(contracts) == 1:
-        given = {next(iter(contracts)): given["x"]}
-    if set(given) != set(contracts):
-        raise InputError("wrong inputs", expected=", ".join(contracts), got=", ".join(map(str, given)) or "none")
-    return {name: _array(contracts[name], values) for name, values in given.items()}
-
-
-def _array(contract: InputContract, values: object) -> Array:
-    """Numbers as the contract's type; a number that this type cannot hold is refused, never wrapped round."""
-    wanted = np.dtype(contract.dtype)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"not an array: {error}", key=contract.tensor, expected=contract.dtype) from error
-    if array.dtype.kind not in "biuf":
-        raise InputError("not an array of numbers", key=contract.tensor, expected=contract.dtype)
-    cast: Array = array.astype(wanted)
-    if wanted.kind in "biu" and array.size and not np.array_equal(cast, array):
-        raise InputError("numbers that the type cannot hold", key=contract.tensor, expected=contract.dtype,
-                         got=f"{array.min():g} to {array.max():g}")  # fmt: skip
-    return cast
+        array: Array = np.load(io.BytesIO(body), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot be read as a numpy array: {error}", expected="a .npy file") from error
+    check_raw(contracts[0], array)
+    return {contracts[0].tensor: array}
 
 
 class _Handler(BaseHTTPRequestHandler):
