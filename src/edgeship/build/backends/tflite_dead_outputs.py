@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-_IDENTIFIER: Final = b"TFL3"
+from edgeship.build.backends.tflite_edit import edited
+
 #: Kinds whose results all have the type of their input.
 _DIVIDING: Final = ("SPLIT", "SPLIT_V", "UNPACK")
 
@@ -15,10 +16,10 @@ def with_typed_dead_outputs(data: bytes) -> bytes:
     The runtime refuses a split of which one part is float and the others int8. The first step of an LSTM that starts
     from zero reads three of four gates.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    return edited(data, _type_all)
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+
+def _type_all(model: Any, schema: Any) -> bool:
     kinds = {getattr(schema.BuiltinOperator, name) for name in _DIVIDING}
     changed = False
     for graph in model.subgraphs:
@@ -27,11 +28,7 @@ def with_typed_dead_outputs(data: bytes) -> bytes:
             code = model.operatorCodes[operator.opcodeIndex]
             if max(code.builtinCode, code.deprecatedBuiltinCode) in kinds:
                 changed |= _typed(graph, [int(index) for index in operator.outputs], read)
-    if not changed:
-        return data
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    return changed
 
 
 def _typed(graph: Any, outputs: list[int], read: set[int]) -> bool:

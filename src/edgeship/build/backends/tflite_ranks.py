@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-_IDENTIFIER: Final = b"TFL3"
+from edgeship.build.backends.tflite_edit import edited
+
 #: Source: TensorFlow Lite schema v3, ``TensorType``.
 _FLOAT32: Final = 0
 #: Operators that hand the scale of their output to their inputs, and spread a smaller input over the larger one; the
@@ -19,18 +20,14 @@ def with_equal_ranks(data: bytes) -> bytes:
     ai-edge-quantizer 0.10 quantizes these constants by the output's scale, which has an axis for each of the output's,
     and refuses a constant that has fewer ("Ranks of scales … must be the same as the tensor rank").
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    return edited(data, _widen)
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+
+def _widen(model: Any, schema: Any) -> bool:
     codes = {getattr(schema.BuiltinOperator, name) for name in _SPREADING}
     spread = [_spread(model, graph, operator) for graph in model.subgraphs for operator in graph.operators or ()
               if model.operatorCodes[operator.opcodeIndex].builtinCode in codes]  # fmt: skip
-    if not any(spread):
-        return data
-    builder = flatbuffers.Builder(len(data) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    return any(spread)
 
 
 def _spread(model: Any, graph: Any, operator: Any) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from edgeship.build.backends.tflite_edit import edited
+
 _KEY: Final = "serving_default"
-_IDENTIFIER: Final = b"TFL3"
 
 
 def with_signature(data: bytes) -> bytes:
@@ -15,20 +16,18 @@ def with_signature(data: bytes) -> bytes:
     reads the newer field, finds 0 there, and takes every operator for an ADD. Source: TFLite schema, version 3a,
     ``OperatorCode.deprecated_builtin_code``.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    return edited(data, _complete)
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+
+def _complete(model: Any, schema: Any) -> bool:
     old = [code for code in model.operatorCodes or () if code.builtinCode < code.deprecatedBuiltinCode]
     if model.signatureDefs and not old:
-        return data
+        return False
     for code in old:
         code.builtinCode = code.deprecatedBuiltinCode
     if not model.signatureDefs:
         model.signatureDefs = [_signature(schema, model.subgraphs[0])]
-    builder = flatbuffers.Builder(len(data) + 1024)
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    return True
 
 
 def _signature(schema: Any, graph: Any) -> Any:
