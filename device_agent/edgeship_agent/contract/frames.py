@@ -19,7 +19,7 @@ else:
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 LENGTH_BYTES: Final = 4
 #: Tensors of more bytes than this go through shared memory.
-SHARED_ABOVE_BYTES: Final = 1_000_000
+SHARED_ABOVE_BYTES: Final = 32_768
 
 
 class Tensor(Struct, frozen=True, kw_only=True, array_like=True):

@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Final
@@ -24,7 +25,11 @@ _READS_AT_ONCE: Final = 16
 #: How long the rest of a frame is waited for before others have their turn, in ms.
 _PATIENCE_MS: Final = 1
 _ONE_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
+_LENGTH: Final = struct.Struct("<I")
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_ONE_DESCRIPTOR_BYTES)
+#: Plain numbers: Python's flags are enumerations, whose ``&`` takes two microseconds.
+_CUT: Final = int(socket.MSG_CTRUNC)
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 
 
 class Connection:
@@ -56,7 +61,7 @@ class Connection:
         self._on_request = on_request
         self._on_lost = on_lost
         self._max_frame_bytes = max_frame_bytes
-        self._buffer = bytearray(_SMALLEST_BUFFER_BYTES)
+        self._buffer = memoryview(bytearray(_SMALLEST_BUFFER_BYTES))
         self._filled = 0
         self._frame_end = 0
         self._unsent = bytearray()
@@ -97,12 +102,12 @@ class Connection:
             return False
         if self._filled == len(self._buffer):
             # grows with what has really come, not with what a length field claims
-            larger = bytearray(2 * len(self._buffer))
+            larger = memoryview(bytearray(2 * len(self._buffer)))
             larger[: self._filled] = self._buffer
             self._buffer = larger
         try:
             count, ancillary, flags, _ = endpoint.recvmsg_into(
-                [memoryview(self._buffer)[self._filled :]], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                (self._buffer[self._filled :] if self._filled else self._buffer,), _ANCILLARY_BYTES, _CLOSE_ON_EXEC
             )
         except InterruptedError:
             return False
@@ -111,7 +116,7 @@ class Connection:
         except OSError:
             self._lose()
             return False
-        if (ancillary or flags & socket.MSG_CTRUNC) and not self._take_descriptors(ancillary, flags):
+        if (ancillary or flags & _CUT) and not self._take_descriptors(ancillary, flags):
             self._lose()
         elif not count:
             self._see_end()
@@ -143,7 +148,7 @@ class Connection:
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[: len(data) // _ONE_DESCRIPTOR_BYTES * _ONE_DESCRIPTOR_BYTES])
-        if len(descriptors) != 1 or flags & socket.MSG_CTRUNC:
+        if len(descriptors) != 1 or flags & _CUT:
             for descriptor in descriptors:
                 os.close(descriptor)
             return False
@@ -166,7 +171,7 @@ class Connection:
             return False
         if self._filled < LENGTH_BYTES:
             return True
-        length = int.from_bytes(self._buffer[:LENGTH_BYTES], "little")
+        (length,) = _LENGTH.unpack_from(self._buffer)
         if not 0 < length <= self._max_frame_bytes:
             self._lose()
             return False
@@ -175,7 +180,7 @@ class Connection:
             return True
         received_ns = time.perf_counter_ns()
         try:
-            request = decode_request(memoryview(self._buffer)[LENGTH_BYTES:end])
+            request = decode_request(self._buffer[LENGTH_BYTES:end])
         except MALFORMED:
             self._lose()
             return False
@@ -224,11 +229,11 @@ class Connection:
         """The current request is answered and counted: its buffer is free, the next request may be read."""
         rest = self._filled - self._frame_end
         if rest:
-            fresh = bytearray(max(_SMALLEST_BUFFER_BYTES, rest))
+            fresh = memoryview(bytearray(max(_SMALLEST_BUFFER_BYTES, rest)))
             fresh[:rest] = self._buffer[self._frame_end : self._filled]
             self._buffer = fresh
         elif len(self._buffer) > _SMALLEST_BUFFER_BYTES and self._frame_end < len(self._buffer) // 4:
-            self._buffer = bytearray(_SMALLEST_BUFFER_BYTES)
+            self._buffer = memoryview(bytearray(_SMALLEST_BUFFER_BYTES))
         self._filled, self._frame_end = rest, 0
         self._is_busy = False
         if not self._unsent:

@@ -168,6 +168,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         clock_quality: written into every window.
         counters_s: how often :class:`Counters` is sent.
         remembered_predictions: how many predictions labels and outcomes may still come for.
+        spin_us: how long the worker looks for the next request, after an answer, before it sleeps.
     """
 
     threads: int = 1
@@ -180,6 +181,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clock_quality: str = "unknown"
     counters_s: float = 1.0
     remembered_predictions: int = 10_000
+    spin_us: int = 0
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

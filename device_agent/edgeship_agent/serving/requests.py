@@ -21,9 +21,10 @@ from edgeship_agent.contract.frames import (
     Request,
     StatusReply,
     StatusRequest,
+    Tensor,
 )
-from edgeship_agent.processing.arrays import Array
-from edgeship_agent.runtime.tensors import to_array, to_tensor
+from edgeship_agent.processing.arrays import Array, dtype_name
+from edgeship_agent.runtime.tensors import to_array, to_tensor, travelling_dtype
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.shared import PassedMemory
 
@@ -32,6 +33,8 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 
 
+#: Outputs of at most so many bytes are copied into the answer.
+_SMALL_OUTPUT_BYTES: Final = 4096
 #: What is answered without running the model.
 _OTHERS: Final = (StatusRequest, LabelRequest, OutcomeRequest)
 
@@ -94,7 +97,7 @@ class RequestHandler:
         try:
             raw = _raw_inputs(request, memory)
             outputs = self._session.predict(raw)
-            tensors = tuple(to_tensor(name, array) for name, array in outputs.items())
+            tensors = tuple([_output(name, array) for name, array in outputs.items()])
         except EdgeshipError as error:
             self._session.count_failure(raw, error)
             return self.refuse(request, str(error))
@@ -186,6 +189,14 @@ def _raw_inputs(request: AnyInferRequest, memory: Memory) -> dict[str, Array]:
     if isinstance(memory, ContractError):
         raise memory
     return memory.arrays(request.tensors)
+
+
+def _output(name: str, array: Array) -> Tensor:
+    """A tensor of the answer; of a small one the bytes are copied, which is quicker than to make a view of them."""
+    dtype = travelling_dtype(name, array)
+    if array.nbytes > _SMALL_OUTPUT_BYTES or array.dtype != dtype:
+        return to_tensor(name, array)
+    return Tensor(name=name, dtype=dtype_name(dtype), shape=array.shape, data=array.tobytes())
 
 
 def _frame(reply: Reply) -> bytearray:

@@ -93,8 +93,9 @@ class Worker:
         self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
-        self._loop = Loop()
+        self._loop = Loop(options.settings.spin_us)
         self._splitter = Splitter(self._loop, session, options.boot_id, self._answer_here, self._settled)
+        self._since_window = 0  # requests; as many answers at most are in the window that is open
         self._pump_is_due = False
         self._is_pumping = False
         self._is_draining = False
@@ -213,7 +214,9 @@ class Worker:
             self._is_pumping = False
             if self._waiting:
                 self._schedule_pump()
-        self._send_due_window()
+        self._since_window += 1
+        if self._since_window >= self._settings.window_inferences:  # by time they close on the loop's own tick
+            self._send_due_window()
         if self._is_draining:
             self._finish_drain()
 
@@ -283,6 +286,7 @@ class Worker:
     def _send_due_window(self) -> None:
         window = self._session.due_window()
         if window is not None:
+            self._since_window = 0
             self._tell(WindowClosed(window=window))
 
     def _send_last_window(self) -> None:
