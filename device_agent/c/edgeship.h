@@ -65,6 +65,7 @@ typedef struct {
 typedef struct {
     char path[108];
     double timeout_s;
+    double spin_us;
     int fd;
     uint64_t request_id;
     char error[256];
@@ -81,6 +82,10 @@ typedef struct {
 
 /* Makes a client ready; connects at the first call. timeout_s: how long one call may take. */
 int edgeship_open(edgeship_client *client, const char *socket_path, double timeout_s);
+
+/* How long a call looks for its answer again and again before it sleeps until the answer comes, in microseconds; 0, as
+ * at the beginning, for not at all. Spares what the system takes to wake a thread, and keeps a core busy for as long. */
+void edgeship_spin(edgeship_client *client, double spin_us);
 
 /* Runs a model on one raw sample (no batch axis). model: its name, or "" for the only one. deadline_ms: a request that
  * waited longer is refused unseen; 0 for none. Returns one of the codes above. */
@@ -121,6 +126,7 @@ void edgeship_close(edgeship_client *client);
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,7 +140,7 @@ void edgeship_close(edgeship_client *client);
 #include <unistd.h>
 
 #define EDGESHIP__MAX_FRAME ((size_t)64 * 1024 * 1024)
-#define EDGESHIP__SHARED_ABOVE ((size_t)1000000)
+#define EDGESHIP__SHARED_ABOVE ((size_t)32768)
 #define EDGESHIP__ALIGNMENT ((size_t)64)
 #define EDGESHIP__HEAD 8192
 #define EDGESHIP__PARTS (2 * EDGESHIP_MAX_TENSORS + 1)
@@ -422,12 +428,19 @@ static int edgeship__grow(unsigned char **buffer, size_t *size, size_t wanted)
 static int edgeship__receive(edgeship_client *client, size_t *length)
 {
     size_t filled = 0, wanted = 4;
+    double spin_until_s = client->spin_us > 0.0 ? edgeship__now_s() + client->spin_us * 1e-6 : 0.0;
     if (!edgeship__grow(&client->received, &client->received_size, 65536))
         return -1;
     while (filled < wanted) {
-        ssize_t count = recv(client->fd, client->received + filled, client->received_size - filled - 1, 0);
+        int is_spinning = filled == 0 && spin_until_s > 0.0 && edgeship__now_s() < spin_until_s;
+        ssize_t count = recv(client->fd, client->received + filled, client->received_size - filled - 1,
+                             is_spinning ? MSG_DONTWAIT : 0);
         if (count < 0 && errno == EINTR)
             continue;
+        if (count < 0 && is_spinning && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            sched_yield(); /* the agent may be waiting for this very core */
+            continue;
+        }
         if (count <= 0) {
             if (count == 0)
                 errno = ECONNRESET;
@@ -639,6 +652,11 @@ int edgeship_open(edgeship_client *client, const char *socket_path, double timeo
         return edgeship__fail(client, EDGESHIP_BAD_CALL, "the socket's path has more than 107 bytes: %s", socket_path);
     strcpy(client->path, socket_path);
     return EDGESHIP_OK;
+}
+
+void edgeship_spin(edgeship_client *client, double spin_us)
+{
+    client->spin_us = spin_us;
 }
 
 /* Sends a frame until it is answered; answer is NULL for a label or an outcome. */

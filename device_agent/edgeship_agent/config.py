@@ -50,6 +50,7 @@ LEAST: Final[dict[str, float]] = {
     "telemetry.remembered_predictions": 1,
     "telemetry.flush_s": 0,
     "serving.threads": 1,
+    "serving.spin_us": 0,
     "update.attempts": 1,
     "update.retry_s": 0.01,
     "update.retry_max_s": 0.01,
@@ -92,10 +93,14 @@ class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         threads: of the runtime, for one inference.
         http: where status and predictions are had by HTTP, for a quick ``curl``: ``127.0.0.1:8080``; empty for nowhere.
+        spin_us: how long a worker that has answered looks for the next request before it sleeps, in µs; 0 for not at
+            all. Who asks again within that time need not wait until the system has woken the worker; the core is busy
+            for as long. For fast loops on devices with a core to spare, together with ``Client(..., spin_us=...)``.
     """
 
     threads: int = 1
     http: str = ""
+    spin_us: int = 0
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

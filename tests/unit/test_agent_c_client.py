@@ -118,6 +118,53 @@ def test_large_frames_go_through_shared_memory(example, tmp_path):
     worker.close()
 
 
+SPINNING = """
+#define EDGESHIP_IMPLEMENTATION
+#include "edgeship.h"
+static float pixels[100 * 100];
+int main(int count, char **words)
+{
+    edgeship_client client;
+    edgeship_answer answer;
+    edgeship_tensor image = {.name = "image", .dtype = "float32", .shape = {100, 100}, .axes = 2, .data = pixels};
+    if (count != 2 || edgeship_open(&client, words[1], 5.0) != EDGESHIP_OK)
+        return 2;
+    edgeship_spin(&client, 300.0);
+    for (int turn = 0; turn < 50; turn++) {
+        for (int index = 0; index < 100 * 100; index++)
+            pixels[index] = (float)(turn * index);
+        if (edgeship_infer(&client, "", &image, 1, 0.0, &answer) != EDGESHIP_OK)
+            return 3;
+        for (int index = 0; index < 100 * 100; index++)
+            if (((const float *)answer.tensors[0].data)[index] != -pixels[index])
+                return 4;
+    }
+    if (client.memory_fd < 0)
+        return 5; /* 40 kB go through shared memory */
+    edgeship_close(&client);
+    return 0;
+}
+"""
+
+
+def test_frames_of_some_ten_kilobytes_and_a_client_that_looks_for_its_answer(tmp_path):
+    shape = (100, 100)
+    file = save_onnx(
+        tmp_path / "m.onnx",
+        [helper.make_node("Neg", ["image"], ["scores"])],
+        [value("image", [1, *shape])],
+        [value("scores", [1, *shape])],
+    )
+    contracts = (InputContract(tensor="image", dtype="float32", shape=shape),)
+    changes = {"input_contracts": contracts, "input_schema": {}, "output": OutputContract(kind="raw")}
+    worker = RunningWorker(make_slot(tmp_path / "slot", file, **changes), tmp_path / "w.sock", spin_us=200)
+    worker.wait_for(Ready)
+    (tmp_path / "spinning.c").write_text(SPINNING)
+    program = compiled(tmp_path / "spinning.c", tmp_path / "spinning", "-O1")
+    assert run(program, worker.socket_path) == (0, "", "")
+    worker.close()
+
+
 def test_a_change_of_workers_is_not_seen(example, slot, tmp_path):
     (tmp_path / "x.raw").write_bytes(bytes(64))
     first, second = (RunningWorker(slot, tmp_path / name) for name in ("1.sock", "2.sock"))

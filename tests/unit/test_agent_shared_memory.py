@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import socket
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from edgeship_agent.contract.frames import InferReply, SharedInferRequest, Share
 from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.serving.client import Client
 from edgeship_agent.serving.control import Drain, Drained, Ready, WindowClosed
+from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.shared import OutgoingMemory, PassedMemory
 from tests.conformance.engine_template import save_onnx, value
 from tests.conformance.slots import make_slot
@@ -50,6 +53,26 @@ def worker(slot, tmp_path_factory):
     worker = RunningWorker(slot, tmp_path_factory.mktemp("run") / "w.sock")
     worker.wait_for(Ready)
     worker.idle_descriptors = descriptors(worker)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def looking_worker(tmp_path_factory):
+    """A worker that looks for the next request before it sleeps: image [9000] float32 (36 kB) → its negative."""
+    folder = tmp_path_factory.mktemp("small")
+    file = save_onnx(
+        folder / "m.onnx",
+        [helper.make_node("Neg", ["image"], ["scores"])],
+        [value("image", [1, 9000])],
+        [value("scores", [1, 9000])],
+    )
+    contracts = (InputContract(tensor="image", dtype="float32", shape=(9000,)),)
+    slot = make_slot(
+        folder / "slot", file, input_contracts=contracts, input_schema={}, output=OutputContract(kind="raw")
+    )
+    worker = RunningWorker(slot, folder / "w.sock", spin_us=300)
+    worker.wait_for(Ready)
     yield worker
     worker.close()
 
@@ -228,6 +251,146 @@ def test_wrong_large_inputs_are_answered_with_an_error(worker):
         assert client.infer({"image": sample(0)}).outputs
         with pytest.raises(ContractError, match="too long"):
             client.infer({"image": np.zeros(80_000_000, np.uint8)})
+
+
+def patterned(number: float) -> np.ndarray:
+    return np.full((SIDE, SIDE), number, np.float32)
+
+
+def test_two_clients_get_their_own_answers(worker):
+    with Client(worker.socket_path) as left, Client(worker.socket_path) as right:
+        for turn in range(6):
+            for client, number in ((left, turn), (right, 100 + turn)):
+                scores = client.infer({"image": patterned(number)}).outputs["scores"]
+                assert (scores.min(), scores.max()) == (-number, -number)
+
+
+def test_a_client_that_dies_while_its_frame_is_read_harms_nobody(worker):
+    with Client(worker.socket_path) as client:
+        for seed in range(8):
+            descriptor = memfd()
+            connection = connect(worker)
+            socket.send_fds(connection, [frame()], [descriptor])
+            connection.close()  # the answer finds nobody, the memory has no other owner than the worker
+            os.close(descriptor)
+            image = sample(seed)
+            np.testing.assert_array_equal(client.infer({"image": image}).outputs["scores"][0], -image)
+    assert settles_at(lambda: mappings(worker), 0)
+
+
+def test_a_client_that_writes_while_it_is_read_harms_itself_alone(worker):
+    descriptor = memfd()
+    shared = mmap.mmap(descriptor, SIZE_BYTES)
+    values = np.frombuffer(shared, np.float32)
+    is_over = threading.Event()
+
+    def scribble() -> None:
+        numbers = np.random.default_rng(0).integers(0, 2**32, values.size, np.uint32).view(np.float32)
+        while not is_over.is_set():
+            values[:] = numbers
+            values[:] = np.nan
+
+    writer = threading.Thread(target=scribble)
+    writer.start()
+    try:
+        with connect(worker) as connection, Client(worker.socket_path) as client:
+            assert not ask(connection, frame(), descriptor).error
+            for number in range(2, 12):
+                assert not ask(connection, frame(number)).error
+                assert client.infer({"image": patterned(number)}).outputs["scores"].max() == -number
+    finally:
+        is_over.set()
+        writer.join()
+        os.close(descriptor)
+
+
+def test_the_memory_that_was_passed_last_is_read(worker):
+    """What was worked out of a description for one memory is not used for the next."""
+    with connect(worker) as connection:
+        for number in (1.0, 2.0, 3.0):
+            descriptor = memfd()
+            os.pwrite(descriptor, patterned(number).tobytes(), 0)
+            reply = ask(connection, frame(int(number)), descriptor)
+            assert np.frombuffer(reply.tensors[0].data, np.float32).max() == -number
+            os.pwrite(descriptor, patterned(-number).tobytes(), 0)
+            again = ask(connection, frame(10 + int(number)))
+            assert np.frombuffer(again.tensors[0].data, np.float32).min() == number
+            os.close(descriptor)
+
+
+def test_many_descriptions_of_one_memory():
+    descriptor = memfd(4096)
+    os.pwrite(descriptor, np.arange(1024, dtype=np.uint32).tobytes(), 0)
+    passed = PassedMemory(descriptor, 4096)
+    for turn in range(3):
+        for first in range(20):
+            described = SharedTensor(name="x" * (1 + 500 * turn), dtype="uint32", shape=(2,), offset=4 * first)
+            (found,) = passed.arrays((described,) * (1 + 2 * turn)).values()
+            assert found.tolist() == [first, first + 1]
+            assert len(passed._known) <= 4
+    bad = SharedTensor(name="x", dtype="uint32", shape=(2,), offset=4092)
+    for _ in range(2):
+        with pytest.raises(ContractError, match="outside"):
+            passed.arrays((bad,))
+
+
+def test_arrays_of_another_kind_are_not_written_where_the_last_ones_lay():
+    memory = OutgoingMemory(1000)
+    image = np.arange(100, dtype=np.uint8)
+    assert memory.write_again({"x": image}) is None, "nothing was written before"
+    first, second = memory.write({"x": image}), memory.write({"x": image})
+    assert memory.write_again({"x": image}) == first
+    assert memory.write_again({"x": image}) == second
+    others = ({"x": image[:50]}, {"x": image.astype(np.int8)}, {"y": image}, {"x": image, "y": image}, {"x": [1]}, {})
+    for other in others:
+        assert memory.write_again(other) is None
+    passed = PassedMemory(os.dup(memory.fd), 1000)
+    assert memory.write_again({"x": image[::-1]}) == first
+    assert passed.arrays(first)["x"].tolist() == image[::-1].tolist()
+    assert passed.arrays(second)["x"].tolist() == image.tolist()
+    memory.close()
+
+
+def test_requests_of_changing_sizes_and_kinds(looking_worker):
+    """Through shared memory or in the frame, as their size asks for; what was there before is never what is read."""
+    values = np.arange(9000, dtype=np.float32)
+    with Client(looking_worker.socket_path) as client:
+        for other in (values[:10], values[:8999], np.arange(20_000, dtype=np.float32), values.astype(np.float64)):
+            np.testing.assert_array_equal(client.infer({"image": values}).outputs["scores"][0], -values)
+            with pytest.raises(EngineError, match="wrong input"):
+                client.infer({"image": other})
+            np.testing.assert_array_equal(client.infer({"image": values[::-1]}).outputs["scores"][0], -values[::-1])
+            with pytest.raises(EngineError, match="missing input"):
+                client.infer({"z": values})
+
+
+def test_looking_instead_of_sleeping_changes_no_answer(looking_worker):
+    values = np.arange(9000, dtype=np.float32)
+    with Client(looking_worker.socket_path, spin_us=500.0) as client:
+        for number in range(20):
+            np.testing.assert_array_equal(
+                client.infer({"image": values + number}).outputs["scores"][0], -values - number
+            )
+        time.sleep(0.05)  # far longer than anybody looks
+        np.testing.assert_array_equal(client.infer({"image": values}).outputs["scores"][0], -values)
+
+
+def test_a_loop_that_looks_sleeps_when_nobody_asks():
+    loop, (ours, theirs) = Loop(spin_us=2000.0), socket.socketpair()
+    came, times = [], []
+    loop.add_reader(ours, lambda: came.append(ours.recv(10)))
+    for index in range(5):
+        loop.call_later(0.04 * index, lambda: theirs.send(b"x"))
+    loop.every(0.03, lambda: times.append(time.monotonic()))
+    loop.call_later(0.5, loop.stop)
+    used_s = time.process_time()
+    loop.run()
+    used_s = time.process_time() - used_s
+    assert (came, len(times) >= 4) == ([b"x"] * 5, True)
+    assert used_s < 0.25, "it looked all the time"
+    loop.close()
+    ours.close()
+    theirs.close()
 
 
 def test_the_memory_grows_with_the_request():

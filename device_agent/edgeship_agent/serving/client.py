@@ -343,7 +343,7 @@ class Client:
                 try:
                     return _received(connection, self._received, _AT_ONCE)
                 except BlockingIOError:
-                    continue
+                    os.sched_yield()  # the agent may be waiting for this very core
         return _received(connection, self._received)
 
     def _connect(self) -> socket.socket:

@@ -7,6 +7,7 @@ memory and some ten microseconds of every answer, for nothing that a worker need
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import socket
 import time
@@ -123,11 +124,13 @@ class Loop:
     def _ready(self) -> list[tuple[int, int]]:
         patience_s = self._patience_s()
         if self._was_ready and patience_s and self._spin_ns:
-            end_ns = time.perf_counter_ns() + self._spin_ns
+            longest_ns = self._spin_ns if patience_s < 0.0 else min(self._spin_ns, round(patience_s * 1e9))
+            end_ns = time.perf_counter_ns() + longest_ns
             while time.perf_counter_ns() < end_ns:
                 ready = self._poll.poll(0)
                 if ready:
                     return ready
+                os.sched_yield()  # whoever asks next may be waiting for this very core
             self._was_ready = False
         ready = self._poll.poll(patience_s)
         self._was_ready = bool(ready)

@@ -118,6 +118,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
     settings = WorkerSettings(
         threads=config.serving.threads,
+        spin_us=config.serving.spin_us,
         window_s=config.telemetry.window_s,
         window_inferences=config.telemetry.window_inferences,
         remembered_predictions=config.telemetry.remembered_predictions,
