@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.agents.made import frame_case, tiny_cases
 from benchmarks.agents.raw import open_raw
 from benchmarks.agents.slots import Case, known_cases, write_slot
-from benchmarks.agents.workers import Echo, worker
+from benchmarks.agents.through_socket import SPIN_US, socket_ways
+from benchmarks.agents.workers import worker
 
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.library import LocalModel
@@ -131,28 +132,30 @@ def mobilenet_ratio(case: Case, slot: Path) -> Iterator[dict[str, object]]:
 
 
 def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) -> Iterator[dict[str, object]]:
-    """Whole frames through the worker, against the raw runtime in this process, and against a bare socket."""
-    raw, _, _ = open_raw(case.runtime, case.file)
-    samples = case.samples(4)
-    frame_bytes = int(np.prod(case.shape))
-    echo = Echo(frame_bytes)
-    with worker(slot, slot.parent / f"{slot.name}.sock") as (client, pid), priority(pid, echo.pid):
-        times = take_turns(
-            {
-                "raw": lambda index: raw(samples[index % 4]["x"][np.newaxis]),
-                "ours": lambda index: client.infer(samples[index % 4]),
-                "echo": lambda _: echo.call(),
-            }
-        )
-    echo.close()
+    """Whole frames through the worker: against the raw runtime, against the library, and against a bare socket."""
+    with socket_ways(case, slot) as ways, priority(*ways.processes):
+        times = take_turns(ways.calls)
+        processor = {name: [ways.processor_us(name) for _ in range(3)] for name in ("ours", "looking")}
+    times |= ways.on_the_way(times)
     name = f"socket/{case.name}"
-    yield added(f"{name}: added p50", times, "ours", "raw", 0.5, goals[0])
-    yield added(f"{name}: added p99 over the raw p50", times, "ours", "raw", 0.99, goals[1])
-    values = pooled(times, "echo")
-    rounds = [float(np.median(part)) for part in times["echo"]]
-    yield figure(
-        f"{name}: two bare processes and the same bytes, p50", "us", rounds, float(np.median(values)), values.size, None
-    )
+    yield added(f"{name}: in process, added p50", times, "in process", "raw", 0.5, None)
+    for way, title in (("ours", name), ("looking", f"{name}, looking for {SPIN_US} us")):
+        yield added(f"{title}: added p50", times, way, "raw", 0.5, goals[0])
+        yield added(f"{title}: added p99 over the raw p50", times, way, "raw", 0.99, goals[1])
+        yield added(f"{title}: more than in process, p50", times, way, "in process", 0.5, None)
+        yield alone(f"{title}: on the way, p50", times, f"{way}, on the way", 0.5, goals[0])
+        yield alone(f"{title}: on the way, p99", times, f"{way}, on the way", 0.99, goals[1])
+        used = processor[way]
+        yield figure(f"{title}: processor time of a call, 200 a second", "us", used, float(np.median(used)), 300, None)
+    yield alone(f"{name}: two bare processes and the same bytes, p50", times, "echo", 0.5, None)
+    yield alone(f"{name}: two bare processes and 128 bytes, p50", times, "wake", 0.5, None)
+
+
+def alone(name: str, times: Times, way: str, share: float, goal: float | None) -> dict[str, object]:
+    """Quantile of one way, in µs."""
+    values = pooled(times, way)
+    rounds = [float(np.quantile(part, share)) for part in times[way]]
+    return figure(name, "us", rounds, float(np.quantile(values, share)), values.size, goal)
 
 
 def end_to_end(case: Case, slot: Path) -> Iterator[dict[str, object]]:

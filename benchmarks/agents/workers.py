@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -18,11 +19,12 @@ _ANSWER_BYTES = 128
 
 
 @contextmanager
-def worker(slot: Path, path: Path) -> Iterator[tuple[Client, int]]:
-    """A worker on its socket: a client of it, and its process id."""
+def worker(slot: Path, path: Path, spin_us: int = 0) -> Iterator[tuple[Client, int]]:
+    """A worker on its socket: a client of it, and its process id; both look for so long before they sleep."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "edgeship_agent.serving.worker", "--slot", str(slot), "--arm", "main"]
-    command += ["--boot-id", "bench", "--socket", str(path), "--control-fd", str(theirs.fileno()), "--settings", "{}"]
+    command += ["--boot-id", "bench", "--socket", str(path), "--control-fd", str(theirs.fileno())]
+    command += ["--settings", json.dumps({"spin_us": spin_us})]
     with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         deadline_s = time.monotonic() + READY_TIMEOUT_S
@@ -31,7 +33,7 @@ def worker(slot: Path, path: Path) -> Iterator[tuple[Client, int]]:
                 raise SystemExit("the worker did not become ready")
             time.sleep(0.02)
         try:
-            with Client(path, timeout_s=30.0) as client:
+            with Client(path, timeout_s=30.0, spin_us=spin_us) as client:
                 yield client, process.pid
         finally:
             ours.close()  # the worker ends with its supervisor
