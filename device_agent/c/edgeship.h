@@ -92,6 +92,11 @@ void edgeship_spin(edgeship_client *client, double spin_us);
 int edgeship_infer(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
                    double deadline_ms, edgeship_answer *answer);
 
+/* Points inputs[...].data to room in memory that the agent reads, for the next request: write the samples there, call
+ * edgeship_infer with the same inputs, and nothing is copied on the way. Ask anew before every request; what lies there
+ * at first is left from earlier ones. Returns EDGESHIP_OK, EDGESHIP_BAD_CALL or EDGESHIP_UNREACHABLE (no memory). */
+int edgeship_room(edgeship_client *client, edgeship_tensor *inputs, int count);
+
 /* The same; while two versions share the traffic, requests of one split_key go to one version. "" for none. */
 int edgeship_infer_split(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
                          double deadline_ms, const char *split_key, edgeship_answer *answer);
@@ -528,7 +533,8 @@ static int edgeship__request(edgeship_client *client, edgeship__frame *frame, co
         size_t size = edgeship_size_bytes(&inputs[index]);
         edgeship__tensor(frame, &inputs[index]);
         if (is_shared) {
-            memcpy(client->memory + offset, inputs[index].data, size);
+            if (size > 0 && client->memory + offset != inputs[index].data)
+                memmove(client->memory + offset, inputs[index].data, size);
             edgeship__uint(frame, offset);
             offset += (size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
         } else {
@@ -691,6 +697,42 @@ static int edgeship__exchange(edgeship_client *client, const edgeship__frame *fr
     }
 }
 
+/* Whether the inputs can be sent; how much shared memory they take goes to *total. */
+static int edgeship__check_inputs(edgeship_client *client, const edgeship_tensor *inputs, int count, size_t *total)
+{
+    client->error[0] = 0;
+    if (client->path[0] == 0)
+        return edgeship__fail(client, EDGESHIP_BAD_CALL, "the client is not open");
+    if (count < 0 || count > EDGESHIP_MAX_TENSORS)
+        return edgeship__fail(client, EDGESHIP_BAD_CALL, "at most %d inputs", EDGESHIP_MAX_TENSORS);
+    for (int index = 0; index < count; index++) {
+        size_t size = 0;
+        if (inputs[index].name == NULL || !edgeship__measure(&inputs[index], &size))
+            return edgeship__fail(client, EDGESHIP_BAD_CALL, "input %d: no name, an unknown dtype, or too large", index);
+        *total += (size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
+    }
+    if (*total > EDGESHIP__MAX_FRAME)
+        return edgeship__fail(client, EDGESHIP_BAD_CALL, "a request of more than 64 MiB");
+    return EDGESHIP_OK;
+}
+
+int edgeship_room(edgeship_client *client, edgeship_tensor *inputs, int count)
+{
+    size_t total = 0;
+    int code = edgeship__check_inputs(client, inputs, count, &total);
+    if (code != EDGESHIP_OK)
+        return code;
+    if (!edgeship__reserve(client, total > 0 ? total : 1))
+        return edgeship__fail(client, EDGESHIP_UNREACHABLE, "no shared memory: %s", strerror(errno));
+    size_t offset = client->memory_turn ? 0 : client->memory_half; /* of the next turn */
+    for (int index = 0; index < count; index++) {
+        size_t size = edgeship_size_bytes(&inputs[index]);
+        inputs[index].data = client->memory + offset;
+        offset += (size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
+    }
+    return EDGESHIP_OK;
+}
+
 int edgeship_infer(edgeship_client *client, const char *model, const edgeship_tensor *inputs, int count,
                    double deadline_ms, edgeship_answer *answer)
 {
@@ -703,21 +745,11 @@ int edgeship_infer_split(edgeship_client *client, const char *model, const edges
     edgeship__frame frame;
     size_t total = 0;
     memset(answer, 0, sizeof *answer);
-    client->error[0] = 0;
-    if (client->path[0] == 0)
-        return edgeship__fail(client, EDGESHIP_BAD_CALL, "the client is not open");
-    if (count < 0 || count > EDGESHIP_MAX_TENSORS)
-        return edgeship__fail(client, EDGESHIP_BAD_CALL, "at most %d inputs", EDGESHIP_MAX_TENSORS);
+    int code = edgeship__check_inputs(client, inputs, count, &total);
+    if (code != EDGESHIP_OK)
+        return code;
     if (!(deadline_ms >= 0.0 && deadline_ms < 1e12))
         return edgeship__fail(client, EDGESHIP_BAD_CALL, "a deadline is 0 or more milliseconds");
-    for (int index = 0; index < count; index++) {
-        size_t size = 0;
-        if (inputs[index].name == NULL || !edgeship__measure(&inputs[index], &size))
-            return edgeship__fail(client, EDGESHIP_BAD_CALL, "input %d: no name, an unknown dtype, or too large", index);
-        total += (size + EDGESHIP__ALIGNMENT - 1) / EDGESHIP__ALIGNMENT * EDGESHIP__ALIGNMENT;
-    }
-    if (total > EDGESHIP__MAX_FRAME)
-        return edgeship__fail(client, EDGESHIP_BAD_CALL, "a request of more than 64 MiB");
     int is_shared = total > EDGESHIP__SHARED_ABOVE;
     if (is_shared && !edgeship__reserve(client, total))
         return edgeship__fail(client, EDGESHIP_UNREACHABLE, "no shared memory: %s", strerror(errno));

@@ -121,16 +121,20 @@ def test_large_frames_go_through_shared_memory(example, tmp_path):
 SPINNING = """
 #define EDGESHIP_IMPLEMENTATION
 #include "edgeship.h"
-static float pixels[100 * 100];
+static float own[100 * 100];
 int main(int count, char **words)
 {
     edgeship_client client;
     edgeship_answer answer;
-    edgeship_tensor image = {.name = "image", .dtype = "float32", .shape = {100, 100}, .axes = 2, .data = pixels};
+    edgeship_tensor image = {.name = "image", .dtype = "float32", .shape = {100, 100}, .axes = 2, .data = own};
     if (count != 2 || edgeship_open(&client, words[1], 5.0) != EDGESHIP_OK)
         return 2;
     edgeship_spin(&client, 300.0);
     for (int turn = 0; turn < 50; turn++) {
+        image.data = own;
+        if (turn % 3 > 0 && edgeship_room(&client, &image, 1) != EDGESHIP_OK) /* two of three are written in place */
+            return 6;
+        float *pixels = (float *)(uintptr_t)image.data;
         for (int index = 0; index < 100 * 100; index++)
             pixels[index] = (float)(turn * index);
         if (edgeship_infer(&client, "", &image, 1, 0.0, &answer) != EDGESHIP_OK)

@@ -364,6 +364,48 @@ def test_requests_of_changing_sizes_and_kinds(looking_worker):
                 client.infer({"z": values})
 
 
+def test_room_is_filled_by_the_application_and_not_copied(worker):
+    with Client(worker.socket_path) as client:
+        places = []
+        for number in range(1, 6):
+            frame = client.room({"image": ((SIDE, SIDE), "float32")})
+            frame["image"][...] = number
+            places.append(frame["image"].ctypes.data)
+            assert client.infer(frame).outputs["scores"].max() == -number
+        assert places[0] == places[2] != places[1] == places[3], "two places take turns"
+        image = sample(3)
+        np.testing.assert_array_equal(client.infer({"image": image}).outputs["scores"][0], -image)
+        # the same array once more is no mistake: it lies where the last request's did, and is copied
+        np.testing.assert_array_equal(client.infer(frame).outputs["scores"].max(), -5)
+        frame = client.room({"image": ((SIDE, SIDE), "float32")})
+        frame["image"][...] = 7.0
+        client.close()
+        assert frame["image"][0, 0] == 7.0, "what the application holds outlives the connection"
+        assert client.infer(frame).outputs["scores"].max() == -7.0
+
+
+def test_room_of_other_kinds(worker):
+    with Client(worker.socket_path) as client:
+        small = client.room({"a": ((3,), "uint8"), "b": ((), "float64"), "c": ((0, 4), "int16")})
+        assert [(array.shape, array.dtype.name) for array in small.values()] == [
+            ((3,), "uint8"),
+            ((), "float64"),
+            ((0, 4), "int16"),
+        ]
+        with pytest.raises(EngineError, match="missing input"):
+            client.infer(small)
+        assert client.room({}) == {}
+        larger = client.room({"image": ((SIDE, SIDE), "float32")})
+        larger["image"][...] = 2.0
+        assert client.infer(larger).outputs["scores"].max() == -2.0
+        with pytest.raises(ContractError, match="impossible shape"):
+            client.room({"image": ((-1, 4), "uint8")})
+        with pytest.raises(ContractError, match="unknown dtype"):
+            client.room({"image": ((4,), "object")})
+        with pytest.raises(ContractError, match="too long"):
+            client.room({"image": ((1 << 27,), "uint8")})
+
+
 def test_looking_instead_of_sleeping_changes_no_answer(looking_worker):
     values = np.arange(9000, dtype=np.float32)
     with Client(looking_worker.socket_path, spin_us=500.0) as client:

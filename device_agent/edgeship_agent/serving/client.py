@@ -11,11 +11,12 @@ flight; the client opens the new one by itself and asks again, which is safe, si
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -41,7 +42,7 @@ from edgeship_agent.contract.frames import (
     StatusRequest,
 )
 from edgeship_agent.processing.arrays import Array
-from edgeship_agent.runtime.tensors import to_array, to_tensor
+from edgeship_agent.runtime.tensors import dtype_of, is_possible_shape, to_array, to_tensor
 from edgeship_agent.serving.shared import OutgoingMemory, aligned_bytes, can_share
 
 _SEND_BUFFER_BYTES: Final = 1 << 20
@@ -209,8 +210,38 @@ class Client:
             raise EngineError(reply.error)
         return reply.is_known
 
+    def room(self, inputs: Mapping[str, tuple[Sequence[int], str]]) -> dict[str, Array]:
+        """Arrays for the next request's samples, in memory that the agent reads: what fills them is not copied again.
+
+        ::
+
+            frame = client.room({"image": ((1080, 1920, 3), "uint8")})
+            camera.read_into(frame["image"])
+            prediction = client.infer(frame)
+
+        Ask for room anew before every request: requests take turns in two places, and what was sent may still be
+        measured. What an array holds at first is left from earlier requests.
+
+        Args:
+            inputs: model input name → shape and dtype of the raw sample.
+
+        Raises:
+            ContractError: too large for a request, or a dtype that does not travel.
+            TransferError: the system has no memory for it.
+        """
+        kinds = {name: (tuple(shape), dtype_of(name, dtype)) for name, (shape, dtype) in inputs.items()}
+        for name, (shape, _) in kinds.items():
+            if not is_possible_shape(shape):
+                raise ContractError("impossible shape", key=name, got=str(shape)[:80])
+        if not can_share():
+            return {name: np.empty(shape, dtype) for name, (shape, dtype) in kinds.items()}
+        sizes_bytes = [aligned_bytes(math.prod(shape) * dtype.itemsize) for shape, dtype in kinds.values()]
+        return self._reserved(max(sum(sizes_bytes), 1)).room(kinds)
+
     def _share(self, arrays: Mapping[str, Array]) -> tuple[SharedTensor, ...]:
-        size_bytes = sum(aligned_bytes(array) for array in arrays.values())
+        return self._reserved(sum(aligned_bytes(array.nbytes) for array in arrays.values())).write(arrays)
+
+    def _reserved(self, size_bytes: int) -> OutgoingMemory:
         if size_bytes > MAX_FRAME_BYTES:
             raise ContractError("request too long", expected=f"≤ {MAX_FRAME_BYTES} bytes", got=size_bytes)
         if self._memory is None or self._memory.half_bytes < size_bytes:
@@ -219,7 +250,7 @@ class Client:
                 self._memory = OutgoingMemory(size_bytes)
             except OSError as error:
                 raise TransferError(f"no shared memory: {error.strerror}", retryable=True, file=self._path) from error
-        return self._memory.write(arrays)
+        return self._memory
 
     def _let_memory_go(self) -> None:
         memory, self._memory = self._memory, None

@@ -7,6 +7,7 @@ application cannot change any more once it was sent.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import mmap
@@ -29,6 +30,8 @@ _HALVES: Final = 2
 #: Memory that a client maps beyond its tensors: alignment.
 _SLACK_BYTES: Final = 1 << 16
 _PAGE_BYTES: Final = mmap.PAGESIZE
+#: Shape and type of an array.
+Kind = tuple[tuple[int, ...], np.dtype[Any]]
 #: Descriptions that a reader remembers, and the most tensors and characters of names of one: a client that describes
 #: its memory anew with every request takes no more of the service's.
 _REMEMBERED: Final = 4
@@ -69,7 +72,8 @@ class OutgoingMemory:
     def write_again(self, inputs: Mapping[str, Array]) -> tuple[SharedTensor, ...] | None:
         """Copy arrays of the names, types and shapes of the last ones but one; None, and nothing done, for others.
 
-        An application sends the same kind of arrays again and again: where they go was worked out before.
+        An application sends the same kind of arrays again and again: where they go was worked out before. What lies
+        there already, since the application was given :meth:`room`, is not copied.
         """
         turn = (self._turn + 1) % _HALVES
         places = self._places[turn]
@@ -80,7 +84,9 @@ class OutgoingMemory:
             if type(array) is not np.ndarray or array.shape != place.shape or array.dtype != place.dtype:
                 return None
         for place in places:
-            place.view[...] = inputs[place.name]
+            array = inputs[place.name]
+            if array is not place.view:
+                place.view[...] = array
         self._turn = turn
         return self._tensors[turn]
 
@@ -90,25 +96,42 @@ class OutgoingMemory:
         Raises:
             ContractError: a dtype that does not travel.
         """
-        turn = self._turn = (self._turn + 1) % _HALVES
-        offset = turn * self.half_bytes
-        places, tensors = [], []
-        for name, array in inputs.items():
-            dtype = travelling_dtype(name, array)
-            view = np.frombuffer(self._map, dtype, array.size, offset) if array.size else np.empty(0, dtype)
-            place = _Place(name=name, dtype=array.dtype, shape=array.shape, view=view.reshape(array.shape))
-            place.view[...] = array
-            places.append(place)
-            tensors.append(SharedTensor(name=name, dtype=dtype_name(dtype), shape=array.shape, offset=offset))
-            offset += aligned_bytes(array)
-        self._places[turn], self._tensors[turn] = tuple(places), tuple(tensors)
+        turn = (self._turn + 1) % _HALVES
+        self._lay_out(turn, {name: (array.shape, array.dtype) for name, array in inputs.items()})
+        for place in self._places[turn]:
+            place.view[...] = inputs[place.name]
+        self._turn = turn
         return self._tensors[turn]
 
+    def room(self, kinds: Mapping[str, Kind]) -> dict[str, Array]:
+        """Where the next request's arrays will lie, for the application to fill; as it was left two requests ago.
+
+        Raises:
+            ContractError: a dtype that does not travel.
+        """
+        turn = (self._turn + 1) % _HALVES
+        if {place.name: (place.shape, place.dtype) for place in self._places[turn]} != kinds:
+            self._lay_out(turn, kinds)
+        return {place.name: place.view for place in self._places[turn]}
+
+    def _lay_out(self, turn: int, kinds: Mapping[str, Kind]) -> None:
+        offset = turn * self.half_bytes
+        places, tensors = [], []
+        for name, (shape, given) in kinds.items():
+            dtype = travelling_dtype(name, np.empty(0, given))
+            count = math.prod(shape)
+            view = np.frombuffer(self._map, dtype, count, offset) if count else np.empty(0, dtype)
+            places.append(_Place(name=name, dtype=given, shape=shape, view=view.reshape(shape)))
+            tensors.append(SharedTensor(name=name, dtype=dtype_name(dtype), shape=shape, offset=offset))
+            offset += aligned_bytes(count * dtype.itemsize)
+        self._places[turn], self._tensors[turn] = tuple(places), tuple(tensors)
+
     def close(self) -> None:
-        """Let go of the memory; the service keeps its mapping as long as it needs it."""
+        """Let go of the memory; the service keeps its mapping as long as it needs it, the application as well."""
         os.close(self.fd)
         self._places = [()] * _HALVES  # they view the map
-        self._map.close()
+        with contextlib.suppress(BufferError):  # of arrays that the application was given: it goes with them
+            self._map.close()
 
 
 class _Place(Struct, frozen=True, kw_only=True, eq=False):
@@ -120,9 +143,9 @@ class _Place(Struct, frozen=True, kw_only=True, eq=False):
     view: Array
 
 
-def aligned_bytes(array: Array) -> int:
-    """How much of the shared memory an array takes."""
-    return -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+def aligned_bytes(size_bytes: int) -> int:
+    """How much of the shared memory an array of so many bytes takes."""
+    return -(-size_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
 class PassedMemory:
