@@ -147,6 +147,7 @@ def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) ->
         yield alone(f"{title}: on the way, p99", times, f"{way}, on the way", 0.99, goals[1])
         used = processor[way]
         yield figure(f"{title}: processor time of a call, 200 a second", "us", used, float(np.median(used)), 300, None)
+    yield added(f"{name}, frame in room of the client's: added p50", times, "room", "raw", 0.5, None)
     yield alone(f"{name}: two bare processes and the same bytes, p50", times, "echo", 0.5, None)
     yield alone(f"{name}: two bare processes and 128 bytes, p50", times, "wake", 0.5, None)
 

@@ -11,6 +11,8 @@ ours
     :class:`Client` and worker as they are by default: both sleep while there is nothing to do.
 looking
     the same with ``spin_us`` on both sides: neither sleeps within that time.
+room
+    as ours, but the application had its frame written into :meth:`Client.room`.
 echo, wake
     two bare processes that exchange as many bytes, and 128 bytes: what sleeping and waking costs here.
 
@@ -74,6 +76,13 @@ class SocketWays:
         self.processes.append(process)
         self.calls[name] = lambda index: latencies.append(client.infer(samples[index % _SAMPLES]).latency_us)
 
+    def add_room(self, name: str, client: Client, process: int) -> None:
+        """Ask a worker, the sample in room that the application filled: here, with what is left from earlier."""
+        kinds = {tensor: (sample.shape, sample.dtype.name) for tensor, sample in self._samples[0].items()}
+        latencies = self._latencies_us.setdefault(name, [])
+        self.processes.append(process)
+        self.calls[name] = lambda _: latencies.append(client.infer(client.room(kinds)).latency_us)
+
     def add_echo(self, name: str, echo: Echo) -> None:
         """Ask a bare process."""
         self.processes.append(echo.pid)
@@ -110,6 +119,7 @@ def socket_ways(case: Case, slot: Path) -> Iterator[SocketWays]:
             for name, spin_us in (("ours", 0), ("looking", SPIN_US)):
                 path = slot.parent / f"{slot.name}.{name}.sock"
                 ways.add_client(name, *stack.enter_context(worker(slot, path, spin_us)))
+            ways.add_room("room", *stack.enter_context(worker(slot, slot.parent / f"{slot.name}.room.sock")))
             for name, echo in bare.items():
                 ways.add_echo(name, echo)
             yield ways
