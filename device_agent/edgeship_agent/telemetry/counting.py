@@ -62,8 +62,8 @@ class NumberCounts:
             rows = [row[known] for row, known in zip(values, finite, strict=True)]
             self._missing = _added(self._missing, np.logical_not(finite).sum(axis=1))
             values = np.where(finite, values, self._centers)  # which is 0 steps
-        for bins, edges, row in zip(self._bins, self._edges, rows, strict=True):
-            bins += np.bincount(edges.searchsorted(row, side="right"), minlength=len(bins))
+        for index, (edges, row) in enumerate(zip(self._edges, rows, strict=True)):
+            self._bins[index] += np.bincount(edges.searchsorted(row, side="right"), minlength=len(edges) + 1)
         values -= self._centers
         values /= self._units
         np.minimum(np.maximum(values, -CLIP_STEPS, out=values), CLIP_STEPS, out=values)

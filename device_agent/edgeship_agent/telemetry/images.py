@@ -25,24 +25,29 @@ from edgeship_agent.telemetry.signals import (
     mean_and_std,
 )
 
-#: Images that are measured in one pass, at most: few enough for the processor's caches, and for whoever asks meanwhile.
-MOST_IMAGES: Final = 16
-#: Bytes of rows that wait for such a pass, where two images do not need more.
-PASS_BYTES: Final = 1 << 17
+#: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
+MOST_IMAGES, FEWEST_IMAGES = 16, 4
+#: Bytes that wait, where the fewest images do not need more.
+WAITING_BYTES: Final = 1 << 19
+#: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
+MOST_ROW_BYTES: Final = 1 << 17
+#: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
+PASS_VALUES: Final = 1 << 15
 
 
 class Places(Struct, frozen=True, kw_only=True, eq=False):
-    """Where images of one shape are sampled.
+    """Where images of one shape are sampled, and what is kept of an image until it is measured.
 
     Attributes:
-        rows: which rows of the image hold the places, int64; a row is all that lies beside each other in memory.
+        rows: which rows of the image are kept, int64; a row is all that lies beside each other in memory. None where
+            the places themselves are kept, or the whole image.
         row_size: values of a row.
-        flat: the places in the kept rows, flattened, int64 [k]; None where the images are so small that most of their
-            pixels would be gathered more than once: nothing is gathered from them.
+        flat: the places in the kept rows or in the image, flattened, int64 [k]; None where images are so small that
+            most of their pixels would be gathered more than once: these are kept whole.
         parts: of what was gathered, or of [n, *shape]: the pixels, then two neighbours down and two across.
     """
 
-    rows: Array
+    rows: Array | None
     row_size: int
     flat: Array | None
     parts: tuple[tuple[slice, ...], ...]
@@ -76,12 +81,14 @@ def _places(shape: tuple[int, ...]) -> Places:
             found.append(wanted)
         start = sum(each.size for each in found[:known])
         parts.append((slice(None), slice(start, start + wanted.size)))
-    flat = np.concatenate(found)
+    flat = np.concatenate(found).astype(np.intp)
     if flat.size >= size:
-        return Places(rows=np.arange(size // row_size), row_size=row_size, flat=None, parts=image_slices(shape))
-    rows = np.unique(flat // row_size).astype(np.intp)
+        return Places(rows=None, row_size=row_size, flat=None, parts=image_slices(shape))
+    rows = np.unique(flat // row_size)
+    if rows.size * row_size > MOST_ROW_BYTES:
+        return Places(rows=None, row_size=row_size, flat=flat, parts=tuple(parts))
     in_rows = np.searchsorted(rows, flat // row_size) * row_size + flat % row_size
-    return Places(rows=rows, row_size=row_size, flat=in_rows.astype(np.intp), parts=tuple(parts))
+    return Places(rows=rows, row_size=row_size, flat=in_rows, parts=tuple(parts))
 
 
 class ImageColumn:
@@ -108,13 +115,14 @@ class ImageColumn:
         self.name = tensor
         self._shape = sample.shape
         self._places = places
-        kept_bytes = places.rows.size * places.row_size
-        self._images = min(max(PASS_BYTES // kept_bytes, 2), MOST_IMAGES, calls)
-        self._kept = np.zeros((self._images, places.rows.size, places.row_size), sample.dtype)
-        # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
         size = sample.shape if places.flat is None else places.flat.shape
-        self._gathered = None if places.flat is None else np.zeros((self._images, *size), sample.dtype)
-        self._numbers = np.zeros((self._images, *size), np.float32)
+        kept = size if places.rows is None else (places.rows.size, places.row_size)
+        self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
+        self._in_pass = min(max(PASS_VALUES // math.prod(size), 2), self._images)
+        self._kept = np.zeros((self._images, *kept), sample.dtype)
+        # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
+        self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)
+        self._numbers = np.zeros((self._in_pass, *size), np.float32)
         self._scratch = np.zeros(self._numbers[places.parts[0]].size, np.float32)
         self._names = image_signal_names(tensor)
         self._figures = np.zeros((len(self._names), calls))
@@ -123,12 +131,17 @@ class ImageColumn:
         """Keep what is measured of one call's image, the calls in their order; whether it has the column's shape."""
         if array.shape != self._shape:
             return False
-        place = index % self._images
-        rows = array.reshape(-1, self._places.row_size)
-        # "clip" since the default would gather into a copy first; every row is inside
-        rows.take(self._places.rows, axis=0, out=self._kept[place], mode="clip")
+        place, places = index % self._images, self._places
+        # "clip" since the default would gather into a copy first; every place is inside
+        if places.rows is not None:
+            rows = array.reshape(-1, places.row_size)
+            rows.take(places.rows, axis=0, out=self._kept[place], mode="clip")
+        elif places.flat is not None:
+            array.reshape(-1).take(places.flat, out=self._kept[place], mode="clip")
+        else:
+            self._kept[place] = array
         if place == self._images - 1:
-            self._measure(index + 1 - self._images, self._images)
+            self._measure(index - place, self._images)
         return True
 
     def columns(self, calls: int) -> Columns:
@@ -138,16 +151,17 @@ class ImageColumn:
         return {name: self._figures[index, :calls] for index, name in enumerate(self._names)}
 
     def _measure(self, start: int, count: int) -> None:
-        numbers, places = self._numbers[:count], self._places
-        if self._gathered is None:
-            np.copyto(numbers, self._kept[:count].reshape(numbers.shape))
-        else:
-            taken = self._gathered[:count]
-            self._kept[:count].reshape(count, -1).take(places.flat, axis=1, out=taken, mode="clip")
-            np.copyto(numbers, taken)
-        figures = _statistics([numbers[part] for part in places.parts], self._scratch)
-        for index, values in enumerate(figures):
-            self._figures[index, start : start + count] = values
+        for first in range(0, count, self._in_pass):
+            kept = self._kept[first : min(first + self._in_pass, count)]
+            images = len(kept)
+            if self._gathered is not None and self._places.flat is not None:
+                gathered = self._gathered[:images]
+                kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
+            numbers = self._numbers[:images]
+            np.copyto(numbers, kept)
+            figures = _statistics([numbers[part] for part in self._places.parts], self._scratch)
+            for index, values in enumerate(figures):
+                self._figures[index, start + first : start + first + images] = values
 
 
 def _statistics(parts: list[Array], scratch: Array) -> tuple[Array, Array, Array]:

@@ -153,7 +153,7 @@ def _feature_names(tensor: str, features: int) -> tuple[str, ...]:
 
 
 def mean_and_std(rows: Array, scratch: Array | None = None) -> tuple[Array, Array]:
-    """[n, size] of floats → mean and standard deviation of each row, [n] of float64; ``scratch`` is room for as many."""
+    """[n, size] of floats → mean and standard deviation of each row, [n] of float64; ``scratch`` may hold [n, size]."""
     size = rows.shape[1]
     if not size:
         nothing = np.full(len(rows), math.nan)
