@@ -2,11 +2,13 @@
 
     EDGESHIP_TEST_DATA=... python benchmarks/agent_overhead.py --json [--realtime]
 
-The ways take turns in one run, one thread each, so that differences hold when the machine's speed drifts. Overheads are
-differences of medians; the mean contains what the median does not: one call in 256 (fewer for large samples) measures
-the whole block before it. `low` and `high` are the smallest and largest of the rounds. A machine that other programs
-use too adds their turns to every answer through a socket: `--realtime` asks the system for priority over them
-(SCHED_FIFO; needs the right to it), and every figure says so. Exit code 3 if a goal is missed.
+The ways take turns in one run, one thread each, so that differences hold when the machine's speed drifts. In process
+they do so call by call: what is added is the median of the differences of the pairs, `low` and `high` are the ends of
+its 95 % interval. Through a socket they do so by rounds: what is added is the difference of the medians, `low` and
+`high` are the smallest and largest of the rounds. The mean contains what the median does not: one call in 256 (fewer
+for large samples) measures the whole block before it. A machine that other programs use too adds their turns to every
+answer through a socket: `--realtime` asks the system for priority over them (SCHED_FIFO; needs the right to it), and
+every figure says so. Exit code 3 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -25,12 +27,21 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.agents.made import frame_case, tiny_cases
+from benchmarks.agents.paired import (
+    Statistic,
+    added_mean,
+    added_median,
+    added_p99,
+    mean_ratio,
+    median_ratio,
+    take_pairs,
+)
+from benchmarks.agents.parts import parts_us
 from benchmarks.agents.raw import open_raw
 from benchmarks.agents.slots import Case, known_cases, write_slot
 from benchmarks.agents.through_socket import SPIN_US, socket_ways
 from benchmarks.agents.workers import worker
 
-from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.library import LocalModel
 
 ROUNDS = 8
@@ -38,6 +49,8 @@ ROUNDS = 8
 ROUND_S = 0.25
 MOST_CALLS = 1024
 FEWEST_CALLS = 40
+#: Calls whose parts are timed.
+PART_CALLS = 512
 REALTIME = "--realtime" in sys.argv
 AGAINST = "the raw runtime, one thread, in the same run" + (", real-time priority" if REALTIME else "")
 SMALL_FRAME, LARGE_FRAME = (224, 224, 3), (1080, 1920, 3)
@@ -73,7 +86,7 @@ def pooled(times: Times, name: str) -> np.ndarray:
 
 
 def figure(name: str, unit: str, rounds: list[float], value: float, n: int, goal: float | None) -> dict[str, object]:
-    """One line of the result; low and high are those of the rounds."""
+    """One line of the result; low and high are those of the rounds, or the ends of an interval."""
     line = {"name": f"agent/{name}", "value": round(value, 4), "unit": unit}
     line |= {"low": round(min(rounds), 4), "high": round(max(rounds), 4), "n": n}
     return {**line, "goal": None if goal is None else f"≤ {goal:g}", "met": None if goal is None else value <= goal} | {
@@ -96,39 +109,48 @@ def added(name: str, times: Times, ours: str, base: str, share: float, goal: flo
 
 
 def in_process(case: Case, slot: Path) -> Iterator[dict[str, object]]:
-    """The library against the raw runtime."""
+    """The library, which prepares raw samples, against the raw runtime, which is given a prepared one."""
     raw, shape, dtype = open_raw(case.runtime, case.file)
     samples = case.samples(64)
     prepared = np.random.default_rng(0).normal(size=shape).astype(dtype)
     with LocalModel.open(slot) as model, priority():
-        times = take_turns({"raw": lambda _: raw(prepared), "ours": lambda index: model.predict(samples[index % 64])})
-    name = f"in process/{case.name}"
-    yield added(f"{name}: added p50", times, "ours", "raw", 0.5, 10.0)
-    yield added(f"{name}: added p99 over the raw p50", times, "ours", "raw", 0.99, None)
-    yield added(f"{name}: added mean, blocks measured", times, "ours", "raw", 0.0, None)
+        pairs = take_pairs(lambda _: raw(prepared), lambda index: model.predict(samples[index % 64]))
+        yield from parts(case, model)
+    rows: tuple[tuple[str, Statistic, float | None], ...] = (
+        ("added p50", added_median, 10.0),
+        ("added p99 over the raw p50", added_p99, None),
+        ("added mean, blocks measured", added_mean, None),
+    )
+    for word, statistic, goal in rows:
+        value, ends = pairs.of(statistic)
+        yield figure(f"in process/{case.name}: {word}", "us", ends, value, len(pairs), goal)
+
+
+def parts(case: Case, model: LocalModel) -> Iterator[dict[str, object]]:
+    """What one call consists of."""
+    for part, times in parts_us(model, case.samples(64), PART_CALLS).items():
+        rounds = [float(np.median(each)) for each in np.array_split(times, ROUNDS)]
+        name = f"in process/{case.name}: of a call, {part}, p50"
+        yield figure(name, "us", rounds, float(np.median(times)), times.size, None)
 
 
 def mobilenet_ratio(case: Case, slot: Path) -> Iterator[dict[str, object]]:
     """What serving and telemetry add to the predictor (preprocessing and runtime) of a MobileNet-class model."""
-    from edgeship_agent.serving.slot import read_slot
-
-    loaded = read_slot(slot)
-    predictor = Predictor.open(loaded.manifest, loaded.variant, loaded.model_path)
     samples = case.samples(64)
     with LocalModel.open(slot) as model, priority():
-        times = take_turns(
-            {
-                "raw": lambda index: predictor.run(samples[index % 64]),
-                "ours": lambda index: model.predict(samples[index % 64]),
-            }
+        predictor = model._session._predictor  # the very one: two of the same file differ by where their memory lies
+        pairs = take_pairs(
+            lambda index: predictor.run(samples[index % 64]), lambda index: model.predict(samples[index % 64])
         )
-    predictor.close()
-    for share, word, goal in ((0.5, "p50", 1.02), (0.0, "mean, blocks measured", None)):
-        pick = np.median if share else np.mean
-        rounds = [float(pick(o) / pick(r)) for o, r in zip(times["ours"], times["raw"], strict=True)]
-        value = float(pick(pooled(times, "ours")) / pick(pooled(times, "raw")))
+        yield from parts(case, model)
+    rows: tuple[tuple[str, Statistic, float | None], ...] = (
+        ("p50", median_ratio, 1.02),
+        ("mean, blocks measured", mean_ratio, None),
+    )
+    for word, statistic, goal in rows:
+        value, ends = pairs.of(statistic)
         name = f"in process/{case.name}: ratio to preprocessing and runtime, {word}"
-        yield figure(name, "ratio", rounds, value, pooled(times, "ours").size, goal)
+        yield figure(name, "ratio", ends, value, len(pairs), goal)
 
 
 def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) -> Iterator[dict[str, object]]:
@@ -160,14 +182,18 @@ def alone(name: str, times: Times, way: str, share: float, goal: float | None) -
 
 
 def end_to_end(case: Case, slot: Path) -> Iterator[dict[str, object]]:
-    """Bytes in, answer out, through the socket, preprocessing included, while telemetry runs."""
+    """Bytes in, answer out, through the socket, preprocessing included, while telemetry runs; and the runtime alone."""
+    raw, shape, dtype = open_raw(case.runtime, case.file)
+    prepared = np.random.default_rng(0).normal(size=shape).astype(dtype)
     samples = case.samples(16)
     with worker(slot, slot.parent / f"{slot.name}.sock") as (client, pid), priority(pid):
-        times = take_turns({"ours": lambda index: client.infer(samples[index % 16])})
-    values = pooled(times, "ours") / 1000.0
-    for share, word, goal in ((0.5, "p50", None), (0.99, "p99", 10.0)):
-        rounds = [float(np.quantile(part, share)) / 1000.0 for part in times["ours"]]
-        name = f"end to end/{case.name}: bytes in, answer out, {word}"
+        times = take_turns({"raw": lambda _: raw(prepared), "ours": lambda index: client.infer(samples[index % 16])})
+    rows = (("ours", "bytes in, answer out, p50", 0.5, None), ("ours", "bytes in, answer out, p99", 0.99, 10.0),
+            ("raw", "the runtime alone, p50", 0.5, None), ("raw", "the runtime alone, p99", 0.99, None))  # fmt: skip
+    for way, word, share, goal in rows:
+        values = pooled(times, way) / 1000.0
+        rounds = [float(np.quantile(part, share)) / 1000.0 for part in times[way]]
+        name = f"end to end/{case.name}: {word}"
         yield figure(name, "ms", rounds, float(np.quantile(values, share)), values.size, goal)
 
 

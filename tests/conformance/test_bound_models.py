@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.frames import Tensor
-from edgeship_agent.contract.manifest import Binding, Golden, OutputContract
+from edgeship_agent.contract.manifest import Binding, Golden, InputContract, OutputContract, Scale
+from edgeship_agent.processing import prepare
 from edgeship_agent.runtime import isa, open_engine
 from edgeship_agent.runtime.bound import BoundModel, from_artifact, to_artifact
 from edgeship_agent.runtime.golden import check_golden
@@ -88,6 +89,23 @@ def test_an_int8_file_answers_in_the_sources_terms():
         result = bound.run({"x": np.array([[angle]], np.float32)})["y"]
         assert result.dtype == np.float32
         assert abs(float(result[0, 0]) - np.sin(angle)) < 0.2
+    bound.close()
+
+
+@pytest.mark.skipif(not (TEST_DATA / "tflite").is_dir(), reason=f"no test models in {TEST_DATA}")
+def test_bytes_go_into_an_int8_file_as_they_would_by_arithmetic():
+    file = TEST_DATA / "tflite" / "hello_world_int8.tflite"
+    variant = variant_of("litert", file)
+    contract = InputContract(tensor="image", dtype="uint8", shape=(1,), steps=(Scale(factor=1 / 40),))
+    predictor = Predictor.open(manifest_of(variant, input_contracts=(contract,)), variant, file)
+    bound = BoundModel(open_engine("litert", file), variant)
+    answers = []
+    for byte in range(256):
+        raw = {"image": np.array([byte], np.uint8)}
+        answers.append(predictor.run(raw)["scores"])
+        np.testing.assert_array_equal(answers[-1], bound.run(prepare([contract], raw))["scores"])
+    assert len({float(answer[0, 0]) for answer in answers}) > 50
+    predictor.close()
     bound.close()
 
 

@@ -121,22 +121,28 @@ def test_large_samples_reserve_a_bounded_amount_of_memory(size_bytes, blocks):
     assert [int(sample[-1]) for sample in collector.samples] == list(range(5))
 
 
-@pytest.mark.parametrize("shape", [(96, 96, 3), (3, 101, 53), (130, 97), (1, 200, 49)])
+#: Kept whole, by rows, and by places, in this order.
+IMAGES = [(32, 32, 3), (3, 48, 48), (96, 96, 3), (3, 101, 53), (130, 97), (1, 200, 49), (480, 640, 3)]
+
+
+@pytest.mark.parametrize("shape", IMAGES)
 def test_of_large_images_the_figures_are_kept(shape):
     """Less memory, the same numbers; an input whose every value is checked is kept whole."""
-    images = np.random.default_rng(5).integers(0, 256, (10, *shape), dtype=np.uint8)
+    images = np.random.default_rng(5).integers(0, 256, (40, *shape), dtype=np.uint8)
     blocks: list = []
     recorder = CallRecorder(("x",), lambda block: blocks.append(lasting(block)))
-    for image in images[:7]:
-        recorder.record({"x": image}, {"y": np.zeros((1, 2))}, 1, False)
-    recorder.record({"x": images[7][..., 1:]}, {"y": np.zeros((1, 2))}, 1, False)
-    recorder.record({"x": images[7]}, {"y": np.zeros((1, 3))}, 1, False)
-    for image in images[7:]:
+    for index, image in enumerate(images[:37]):
+        in_memory = np.asfortranarray(image) if index % 3 == 0 else image.copy()
+        recorder.record({"x": in_memory}, {"y": np.zeros((1, 2))}, 1, False)
+        in_memory[...] = 0  # it is the caller's
+    recorder.record({"x": images[37][..., 1:]}, {"y": np.zeros((1, 2))}, 1, False)
+    recorder.record({"x": images[37]}, {"y": np.zeros((1, 3))}, 1, False)
+    for image in images[37:]:
         recorder.record({"x": image}, {"y": np.zeros((1, 2))}, 1, False)
     recorder.flush()
-    assert [len(block.latencies_ns) for block in blocks] == [7, 1, 1, 3]
+    assert [len(block.latencies_ns) for block in blocks] == [37, 1, 1, 3]
     whole = measure_many({"x": images}, {}, OutputContract())
-    for block, part in ((blocks[0], slice(0, 7)), (blocks[-1], slice(7, 10))):
+    for block, part in ((blocks[0], slice(0, 37)), (blocks[-1], slice(37, 40))):
         assert block.raw == {}
         assert block.measured.keys() == whole.keys()
         for name, column in whole.items():

@@ -11,7 +11,7 @@ from edgeship_agent.contract.manifest import InputContract
 from edgeship_agent.processing.arrays import Array, dtype_name
 from edgeship_agent.processing.steps import apply_step
 
-__all__ = ["check_finite", "check_raw", "prepare"]
+__all__ = ["check_finite", "check_raw", "prepare", "raw_sample"]
 
 
 def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dict[str, Array]:
@@ -38,15 +38,25 @@ def prepare(contracts: Sequence[InputContract], raw: Mapping[str, Array]) -> dic
     """
     prepared = {}
     for contract in contracts:
-        sample = raw.get(contract.tensor)
-        if sample is None:
-            raise InputError("missing input", key=contract.tensor, got=", ".join(raw) or "none")
-        check_raw(contract, sample)
+        sample = raw_sample(contract, raw)
         if contract.sequence:
             prepared[contract.tensor] = np.stack([_prepared(contract, step) for step in sample])
         else:
             prepared[contract.tensor] = _prepared(contract, sample)
     return prepared
+
+
+def raw_sample(contract: InputContract, raw: Mapping[str, Array]) -> Array:
+    """One input's raw sample, as its contract wants it.
+
+    Raises:
+        InputError: it is missing, or of the wrong shape or dtype.
+    """
+    sample = raw.get(contract.tensor)
+    if sample is None:
+        raise InputError("missing input", key=contract.tensor, got=", ".join(raw) or "none")
+    check_raw(contract, sample)
+    return sample
 
 
 def _prepared(contract: InputContract, sample: Array) -> Array:

@@ -120,7 +120,7 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
     """
     if len(arrays) != len(inputs):
         raise EngineError("wrong number of inputs", expected=len(inputs), got=len(arrays))
-    for info, array in zip(inputs, arrays, strict=True):
+    for info, array in zip(inputs, arrays):  # noqa: B905 (counted above; every call comes here)
         if array.shape != info.shape or dtype_name(array.dtype) != info.dtype:
             raise EngineError(
                 "wrong input",

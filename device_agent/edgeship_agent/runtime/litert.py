@@ -41,12 +41,16 @@ class LiteRtEngine:
         self.state = "resources" if operators & _RESOURCES else "variables" if operators & _KEEPING else ""
         for detail in inputs:
             pinned_shape(detail["name"], [None if size < 0 else size for size in detail["shape_signature"]], model)
-        self._input_indices = [detail["index"] for detail in inputs]
         self._output_indices = [detail["index"] for detail in outputs]
         self._signature = Signature(
             inputs=tuple(_info(index, detail) for index, detail in enumerate(inputs)),
             outputs=tuple(_info(index, detail) for index, detail in enumerate(outputs)),
         )
+        #: Index in the interpreter, shape and dtype of every input: what is looked at in every call.
+        self._wanted = [
+            (detail["index"], info.shape, np.dtype(info.dtype))
+            for detail, info in zip(inputs, self._signature.inputs, strict=True)
+        ]
 
     @property
     def signature(self) -> Signature:
@@ -55,9 +59,7 @@ class LiteRtEngine:
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """One inference; see :class:`edgeship_agent.runtime.engine.Engine`."""
-        if self.state:
-            return self.run_steps([arrays])[0]
-        return self._step(arrays)
+        return self.run_steps([arrays])[0] if self.state else self._step(arrays)
 
     def run_steps(self, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """Inferences one after the other, from a new state that goes from each to the next.
@@ -89,13 +91,16 @@ class LiteRtEngine:
             raise EngineError(f"LiteRT failed: {_first_line(error)}", file=self._file) from error
 
     def _step(self, arrays: Sequence[Array]) -> list[Array]:
-        check_arrays(self._signature.inputs, arrays)
+        if len(arrays) != len(self._wanted):
+            check_arrays(self._signature.inputs, arrays)
         interpreter = self._interpreter
         if interpreter is None:
             raise EngineError("the engine is closed", file=self._file)
         self._used = True
         try:
-            for index, array in zip(self._input_indices, arrays, strict=True):
+            for (index, shape, dtype), array in zip(self._wanted, arrays):  # noqa: B905 (counted above)
+                if array.shape != shape or array.dtype != dtype:
+                    check_arrays(self._signature.inputs, arrays)
                 interpreter.set_tensor(index, array)
             interpreter.invoke()
             return [interpreter.get_tensor(index) for index in self._output_indices]

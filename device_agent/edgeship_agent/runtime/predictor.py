@@ -11,6 +11,7 @@ from edgeship_agent.contract.manifest import BundleManifest, Variant
 from edgeship_agent.processing import prepare
 from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import BoundModel
+from edgeship_agent.runtime.bytewise import ByteInput, byte_input
 from edgeship_agent.runtime.engine import Array, Engine, EngineOptions
 
 #: Architecture whose variants run in TensorFlow Lite Micro: elsewhere, LiteRT's reference kernels stand in for it.
@@ -27,9 +28,12 @@ class Predictor:
     """
 
     def __init__(self, manifest: BundleManifest, variant: Variant, engine: Engine) -> None:
-        self._contracts = manifest.input_contracts
         self._output_names = tuple(spec.name for spec in manifest.outputs)
         self._bound = BoundModel(engine, variant)
+        self._contracts = manifest.input_contracts
+        #: Of every input in the file's order; empty where one of them is calculated.
+        self._by_table = [] if self._bound.state else _by_table(manifest, variant)
+        self._in_order = tuple(binding.name for binding in variant.outputs) == self._output_names
         missing = set(self._output_names) - {binding.name for binding in variant.outputs}
         if missing:
             raise ContractError(
@@ -63,9 +67,24 @@ class Predictor:
             InputError: an input is missing or of the wrong shape or dtype.
             EngineError: the runtime failed.
         """
-        results = self._bound.run(prepare(self._contracts, raw))
-        return {name: results[name] for name in self._output_names}
+        if self._by_table:
+            results = self._bound.run_arrays([each(raw) for each in self._by_table])
+        else:
+            results = self._bound.run(prepare(self._contracts, raw))
+        return results if self._in_order else {name: results[name] for name in self._output_names}
 
     def close(self) -> None:
         """Release the engine."""
         self._bound.close()
+
+
+def _by_table(manifest: BundleManifest, variant: Variant) -> list[ByteInput]:
+    """The way of every input in the file's order where all of them are looked up; else none."""
+    contracts = {contract.tensor: contract for contract in manifest.input_contracts}
+    found = []
+    for binding in sorted(variant.inputs, key=lambda each: each.artifact_index):
+        by_table = byte_input(contracts[binding.name], binding) if binding.name in contracts else None
+        if by_table is None:
+            return []
+        found.append(by_table)
+    return found

@@ -1,7 +1,8 @@
-"""Large images of bytes, kept as the sampled pixels that their signals are made of.
+"""Large images of bytes, kept as the rows of pixels that their signals are made of.
 
-A camera's frame is 150 kB and more, and its signals look at some thousand places of it. Those are gathered while the
-frame is still at hand, and measured a few frames at a time: what is kept of a call are its three figures.
+A camera's frame is 150 kB and more, and its signals look at some thousand places of it. Its caller waits until the rows
+that hold them are copied, which is some microseconds; a few frames at a time are then gathered from and measured, and
+what is kept of a call are its three figures.
 """
 
 from __future__ import annotations
@@ -17,26 +18,39 @@ from edgeship_agent.processing.arrays import Array
 from edgeship_agent.telemetry.signals import (
     IMAGE_SAMPLES,
     Columns,
+    image_axes,
     image_signal_names,
     image_slices,
     is_image,
     mean_and_std,
 )
 
-#: Images that are measured in one pass: few enough for the processor's caches, and for whoever asks meanwhile.
-ROWS: Final = 4
+#: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
+MOST_IMAGES, FEWEST_IMAGES = 16, 4
+#: Bytes that wait, where the fewest images do not need more.
+WAITING_BYTES: Final = 1 << 19
+#: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
+MOST_ROW_BYTES: Final = 1 << 17
+#: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
+PASS_VALUES: Final = 1 << 15
 
 
 class Places(Struct, frozen=True, kw_only=True, eq=False):
-    """Where images of one shape are sampled.
+    """Where images of one shape are sampled, and what is kept of an image until it is measured.
 
     Attributes:
-        flat: positions in the flattened image, int64 [k].
-        parts: of what was gathered: the pixels, then two neighbours down and two neighbours across.
+        rows: which rows of the image are kept, int64; a row is all that lies beside each other in memory. None where
+            the places themselves are kept, or the whole image.
+        row_size: values of a row.
+        flat: the places in the kept rows or in the image, flattened, int64 [k]; None where images are so small that
+            most of their pixels would be gathered more than once: these are kept whole.
+        parts: of what was gathered, or of [n, *shape]: the pixels, then two neighbours down and two across.
     """
 
-    flat: Array
-    parts: tuple[slice, ...]
+    rows: Array | None
+    row_size: int
+    flat: Array | None
+    parts: tuple[tuple[slice, ...], ...]
 
 
 def places_of(sample: Array) -> Places | None:
@@ -44,8 +58,9 @@ def places_of(sample: Array) -> Places | None:
 
     >>> places_of(np.zeros((28, 28), np.uint8)) is None, places_of(np.zeros((128, 128, 3), np.float32)) is None
     (True, True)
-    >>> places_of(np.zeros((96, 96, 3), np.uint8)).flat.size
-    20736
+    >>> places = places_of(np.zeros((144, 176, 3), np.uint8))
+    >>> places.rows.tolist()[:6], places.row_size, places.flat.size
+    ([0, 1, 3, 4, 6, 7], 528, 19008)
     """
     if sample.dtype != np.uint8 or not is_image(sample.shape) or sample.size <= IMAGE_SAMPLES**2:
         return None
@@ -54,17 +69,26 @@ def places_of(sample: Array) -> Places | None:
 
 @lru_cache(maxsize=8)
 def _places(shape: tuple[int, ...]) -> Places:
-    positions = np.arange(math.prod(shape), dtype=np.int32).reshape(1, *shape)
+    size = math.prod(shape)
+    row_size = math.prod(shape[image_axes(shape)[1] :])
+    positions = np.arange(size, dtype=np.int32).reshape(1, *shape)
     found: list[Array] = []
-    parts: list[slice] = []
+    parts: list[tuple[slice, ...]] = []
     for place in image_slices(shape):  # some of the five are often the same pixels, which are gathered once
         wanted = positions[place].reshape(-1)
         known = next((index for index, each in enumerate(found) if np.array_equal(each, wanted)), len(found))
         if known == len(found):
             found.append(wanted)
         start = sum(each.size for each in found[:known])
-        parts.append(slice(start, start + wanted.size))
-    return Places(flat=np.concatenate(found).astype(np.intp), parts=tuple(parts))
+        parts.append((slice(None), slice(start, start + wanted.size)))
+    flat = np.concatenate(found).astype(np.intp)
+    if flat.size >= size:
+        return Places(rows=None, row_size=row_size, flat=None, parts=image_slices(shape))
+    rows = np.unique(flat // row_size)
+    if rows.size * row_size > MOST_ROW_BYTES:
+        return Places(rows=None, row_size=row_size, flat=flat, parts=tuple(parts))
+    in_rows = np.searchsorted(rows, flat // row_size) * row_size + flat % row_size
+    return Places(rows=rows, row_size=row_size, flat=in_rows, parts=tuple(parts))
 
 
 class ImageColumn:
@@ -91,7 +115,15 @@ class ImageColumn:
         self.name = tensor
         self._shape = sample.shape
         self._places = places
-        self._rows = np.zeros((ROWS, places.flat.size), sample.dtype)
+        size = sample.shape if places.flat is None else places.flat.shape
+        kept = size if places.rows is None else (places.rows.size, places.row_size)
+        self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
+        self._in_pass = min(max(PASS_VALUES // math.prod(size), 2), self._images)
+        self._kept = np.zeros((self._images, *kept), sample.dtype)
+        # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
+        self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)
+        self._numbers = np.zeros((self._in_pass, *size), np.float32)
+        self._scratch = np.zeros(self._numbers[places.parts[0]].size, np.float32)
         self._names = image_signal_names(tensor)
         self._figures = np.zeros((len(self._names), calls))
 
@@ -99,31 +131,56 @@ class ImageColumn:
         """Keep what is measured of one call's image, the calls in their order; whether it has the column's shape."""
         if array.shape != self._shape:
             return False
-        row = index % ROWS
+        place, places = index % self._images, self._places
         # "clip" since the default would gather into a copy first; every place is inside
-        array.reshape(-1).take(self._places.flat, out=self._rows[row], mode="clip")
-        if row == ROWS - 1:
-            self._measure(index + 1 - ROWS, ROWS)
+        if places.rows is not None:
+            rows = array.reshape(-1, places.row_size)
+            rows.take(places.rows, axis=0, out=self._kept[place], mode="clip")
+        elif places.flat is not None:
+            array.reshape(-1).take(places.flat, out=self._kept[place], mode="clip")
+        else:
+            self._kept[place] = array
+        if place == self._images - 1:
+            self._measure(index - place, self._images)
         return True
 
     def columns(self, calls: int) -> Columns:
         """Signals of the first calls; lent, as the arrays of a block are."""
-        if rest := calls % ROWS:
+        if rest := calls % self._images:
             self._measure(calls - rest, rest)
         return {name: self._figures[index, :calls] for index, name in enumerate(self._names)}
 
     def _measure(self, start: int, count: int) -> None:
-        figures = _statistics(self._rows[:count].astype(np.float32), self._places)
-        for index, values in enumerate(figures):
-            self._figures[index, start : start + count] = values
+        for first in range(0, count, self._in_pass):
+            kept = self._kept[first : min(first + self._in_pass, count)]
+            images = len(kept)
+            if self._gathered is not None and self._places.flat is not None:
+                gathered = self._gathered[:images]
+                kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
+            numbers = self._numbers[:images]
+            np.copyto(numbers, kept)
+            figures = _statistics([numbers[part] for part in self._places.parts], self._scratch)
+            for index, values in enumerate(figures):
+                self._figures[index, start + first : start + first + images] = values
 
 
-def _statistics(taken: Array, places: Places) -> tuple[Array, Array, Array]:
-    pixels, *neighbours = (taken[:, part] for part in places.parts)
-    brightness, contrast = mean_and_std(pixels)
-    total, count = np.zeros(len(taken)), 0
-    for low, high in (neighbours[:2], neighbours[2:]):
-        difference = high - low
+def _statistics(parts: list[Array], scratch: Array) -> tuple[Array, Array, Array]:
+    """As :func:`edgeship_agent.telemetry.signals.measure_many` measures images.
+
+    Args:
+        parts: pixels, two neighbours down, two neighbours across: [n, …] of float32.
+        scratch: room for one of them.
+    """
+    images = len(parts[0])
+
+    def room(part: Array) -> Array:
+        return scratch[: part.size].reshape(part.shape)
+
+    pixels = parts[0].reshape(images, -1)
+    brightness, contrast = mean_and_std(pixels, room(pixels))
+    total, count = np.zeros(images), 0
+    for low, high in (parts[1:3], parts[3:5]):
+        difference = np.subtract(high, low, out=room(low)).reshape(images, -1)
         total += np.add.reduce(np.square(difference, out=difference), axis=1)
         count += difference.shape[1]
     return brightness, contrast, np.sqrt(total / count)

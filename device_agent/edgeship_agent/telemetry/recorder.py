@@ -7,7 +7,7 @@ pixels that its signals are made of); bins, sums and schema checks are numpy's w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,8 @@ from edgeship_agent.telemetry.signals import Columns
 MOST_CALLS: Final = 256
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
 BLOCK_BYTES: Final = 1 << 19
+#: Keeps one call's array under its index; whether it has the shape of those before.
+_Put = Callable[[int, Array], bool]
 
 
 class Block(Struct, frozen=True, kw_only=True):
@@ -90,6 +92,8 @@ class CallRecorder:
         self._inputs: list[_Column] = []
         self._images: list[ImageColumn] = []
         self._outputs: list[_Column] = []
+        self._put_inputs: list[tuple[str, _Put]] = []
+        self._put_outputs: list[tuple[str, _Put]] = []
         self._capacity = 0
         self._goes_alone = False
         self._latencies_ns: list[int] = []
@@ -107,10 +111,9 @@ class CallRecorder:
             if self._goes_alone:
                 self._hand_on_alone(raw, outputs, latency_ns, late)
                 return
-        columns: Sequence[_Column | ImageColumn]
-        for columns, arrays in ((self._inputs, raw), (self._images, raw), (self._outputs, outputs)):
-            for column in columns:
-                if not column.put(index, arrays[column.name]):
+        for arrays, puts in ((raw, self._put_inputs), (outputs, self._put_outputs)):
+            for name, put in puts:
+                if not put(index, arrays[name]):
                     self._hand_on_alone(raw, outputs, latency_ns, late)
                     return
         self._latencies_ns[index] = latency_ns
@@ -151,6 +154,9 @@ class CallRecorder:
         self._inputs = [_Column(name, array, calls) for name, array in inputs.items()]
         self._images = [ImageColumn(name, raw[name], found, calls) for name, found in places.items() if found]
         self._outputs = [_Column(name, array, calls) for name, array in outputs.items()]
+        self._put_inputs = [(each.name, each.put) for each in self._inputs]
+        self._put_inputs += [(each.name, each.put) for each in self._images]
+        self._put_outputs = [(column.name, column.put) for column in self._outputs]
 
     def _hand_on_alone(
         self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool

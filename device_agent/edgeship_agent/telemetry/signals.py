@@ -21,6 +21,7 @@ from edgeship_agent.contract.profile import Family, Profile, SignalProfile
 from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch, Sketch
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.processing.outputs import probabilities_of_rows
+from edgeship_agent.telemetry.counting import CLIP_STEPS, ClassCounts, NumberCounts
 
 Values = dict[str, Union[float, int]]
 #: Signal name → [n] of float64, one value per call; NaN where a call has none.
@@ -34,13 +35,13 @@ MASS_BINS: Final = 32
 TAIL_SHARES: Final = (0.001, 0.005, 0.01)
 #: Bins of confidence, entropy and margin, of equal width over their range. Source: drift.md §1.
 FIXED_BINS: Final = 16
-#: Fixed-point values are clipped at ± this many steps. Source: contract.profile.SignalProfile.unit.
-CLIP_STEPS: Final = 1 << 20
 _SMALLEST_IMAGE_AXIS: Final = 4
 _MOST_CHANNELS: Final = 4
 _MOST_FEATURES: Final = 64
 #: A long image axis is sampled at about this many places.
 IMAGE_SAMPLES: Final = 48
+#: Scores that are looked at in one pass: arrays of more would be taken from the system, page by page, and given back.
+_PASS_VALUES: Final = 1 << 14
 #: Calls that an accumulator holds before it counts them in one numpy pass.
 _FOLD_AT: Final = 256
 
@@ -151,21 +152,21 @@ def _feature_names(tensor: str, features: int) -> tuple[str, ...]:
     return tuple(f"input/{tensor}/{index}" for index in range(features))
 
 
-def mean_and_std(rows: Array) -> tuple[Array, Array]:
-    """[n, size] of floats → mean and standard deviation of each row, [n] of float64."""
+def mean_and_std(rows: Array, scratch: Array | None = None) -> tuple[Array, Array]:
+    """[n, size] of floats → mean and standard deviation of each row, [n] of float64; ``scratch`` may hold [n, size]."""
     size = rows.shape[1]
     if not size:
         nothing = np.full(len(rows), math.nan)
         return nothing, nothing
     mean = np.add.reduce(rows, axis=1).astype(np.float64) / size
-    centred = rows - mean.astype(rows.dtype)[:, np.newaxis]
-    return mean, np.sqrt(np.add.reduce(np.square(centred), axis=1).astype(np.float64) / size)
+    centred = np.subtract(rows, mean.astype(rows.dtype)[:, np.newaxis], out=scratch)
+    return mean, np.sqrt(np.add.reduce(np.square(centred, out=centred), axis=1).astype(np.float64) / size)
 
 
 @lru_cache(maxsize=64)
 def image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
     """Where images [n, *shape] are sampled: the pixels, then two neighbours down and two neighbours across."""
-    down, across = _image_axes(shape)
+    down, across = image_axes(shape)
     steps = [1] * len(shape)
     for axis in (down, across):
         steps[axis] = -(-shape[axis] // IMAGE_SAMPLES)
@@ -179,7 +180,7 @@ def image_slices(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], ...]:
     return ((slice(None), *every), *neighbours(down), *neighbours(across))
 
 
-def _image_axes(shape: tuple[int, ...]) -> tuple[int, int]:
+def image_axes(shape: tuple[int, ...]) -> tuple[int, int]:
     """The vertical and the horizontal axis: channels last or first where an axis of at most four says so."""
     if len(shape) >= 3:
         if shape[-1] <= _MOST_CHANNELS:
@@ -210,11 +211,19 @@ def _class_signals(scores: Array) -> Columns:
     """Of [n, K] probabilities."""
     if not scores.size:
         return {}
-    winner = scores.argmax(axis=1)
-    confidence = scores[np.arange(len(scores)), winner].astype(np.float64)
+    calls = max(1, _PASS_VALUES // scores.shape[1])
+    parts = [_class_signals_of_part(scores[start : start + calls]) for start in range(0, len(scores), calls)]
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _class_signals_of_part(scores: Array) -> Columns:
+    rows, winner = np.arange(len(scores)), scores.argmax(axis=1)
+    confidence = scores[rows, winner].astype(np.float64)
     positive = np.maximum(scores, np.float32(1e-12))
     entropy = -np.add.reduce(positive * np.log(positive), axis=1).astype(np.float64)
-    second = np.partition(scores, -2, axis=1)[:, -2].astype(np.float64) if scores.shape[1] > 1 else 0.0
+    others = scores.copy()  # looked through once more without the winner: a partition takes fifty times as long
+    others[rows, winner] = -math.inf
+    second = others.max(axis=1).astype(np.float64) if scores.shape[1] > 1 else 0.0
     return {
         CLASS_SIGNAL: np.where(np.isnan(entropy), math.nan, winner),
         CONFIDENCE_SIGNAL: confidence,
@@ -236,10 +245,11 @@ class SignalAccumulator:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._signals = profile.signals
-        self._edges = [np.asarray(signal.edges, np.float64) for signal in profile.signals]
+        self._names = [signal.name for signal in profile.signals]
+        kinds = [isinstance(signal.reference, CategorySketch) for signal in profile.signals]
+        self._numbers = NumberCounts([s for s, is_class in zip(profile.signals, kinds, strict=True) if not is_class])
+        self._classes = {name: ClassCounts() for name, is_class in zip(self._names, kinds, strict=True) if is_class}
         self._waiting: list[Values] = []
-        self._sketches: list[_Counts] = [_Counts() for _ in profile.signals]
 
     def add(self, values: Values) -> None:
         """Take the signals of one call."""
@@ -249,71 +259,27 @@ class SignalAccumulator:
 
     def add_many(self, columns: Columns, calls: int) -> None:
         """Take the signals of several calls, as :func:`measure_many` gives them."""
-        nothing = np.full(calls, math.nan)
-        for signal, edges, counts in zip(self._signals, self._edges, self._sketches, strict=True):
-            column = columns.get(signal.name, nothing)
-            if isinstance(signal.reference, CategorySketch):
-                counts.add_classes(column)
-            else:
-                counts.add_numbers(column, edges, signal)
+        self._numbers.add(columns, calls)
+        for name, counts in self._classes.items():
+            if name in columns:
+                counts.add(columns[name])
 
     def take(self) -> dict[str, Sketch]:
         """The sketches of what was added since the last take; starts anew."""
         self._fold()
-        taken: dict[str, Sketch] = {}
-        for signal, edges, counts in zip(self._signals, self._edges, self._sketches, strict=True):
-            sketch = counts.sketch(signal, len(edges) + 1)
-            if sketch is not None:
-                taken[signal.name] = sketch
-        self._sketches = [_Counts() for _ in self._signals]
-        return taken
+        taken: dict[str, Sketch] = {**self._numbers.sketches()}
+        taken |= {name: sketch for name, counts in self._classes.items() if (sketch := counts.sketch()) is not None}
+        self._numbers.clear()
+        self._classes = {name: ClassCounts() for name in self._classes}
+        return {name: taken[name] for name in self._names if name in taken}
 
     def _fold(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:
-            names = [signal.name for signal in self._signals]
             columns = {
-                name: np.asarray([values.get(name, math.nan) for values in waiting], np.float64) for name in names
+                name: np.asarray([values.get(name, math.nan) for values in waiting], np.float64) for name in self._names
             }
             self.add_many(columns, len(waiting))
-
-
-class _Counts:
-    """Counts of one signal while a window is open."""
-
-    def __init__(self) -> None:
-        self.bins: dict[int, int] = {}
-        self.missing_count = 0
-        self.sum_fixed = 0
-        self.sum_square_fixed = 0
-
-    def add_classes(self, column: Array) -> None:
-        self._count(column[np.isfinite(column)].astype(np.int64))
-
-    def add_numbers(self, column: Array, edges: Array, signal: SignalProfile) -> None:
-        finite = column[np.isfinite(column)]
-        self.missing_count += column.size - finite.size
-        self._count(np.searchsorted(edges, finite, side="right"))
-        scaled = np.clip((finite - signal.center) / signal.unit, -CLIP_STEPS, CLIP_STEPS)
-        steps = np.rint(scaled).astype(np.int64)
-        self.sum_fixed += int(steps.sum())
-        self.sum_square_fixed += int(steps.dot(steps))
-
-    def _count(self, indices: Array) -> None:
-        for index, count in zip(*(part.tolist() for part in np.unique(indices, return_counts=True)), strict=True):
-            self.bins[index] = self.bins.get(index, 0) + count
-
-    def sketch(self, signal: SignalProfile, size: int) -> Sketch | None:
-        if isinstance(signal.reference, CategorySketch):
-            return CategorySketch(counts=dict(sorted(self.bins.items()))) if self.bins else None
-        if not self.bins and not self.missing_count:
-            return None
-        return BinnedSketch(
-            counts=tuple(self.bins.get(index, 0) for index in range(size)),
-            missing_count=self.missing_count,
-            sum_fixed=self.sum_fixed,
-            sum_square_fixed=self.sum_square_fixed,
-        )
 
 
 def make_profile(values: Sequence[Values], *, class_count: int | None = None) -> Profile:
