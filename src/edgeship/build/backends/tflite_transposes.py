@@ -80,7 +80,7 @@ class _Graph:
     def kind(self, operator: Any) -> str:
         """Name of what an operator does."""
         code = self._model.operatorCodes[operator.opcodeIndex]
-        return self._kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
+        return str(self._kinds.get(max(code.builtinCode, code.deprecatedBuiltinCode), ""))
 
     def sink(self, transpose: Any) -> bool:
         """Take a transposition out together with its inverse further down, or with a mean over what it moves.
@@ -104,7 +104,7 @@ class _Graph:
             changes.append(change)
             passed.append(operator)
             operator = self._reader(operator)
-        if operator is None:
+        if operator is None or (not passed and operator.outputs[0] in self._graph.outputs):
             return False
         self._take_out(transpose, passed, operator, order)
         for change in changes:
@@ -159,7 +159,7 @@ class _Graph:
         if kind == "TRANSPOSE":
             return [order[int(axis)] for axis in constant] == list(range(len(order)))
         options, rank = operator.builtinOptions, len(order)
-        gone = {int(axis) % rank for axis in constant}
+        gone = {int(axis) % rank for axis in constant.reshape(-1)}
         left = [order[axis] for axis in range(rank) if axis not in gone]
         if options is None or options.keepDims or left != sorted(left):
             return False
@@ -180,7 +180,7 @@ class _Graph:
             turned[list(order)] = pads
             return lambda: self._set_constant(operator, 1, turned)
         if kind == "STRIDED_SLICE" and (slices := self._slices(operator)) is not None and len(slices) == len(order):
-            places = {axis: kept for axis, kept in zip(order, slices, strict=True)}
+            places = dict(zip(order, slices, strict=True))
             return lambda: self._set_slices(operator, [places[axis] for axis in range(len(order))])
         return None
 
@@ -201,8 +201,9 @@ class _Graph:
             return
         result = int(last.outputs[0])
         self.operators.remove(last)
-        if passed and result in self._graph.outputs:
+        if passed:
             passed[-1].outputs = [result]
+            return
         for operator in self.operators:
             operator.inputs = [source if int(index) == result else int(index) for index in operator.inputs]
 
@@ -257,7 +258,10 @@ class _Graph:
             return None
         if options.ellipsisMask or options.newAxisMask or options.shrinkAxisMask:
             return None
-        shape = self._graph.tensors[int(operator.inputs[0])].shape
+        tensor = self._graph.tensors[int(operator.inputs[0])]
+        shape = tensor.shape
+        if tensor.shapeSignature is not None and min(tensor.shapeSignature, default=0) < 0:
+            return None
         begins, ends, strides = ([int(value) for value in each] for each in numbers)
         if shape is None or len(shape) != len(begins) or min(strides) < 1:
             return None

@@ -1,4 +1,4 @@
-"""What makes int8 OpenVINO files larger than they need to be: float weights, and a quantizer's notes."""
+"""Float weights of int8 OpenVINO files, stored in half precision."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from edgeship_agent.runtime.engine import Array
 _WEIGHTED: Final = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 #: Half precision must keep weights this close, relative to their size: rounding alone costs some .0003.
 _CLOSE: Final = 0.001
-#: Where NNCF writes its settings: 1.5 kB, as much as a small layer's weights.
-_NOTES: Final = "nncf"
 
 
-def slim(network: Any) -> None:
-    """Store the weights of what stays in float in half precision, and drop the quantizer's notes, in place.
+def halve_float_weights(network: Any) -> None:
+    """Store the weights of what stays in float in half precision, in place.
 
     The runtime widens such weights when the file is loaded, and computes in float as before. Weights that half
     precision does not hold are left.
@@ -36,8 +34,6 @@ def slim(network: Any) -> None:
         if _held(weights):
             half = openvino.opset13.constant(weights.astype(np.float16))
             node.input(1).replace_source_output(openvino.opset13.convert(half, "f32").output(0))
-    if _NOTES in network.rt_info:
-        del network.rt_info[_NOTES]
 
 
 def _held(weights: Array) -> bool:
