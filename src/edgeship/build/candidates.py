@@ -40,7 +40,7 @@ from edgeship_agent.runtime.isa import cpu_name
 
 _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
 #: Every sample costs a slow net time, and few tell candidates apart: multiplications that one proxy may take.
-_PROXY_WORK: Final = 4e9
+_PROXY_WORK: Final = 1e10
 _FEWEST_SAMPLES: Final = 8
 #: Quantizers besides a runtime's first: NNCF for ONNX files, NNCF's own bias corrections for OpenVINO.
 _TOOLS: Final = {"onnxruntime": ("nncf",), "openvino": ("fast", "full"), "litert": ()}
@@ -278,7 +278,9 @@ class Workshop:
                                  per_tensor=effort.per_tensor and runtime in _PER_TENSOR)  # fmt: skip
         work = sum(each.multiplications for each in operators)
         affordable = int(_PROXY_WORK / work) if work else effort.proxy_samples
-        return structs.replace(effort, proxy_samples=min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES)))
+        samples = min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES))
+        # 0 stands for all: where a candidate sees all of them anyway, it runs once
+        return structs.replace(effort, proxy_samples=samples if samples < len(self._selection) else 0)
 
     def _converted(self, backend: Backend, job: Job, runtime: str) -> Artifact:
         """The float artifact by the first route that keeps the source's meaning.

@@ -13,6 +13,7 @@ from edgeship.build.backends.tflite_constants import with_shared_constants
 from edgeship.build.backends.tflite_dead_outputs import with_typed_dead_outputs
 from edgeship.build.backends.tflite_graph import TfliteGraph
 from edgeship.build.backends.tflite_signature import with_signature
+from edgeship.build.backends.tflite_transposes import with_fewer_transposes
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime import open_engine
@@ -32,7 +33,7 @@ class LiteRtBackend:
         folder = job.folder / "fp32"
         folder.mkdir(parents=True)
         file = folder / "model.tflite"
-        file.write_bytes(with_signature(with_shared_constants(model.read_bytes())))
+        file.write_bytes(with_signature(with_shared_constants(with_fewer_transposes(model.read_bytes()))))
         engine = _open(file)
         try:
             inputs, outputs = layout.find_bindings(job, engine, RUNTIME)

@@ -22,6 +22,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.onnx_ends import with_float_ends
 from edgeship.build.backends.onnx_graph import OnnxGraph
+from edgeship.build.backends.onnx_scales import fold_scales
 from edgeship.build.backends.products import refuse_without_products
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
@@ -197,7 +198,7 @@ def _prepare(model: Path, folder: Path) -> tuple[Path, int]:
     try:
         with quiet():
             quant_pre_process(str(raised), str(ready), skip_symbolic_shape=True)
-            _flatten_biases(ready)
+            _settle_products(ready)
     except Exception:  # noqa: BLE001 (an optional step: without it the same model is quantized with fewer fusions)
         ready = raised
     _name_nodes(ready)
@@ -219,8 +220,11 @@ def _opset(document: Any) -> int:
     return max((entry.version for entry in document.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
 
 
-def _flatten_biases(model: Path) -> None:
-    """Biases of Gemm as vectors [N]: on [1, N], which the fusion leaves, and on numbers the quantizer fails."""
+def _settle_products(model: Path) -> None:
+    """Biases of Gemm as vectors [N]: on [1, N], which the fusion leaves, and on numbers the quantizer fails.
+
+    What multiplies and adds behind it goes into it, so that nothing is rounded in between.
+    """
     document = onnx.load(str(model))
     weights = {tensor.name: tensor for tensor in document.graph.initializer}
     for position, node in enumerate(document.graph.node):
@@ -234,6 +238,7 @@ def _flatten_biases(model: Path) -> None:
             row = np.broadcast_to(value.reshape(-1), (columns,))
             document.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), name))
             node.input[2] = name
+    fold_scales(document)
     # shapes that old files state for their weights, as inputs or in between, would contradict
     for values in (document.graph.input, document.graph.value_info):
         for value in [each for each in values if each.name in weights]:

@@ -14,6 +14,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.openvino_biases import with_unlike_biases
 from edgeship.build.backends.openvino_graph import OpenVinoGraph
+from edgeship.build.backends.openvino_halves import halve_float_weights
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -99,6 +100,7 @@ class OpenVinoBackend:
             self._quantized[key] = file
         network = openvino.Core().read_model(str(self._quantized[key]))
         openvino_quantizer.set_ranges(network, calibration.ranges(scheme.estimator))
+        halve_float_weights(network)
         return network
 
 

@@ -32,13 +32,18 @@ def _share(model: Any, _schema: Any) -> bool:
     kept = [index for index in range(len(graph.tensors)) if index not in same]
     new = {index: place for place, index in enumerate(kept)}
     new |= {index: new[first] for index, first in same.items()}
-    _renumber(model, graph, new)
+    renumber(model, graph, new)
     graph.tensors = [graph.tensors[index] for index in kept]
-    read = {tensor.buffer for tensor in graph.tensors} | {entry.buffer for entry in model.metadata or ()}
+    empty_unread(model)
+    return True
+
+
+def empty_unread(model: Any) -> None:
+    """Drop the values that no tensor of a model with one graph has."""
+    read = {tensor.buffer for tensor in model.subgraphs[0].tensors} | {entry.buffer for entry in model.metadata or ()}
     for index, buffer in enumerate(model.buffers):
         if index not in read:
             buffer.data = None
-    return True
 
 
 def _equal(graph: Any, buffers: Sequence[Any]) -> tuple[dict[int, int], int]:
@@ -69,7 +74,7 @@ def _scales(quantization: Any) -> tuple[Any, ...]:
     return tuple(float(scale) for scale in quantization.scale), points, int(quantization.quantizedDimension)
 
 
-def _renumber(model: Any, graph: Any, new: dict[int, int]) -> None:
+def renumber(model: Any, graph: Any, new: dict[int, int]) -> None:
     """Give every reference to a tensor its new number; -1 stands for an input that is left out."""
     for operator in graph.operators:
         for name in ("inputs", "outputs", "intermediates"):

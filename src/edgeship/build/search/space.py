@@ -42,10 +42,10 @@ EFFORT: Final = {
     "quick": Effort(estimators=("minmax", "p99.999"), roundings=("compensated",), suspects=0, float_share=0.0,
                     proxy_samples=16, survivors=2, per_tensor=False),
     "normal": Effort(estimators=("minmax", "p99.999", "p99.99", "mse"), roundings=("compensated",), suspects=3,
-                     float_share=0.04, proxy_samples=32, survivors=4, tools=("nncf",)),
+                     float_share=0.04, proxy_samples=128, survivors=4, tools=("nncf",)),
     "thorough": Effort(
         estimators=("minmax", "p99.999", "p99.99", "p99.9", "mse", "mean", "average"),
-        roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=64, survivors=8,
+        roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=128, survivors=8,
         tools=("nncf", "fast", "full"),
     ),
 }  # fmt: skip
