@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+#: Folders whose records are remembered, each until something is installed there or removed.
+_MOST_FOLDERS: Final = 16
 _SEPARATORS: Final = re.compile(r"[-_.]+")
 #: ``NAME-VERSION.dist-info``, or what older tools and Debian write. Source: PyPA, recording installed projects.
 _RECORD: Final = re.compile(r"(?P<name>[^-]+)-(?P<version>[^-]+)(?:-py[0-9.]+)?\.(?:dist|egg)-info")
@@ -29,15 +32,21 @@ def installed_version(distribution: str, places: Iterable[str] | None = None) ->
     """
     wanted = _plain(distribution)
     for place in sys.path if places is None else places:
+        folder = Path(place or os.curdir).absolute()
         try:
-            names = [file.name for file in Path(place or os.curdir).iterdir()]
+            records = _records(folder, folder.stat().st_mtime_ns)
         except OSError:
             continue  # an archive, or gone
-        for name in names:
-            found = _RECORD.fullmatch(name)
-            if found is not None and _plain(found["name"]) == wanted:
-                return found["version"]
+        if wanted in records:
+            return records[wanted]
     return None
+
+
+@lru_cache(maxsize=_MOST_FOLDERS)
+def _records(folder: Path, _changed_ns: int) -> Mapping[str, str]:
+    """Distribution → version, of one folder."""
+    found = [match for file in folder.iterdir() if (match := _RECORD.fullmatch(file.name)) is not None]
+    return {_plain(match["name"]): match["version"] for match in reversed(found)}  # the first of a name stays
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +18,7 @@ from edgeship.targets.knowledge import RUNTIME_MEMORY_BYTES
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.manifest import Lineage, MetricClaim, Variant
 from edgeship_agent.runtime import runtime_version
+from edgeship_agent.runtime.installed import installed_version
 
 #: Distributions that have a hand in an artifact of each runtime.
 _TOOLS: Final = {
@@ -70,7 +70,7 @@ def tool_versions(runtimes: Sequence[str]) -> dict[str, str]:
     from edgeship.build.toolchains import TOOLCHAINS
 
     names = sorted({*_COMMON, *(tool for runtime in runtimes for tool in _TOOLS.get(runtime, ()))})
-    versions = {name: importlib.metadata.version(name) for name in names}
+    versions = {name: version for name in names if (version := installed_version(name)) is not None}
     if "litert" in runtimes:
         pinned = [
             line.split(" ")[0] for line in TOOLCHAINS["onnx2tf"].lock.splitlines() if line.startswith("onnx2tf==")

@@ -14,7 +14,6 @@ from edgeship.build.devices.address import parse_address
 from edgeship.build.devices.device import Candidate, Device
 from edgeship.build.devices.link import Link, launcher
 from edgeship.build.devices.worker import Plan
-from edgeship.build.enrolled import Enrolled
 from edgeship.build.inputs import Inputs
 from edgeship.build.measure import Latency, measure
 from edgeship.build.options import BuildOptions
@@ -116,7 +115,7 @@ class Benches(Struct, frozen=True, kw_only=True):
 
     here: Here
     there: There | None = None
-    enrolled: Mapping[str, Enrolled] = {}
+    enrolled: Mapping[str, Bench] = {}
 
     def of(self, target: Target) -> Bench:
         """Where a target's candidates are tried."""
@@ -136,9 +135,9 @@ def open_benches(options: BuildOptions, targets: Sequence[Target], progress: Pro
     """
     here = Here(progress)
     if not options.measure:
+        named = [target for target in targets if target.measure.runner == "device"]
         with ExitStack() as stack:
-            named = [target for target in targets if target.measure.runner == "device"]
-            yield Benches(here=here, enrolled={target.id: Enrolled.open(target, progress, stack) for target in named})
+            yield Benches(here=here, enrolled=_enrolled(named, progress, stack) if named else {})
         return
     address = parse_address(options.measure)
     with Device(Link(address, launcher(options.ssh_config)), address.text, progress) as device:
@@ -153,6 +152,12 @@ def open_benches(options: BuildOptions, targets: Sequence[Target], progress: Pro
         runtimes = " · ".join(f"{name} {version}" for name, version in device.facts.runtimes.items() if version)
         progress.step("device", f"{address.text} · {there.place.isa} · {there.place.cpu} · {runtimes}")
         yield Benches(here=here, there=there)
+
+
+def _enrolled(targets: Sequence[Target], progress: Progress, stack: ExitStack) -> dict[str, Bench]:
+    from edgeship.build.enrolled import Enrolled  # an HTTP client, which few builds need
+
+    return {target.id: Enrolled.open(target, progress, stack) for target in targets}
 
 
 def _candidate(label: str, built: Built) -> Candidate:

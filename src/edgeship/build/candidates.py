@@ -12,7 +12,6 @@ from msgspec import Struct, structs
 from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.backends.calibration import Calibration
-from edgeship.build.float_forms import FloatForms
 from edgeship.build.inputs import Inputs, inputs_are_sequences
 from edgeship.build.keep_float import KeepFloat, kept
 from edgeship.build.lazy_model import LazyModel
@@ -295,6 +294,8 @@ class Workshop:
         if source.state and inputs_are_sequences(self._inputs.contracts) and runtime != "litert":
             reason = f"the file hides its state from step to step ({source.state}); {runtime} would need it as an input"
             raise ConversionError(f"{reason} and an output", target=runtime)
+        from edgeship.build.float_forms import FloatForms  # ONNX: a build that finds everything reads no graph
+
         found = FloatForms(self._forms, self._prober, self._progress).best(backend, job, runtime)
         # what was quantized before is called by what it is, and compared with nothing but itself
         return structs.replace(found, precision="int8") if source.quantized else found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from edgeship.build.quiet import quiet
 from edgeship.build.sources import SourceModel
 from edgeship_agent.contract.errors import ConversionError
@@ -22,6 +20,7 @@ def fold(source: SourceModel, model: Path, folder: Path) -> Path:
     Raises:
         ConversionError: ONNX Runtime refuses the file.
     """
+    import onnx
     import onnxruntime  # a build that finds everything remembered folds nothing
 
     document = onnx.load(str(model))

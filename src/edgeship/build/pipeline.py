@@ -355,4 +355,5 @@ def _variant_report(
         write_variant(each.built.artifact, read.calibration_inputs[0], name, folder)
     final = staging.final / relative / each.built.artifact.model.name
     described = each.report(str(final), chosen=each.judged.label == decision.choice.chosen)
-    return structs.replace(described, notes=(*described.notes, *delegates.note_of(each.entry, each.built.artifact)))
+    split = delegates.note_of(each.entry, each.built.artifact, read.memory)
+    return structs.replace(described, notes=(*described.notes, *split))

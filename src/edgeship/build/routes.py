@@ -12,12 +12,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from edgeship.build.fold import fold
 from edgeship.build.sources import SourceModel
 from edgeship.build.survival.journal import step as survive
 from edgeship.build.toolchains import workers
 from edgeship.build.toolchains.converters import convert_onnx
-from edgeship.build.unroll import unroll
 from edgeship_agent.contract.errors import ConversionError
 
 
@@ -61,6 +59,18 @@ def convert_by(toolchain: str, to: str) -> Callable[[SourceModel, Path, Path], M
     return run
 
 
+def _fold(source: SourceModel, model: Path, folder: Path) -> Path:
+    from edgeship.build.fold import fold  # here and below: a build that finds everything remembered converts nothing
+
+    return fold(source, model, folder)
+
+
+def _unroll(source: SourceModel, model: Path, folder: Path) -> Path:
+    from edgeship.build.unroll import unroll
+
+    return unroll(source, model, folder)
+
+
 def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
     from edgeship.build.backends.onnx_ends import with_float_ends
 
@@ -72,8 +82,8 @@ def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
 STEPS: Final[dict[str, Step]] = {
     step.name: step
     for step in (
-        Step(name="fold", toolchain="", run=fold),
-        Step(name="unroll", toolchain="", run=unroll),
+        Step(name="fold", toolchain="", run=_fold),
+        Step(name="unroll", toolchain="", run=_unroll),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
         Step(name="tf2onnx", toolchain="tensorflow", run=convert_by("tensorflow", "onnx")),

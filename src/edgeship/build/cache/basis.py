@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import platformdirs
 from edgeship.build.cache.store import Cache
 from edgeship.build.progress import Progress
 from edgeship_agent.runtime.engine import Array
+from edgeship_agent.runtime.installed import installed_version
 from edgeship_agent.runtime.isa import isa_class, isa_features
 
 ROOT_VARIABLE: Final = "EDGESHIP_CACHE"
@@ -67,13 +67,7 @@ def code_digest() -> str:
 
 def versions() -> dict[str, str]:
     """Distribution → version, of those that are installed."""
-    found = {}
-    for name in _TOOLS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name in _TOOLS if (version := installed_version(name)) is not None}
 
 
 def samples_digest(samples: Sequence[Mapping[str, Array]]) -> str:

@@ -6,6 +6,7 @@ whenever they are read. Two builds may work at once: whoever is later finds the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -146,15 +147,15 @@ class Cache:
         Returns:
             How many bytes went.
         """
-        found = sorted(entries(self.root), key=lambda each: each.used_at_s)
-        excess = sum(each.size_bytes for each in found) - (MAX_BYTES if max_bytes is None else max_bytes)
+        found = sorted(_weighed(self.root), key=lambda each: each[1])
+        excess = sum(size_bytes for _, _, size_bytes in found) - (MAX_BYTES if max_bytes is None else max_bytes)
         removed = 0
-        for each in found:
+        for folder, _, size_bytes in found:
             if excess <= removed:
                 break
-            if each.folder not in self._used:
-                shutil.rmtree(each.folder, ignore_errors=True)
-                removed += each.size_bytes
+            if folder not in self._used:
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += size_bytes
         return removed
 
     def _make(self, name: str, key: dict[str, Any], base: Path, make: Callable[[], Made], folder: Path) -> Entry:
@@ -181,7 +182,7 @@ class Cache:
             (fresh / FILES_FOLDER).mkdir(parents=True, mode=0o700)
             for file in files:
                 inside = file.relative_to(base)
-                digests[inside.as_posix()] = _copied(file, fresh / FILES_FOLDER / inside)
+                digests[inside.as_posix()] = _copied(file, fresh / FILES_FOLDER / inside, synced=True)
             whole = msgspec.structs.replace(entry, files=digests)
             _write_synced(fresh / ENTRY_FILE, msgspec.json.encode(whole))
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -195,20 +196,13 @@ class Cache:
     def _read(self, folder: Path, key: dict[str, Any], base: Path) -> Entry | None:
         if not folder.is_dir():
             return None
-        # beside their places first: what is damaged must leave nothing where the pass will write
-        stage = base / f".found-{secrets.token_hex(6)}"
         try:
             entry = msgspec.json.decode((folder / ENTRY_FILE).read_bytes(), type=Entry)
             sound = entry.schema_version == _SCHEMA_VERSION and canonical_json(entry.key) == canonical_json(key)
-            for inside, digest in entry.files.items() if sound else ():
-                sound = sound and _copied(folder / FILES_FOLDER / inside, stage / inside) == digest
-            for inside in entry.files if sound else ():
-                (base / inside).parent.mkdir(parents=True, exist_ok=True)
-                (stage / inside).replace(base / inside)
+            if sound and entry.files:
+                sound = _fetched(folder / FILES_FOLDER, entry.files, base)
         except (OSError, msgspec.MsgspecError):
             sound = False
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
         if not sound:
             self._on_damage(f"cache: an entry of {folder.parent.name} is damaged; removed, and made again")
             shutil.rmtree(folder, ignore_errors=True)
@@ -223,13 +217,26 @@ def _done(name: str, digest: str, make: Callable[[], Made]) -> Made:
         return make()
 
 
+def _weighed(root: Path | None) -> list[tuple[Path, float, int]]:
+    """Every entry's folder, when it was used last in s, and its size in bytes; nothing is opened."""
+    found = []
+    for file in root.glob(f"*/*/{ENTRY_FILE}") if root is not None else ():
+        with contextlib.suppress(OSError):
+            found.append((file.parent, file.parent.stat().st_mtime, _size_bytes(file.parent)))
+    return found
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum((Path(place) / name).stat().st_size for place, _, names in os.walk(folder) for name in names)
+
+
 def entries(root: Path | None) -> list[Found]:
     """Every whole entry; what cannot be read is left out."""
     found = []
     for file in root.glob(f"*/*/{ENTRY_FILE}") if root is not None else ():
         try:
             entry = msgspec.json.decode(file.read_bytes(), type=Entry)
-            size = sum(each.stat().st_size for each in file.parent.rglob("*") if each.is_file())
+            size = _size_bytes(file.parent)
             used_at_s = file.parent.stat().st_mtime
         except (OSError, msgspec.MsgspecError):
             continue
@@ -261,16 +268,38 @@ def _error(failure: Failure) -> ConversionError:
     return error
 
 
-def _copied(source: Path, target: Path) -> str:
-    """Copy a file, synced; the sha256 of what was read."""
+def _fetched(folder: Path, files: Mapping[str, str], base: Path) -> bool:
+    """Copy what an entry holds into a build's folder; whether all of it is what was written.
+
+    Beside their places first: what is damaged must leave nothing where the pass will write. Nothing is synced, since a
+    build's folder does not outlive it.
+    """
+    mark = secrets.token_hex(6)
+    staged = {base / inside: base / f".found-{mark}-{index}" for index, inside in enumerate(files)}
+    try:
+        for (inside, digest), stage in zip(files.items(), staged.values(), strict=True):
+            if _copied(folder / inside, stage) != digest:
+                return False
+        for final, stage in staged.items():
+            final.parent.mkdir(parents=True, exist_ok=True)
+            stage.replace(final)
+        return True
+    finally:
+        for stage in staged.values():
+            stage.unlink(missing_ok=True)
+
+
+def _copied(source: Path, target: Path, *, synced: bool = False) -> str:
+    """Copy a file; the sha256 of what was read."""
     state = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(1 << 20):
             state.update(chunk)
             writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
+        if synced:
+            writer.flush()
+            os.fsync(writer.fileno())
     return state.hexdigest()
 
 

@@ -30,7 +30,7 @@ def class_recalls(
     """
     wanted = np.asarray(labels)
     found = []
-    for index in np.unique(wanted):
+    for index in sorted(set(wanted.tolist())):
         chosen = wanted == index
         counts = cells(reference_right[chosen].tolist(), candidate_right[chosen].tolist())
         right = counts.both + counts.only_candidate
@@ -38,7 +38,7 @@ def class_recalls(
         drop = newcombe_paired(counts.both, counts.only_reference, counts.only_candidate, counts.neither)
         found.append(
             ClassRecall(
-                index=int(index), label=names[index] if names else str(index), n=counts.n,
+                index=index, label=names[index] if names else str(index), n=counts.n,
                 source=(counts.both + counts.only_reference) / counts.n, value=right / counts.n,
                 low=interval.low, high=interval.high,
                 drop=drop.drop, drop_low=drop.low, drop_high=drop.high,

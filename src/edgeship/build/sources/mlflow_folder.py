@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from msgspec import Struct
 
 from edgeship.build.sources.torch_files import TorchKind, recognise
@@ -41,6 +40,8 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
+    import yaml  # few sources are such folders
+
     path = folder / MARKER
     try:
         if path.stat().st_size > _LARGEST_BYTES:

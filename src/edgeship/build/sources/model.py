@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> dict[str, Any]:
         """What is computed: the content as it is run, shapes pinned and all."""
-        content = hashlib.sha256(self.data).hexdigest() if self.data else self.digest
+        content = _digest(self.data) if self.data else self.digest
         names = {"inputs": [each.name for each in self.inputs], "outputs": [each.name for each in self.outputs]}
         return {"content": content, "format": self.format, "options": self.options, **names}
 
@@ -99,6 +100,12 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     def lineage(self) -> Source:
         """What the bundle records of it."""
         return Source(file=self.path.name, format=self.format, digest=self.digest, size_bytes=self.size_bytes)
+
+
+@lru_cache(maxsize=1)
+def _digest(data: bytes) -> str:
+    """sha256, hexadecimal; asked for with every question to the cache, of the one model of a build."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def check_size(path: Path, size_bytes: int, next_step: str = "export a smaller model") -> None:

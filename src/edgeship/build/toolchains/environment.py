@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ import platformdirs
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError, ConversionError
+from edgeship_agent.runtime.installed import installed_version
 
 _PACKAGE: Final = "edgeship.build.toolchains"
 _READY: Final = "edgeship-ready"
@@ -224,10 +224,7 @@ def _check_fit(toolchain: Toolchain) -> None:
 
 def _installed(name: str) -> tuple[int, ...]:
     """The version of a distribution here, its numbers only; empty where it is not installed."""
-    try:
-        text = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ()
+    text = installed_version(name) or ""
     return tuple(int(number) for number in re.split(r"[^0-9.]", text, maxsplit=1)[0].split(".") if number)
 
 
