@@ -45,7 +45,7 @@ def _answers(document: Any) -> list[Array]:
 
 
 @pytest.mark.parametrize("turned", [True, False])
-def test_they_go_and_the_answers_stay(turned: bool) -> None:  # noqa: FBT001
+def test_they_go_and_the_answers_stay(turned: bool) -> None:
     document = _net(turned=turned)
     before = _answers(document)
     assert fold_scales(document) == 3
@@ -55,7 +55,7 @@ def test_they_go_and_the_answers_stay(turned: bool) -> None:  # noqa: FBT001
 
 @pytest.mark.parametrize(("outputs", "by_row", "gone"), [(("y", "a"), False, 0), (("y", "shifted"), False, 2),
                                                          (("y",), True, 0)])  # fmt: skip
-def test_what_leaves_the_graph_or_differs_by_row_stays(outputs: tuple[str, ...], by_row: bool, gone: int) -> None:  # noqa: FBT001
+def test_what_leaves_the_graph_or_differs_by_row_stays(outputs: tuple[str, ...], by_row: bool, gone: int) -> None:
     document = _net(outputs=outputs, by_row=by_row)
     before = _answers(document)
     assert fold_scales(document) == gone

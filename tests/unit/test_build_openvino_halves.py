@@ -29,7 +29,7 @@ def _saved(network: Any, path: Path) -> int:
 
 
 @pytest.mark.parametrize(("scale", "halved"), [(0.1, True), (1e6, False), (1e-9, False)])
-def test_weights_are_halved_where_that_keeps_them(scale: float, halved: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_weights_are_halved_where_that_keeps_them(scale: float, halved: bool, tmp_path: Path) -> None:
     network = _net(scale)
     before = _saved(network, tmp_path / "before.xml")
     halve_float_weights(network)
