@@ -34,7 +34,10 @@ HEAVY = ("onnxruntime", "openvino", "nncf", "ai_edge_litert", "ai_edge_quantizer
 PROGRAM = """
 import sys
 started = []
-sys.addaudithook(lambda event, given: started.append(" ".join(map(str, given[1]))) if event == "subprocess.Popen" else None)
+def notice(event, given):
+    if event == "subprocess.Popen":
+        started.append(" ".join(map(str, given[1])))
+sys.addaudithook(notice)
 from edgeship.cli.main import main
 try:
     main()

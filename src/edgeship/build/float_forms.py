@@ -90,7 +90,7 @@ class FloatForms:
                 loop_ms, straight_ms = self._times(job, looping, straight)
             except (ConversionError, EngineError):
                 continue  # the file that loops is there
-            if straight_ms * _WORTH <= loop_ms:
+            if is_worth(loop_ms, straight_ms):
                 note = f"loops written out step by step: {straight_ms:.3g} ms instead of {loop_ms:.3g}, on this machine"
                 return structs.replace(straight, notes=(*straight.notes, note))
         return looping
@@ -102,6 +102,19 @@ class FloatForms:
             runs = {str(index): each.run for index, each in enumerate(bound)}
             found = measure(runs, job.samples, _PLAN, self._progress)
         return [found[str(index)].p50_ms for index in range(len(artifacts))]
+
+
+def is_worth(loop_ms: float, straight_ms: float) -> bool:
+    """Whether a graph written out is so much faster than the loop that its size is worth it.
+
+    Args:
+        loop_ms: median time of the file that loops.
+        straight_ms: of the one that does not.
+
+    >>> is_worth(15.7, 0.25), is_worth(0.3, 0.2), is_worth(0.29, 0.2), is_worth(0.2, 0.9)
+    (True, True, False, False)
+    """
+    return straight_ms * _WORTH <= loop_ms
 
 
 def has_loops(model: Path) -> bool:

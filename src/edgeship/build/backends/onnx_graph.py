@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ class OnnxGraph:
         self._document = onnx.load(str(model))
         self._inputs = inputs
         self._constants = {tensor.name: tensor for tensor in self._document.graph.initializer}
+        self._readers = Counter(name for node in self._document.graph.node for name in set(node.input))
 
     def operators(self) -> tuple[Operator, ...]:
         """In the order of their execution."""
@@ -119,7 +121,7 @@ class OnnxGraph:
         return sizes[-2] if node.op_type == "MatMul" else math.prod(sizes) // sizes[_WEIGHTED[node.op_type]]
 
     def _shared(self, name: str) -> bool:
-        return sum(name in node.input for node in self._document.graph.node) > 1
+        return self._readers[name] > 1
 
 
 def _product(node: Any, weight: Array, attributes: Mapping[str, Any], *, bias: bool) -> Layer | None:
