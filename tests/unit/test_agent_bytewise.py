@@ -24,6 +24,7 @@ from edgeship_agent.contract.manifest import (
     Transpose,
 )
 from edgeship_agent.processing import prepare
+from edgeship_agent.processing.steps import apply_step
 from edgeship_agent.runtime.bytewise import byte_input, byte_output
 from edgeship_agent.runtime.layout import from_artifact, to_artifact
 
@@ -160,6 +161,28 @@ def test_answers_in_bytes_become_the_same_floats(dtype, shape):
             np.testing.assert_array_equal(byte_output(moved)(values), from_artifact(moved, values))
     assert byte_output(binding_of("float32", shape)) is None
     assert byte_output(binding_of(dtype, shape, 0.0)) is None
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_steps_together_are_the_steps_one_by_one_and_leave_the_sample_alone(dtype):
+    moves = (Transpose(axes=(2, 0, 1)), Crop(height=2, width=4), ColourOrder(), Reshape(shape=(-1,)))
+    channels = Normalize(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    sample = np.random.default_rng(6).integers(0, 256, (5, 6, 3)).astype(dtype)
+    before = sample.copy()
+    for steps in (
+        CENTRED,
+        (*CENTRED, *moves, *CENTRED),
+        (channels, CENTRED[1], moves[0], CENTRED[0], Cast(dtype="float32"), CENTRED[1]),
+        (moves[0], Cast(dtype="float32"), CENTRED[0], Cast(dtype="float64"), CENTRED[1]),
+        (moves[2], CENTRED[0], Resize(height=3, width=3), CENTRED[1]),
+    ):
+        expected = sample
+        for step in steps:
+            expected = apply_step(step, expected)
+        found = prepare([contract_of(dtype, sample.shape, steps)], {"x": sample})["x"][0]
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(sample, before)
 
 
 def test_channels_are_normalized_by_rows_as_by_pixels():

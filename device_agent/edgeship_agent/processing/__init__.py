@@ -9,7 +9,7 @@ import numpy as np
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
 from edgeship_agent.processing.arrays import Array, dtype_name
-from edgeship_agent.processing.steps import apply_step
+from edgeship_agent.processing.steps import apply_steps
 
 __all__ = ["check_finite", "check_raw", "prepare", "raw_sample"]
 
@@ -60,8 +60,7 @@ def raw_sample(contract: InputContract, raw: Mapping[str, Array]) -> Array:
 
 
 def _prepared(contract: InputContract, sample: Array) -> Array:
-    for step in contract.steps:
-        sample = apply_step(step, sample)
+    sample = apply_steps(contract.steps, sample)
     return sample[np.newaxis] if contract.batched else sample
 
 
