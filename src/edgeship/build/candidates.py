@@ -38,7 +38,7 @@ from edgeship_agent.runtime.engine import Array
 from edgeship_agent.runtime.isa import cpu_name
 
 _SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
-#: Every sample costs a slow net time, and few tell candidates apart: multiplications that one proxy may take.
+#: Every sample costs a slow net time: multiplications that one proxy may take. Source: ADR 0022.
 _PROXY_WORK: Final = 1e10
 _FEWEST_SAMPLES: Final = 8
 #: Quantizers besides a runtime's first: NNCF for ONNX files, NNCF's own bias corrections for OpenVINO.

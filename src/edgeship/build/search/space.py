@@ -22,7 +22,7 @@ class Effort(Struct, frozen=True, kw_only=True):
         roundings: of weights, besides to nearest.
         suspects: layers that are tried in float.
         float_share: share of a net's multiplications that such layers may take.
-        proxy_samples: samples on which every candidate is judged; survivors see the whole selection part.
+        proxy_samples: samples on which every candidate is judged, 0 for all; survivors see the whole selection part.
         survivors: candidates that see it.
         tools: other quantizers for the same runtime: NNCF for ONNX files, and its own bias corrections.
         per_tensor: whether the winner is also made with one scale for all weights of a layer.
