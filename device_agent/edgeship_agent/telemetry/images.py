@@ -28,7 +28,7 @@ from edgeship_agent.telemetry.signals import (
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
-WAITING_BYTES: Final = 1 << 19
+WAITING_BYTES: Final = 1 << 18
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
@@ -81,14 +81,18 @@ def _places(shape: tuple[int, ...]) -> Places:
             found.append(wanted)
         start = sum(each.size for each in found[:known])
         parts.append((slice(None), slice(start, start + wanted.size)))
-    flat = np.concatenate(found).astype(np.intp)
+    flat = np.concatenate(found)
     if flat.size >= size:
         return Places(rows=None, row_size=row_size, flat=None, parts=image_slices(shape))
-    rows = np.unique(flat // row_size)
+    row = flat // np.int32(row_size)
+    is_kept = np.zeros(size // row_size, bool)
+    is_kept[row] = True
+    rows = np.flatnonzero(is_kept)
     if rows.size * row_size > MOST_ROW_BYTES:
-        return Places(rows=None, row_size=row_size, flat=flat, parts=tuple(parts))
-    in_rows = np.searchsorted(rows, flat // row_size) * row_size + flat % row_size
-    return Places(rows=rows, row_size=row_size, flat=in_rows, parts=tuple(parts))
+        return Places(rows=None, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
+    place_of_row = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
+    flat += (place_of_row[row] - row) * np.int32(row_size)  # as many places back as there are rows left out before it
+    return Places(rows=rows, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
 
 
 class ImageColumn:
