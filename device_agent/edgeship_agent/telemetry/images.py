@@ -28,7 +28,7 @@ from edgeship_agent.telemetry.signals import (
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
-WAITING_BYTES: Final = 1 << 18
+WAITING_BYTES: Final = 1 << 19
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
