@@ -204,8 +204,9 @@ def _taps(size: int, wanted: int) -> tuple[Array, Array, Array]:
 
 
 def _resize_integers(step: Resize, sample: Array) -> Array:
-    """Bilinear in 64-bit integers, rounded half up: the same on every machine."""
-    blended = _blend(step, sample.astype(np.int64), np.int64)
+    """Bilinear in integers, rounded half up: the same on every machine; 32 bits hold a byte and two weights."""
+    dtype = np.int32 if sample.dtype.itemsize == 1 else np.int64
+    blended = _blend(step, sample.astype(dtype), dtype)
     one = _WEIGHT_ONE * _WEIGHT_ONE
     return ((blended + one // 2) // one).astype(sample.dtype)
 

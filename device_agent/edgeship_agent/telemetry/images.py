@@ -81,14 +81,18 @@ def _places(shape: tuple[int, ...]) -> Places:
             found.append(wanted)
         start = sum(each.size for each in found[:known])
         parts.append((slice(None), slice(start, start + wanted.size)))
-    flat = np.concatenate(found).astype(np.intp)
+    flat = np.concatenate(found)
     if flat.size >= size:
         return Places(rows=None, row_size=row_size, flat=None, parts=image_slices(shape))
-    rows = np.unique(flat // row_size)
+    row = flat // np.int32(row_size)
+    is_kept = np.zeros(size // row_size, bool)
+    is_kept[row] = True
+    rows = np.flatnonzero(is_kept)
     if rows.size * row_size > MOST_ROW_BYTES:
-        return Places(rows=None, row_size=row_size, flat=flat, parts=tuple(parts))
-    in_rows = np.searchsorted(rows, flat // row_size) * row_size + flat % row_size
-    return Places(rows=rows, row_size=row_size, flat=in_rows, parts=tuple(parts))
+        return Places(rows=None, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
+    place_of_row = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
+    flat += (place_of_row[row] - row) * np.int32(row_size)  # as many places back as there are rows left out before it
+    return Places(rows=rows, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
 
 
 class ImageColumn:

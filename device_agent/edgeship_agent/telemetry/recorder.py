@@ -20,7 +20,7 @@ from edgeship_agent.telemetry.signals import Columns
 #: Most calls of a block.
 MOST_CALLS: Final = 256
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
-BLOCK_BYTES: Final = 1 << 19
+BLOCK_BYTES: Final = 1 << 18
 #: Keeps one call's array under its index; whether it has the shape of those before.
 _Put = Callable[[int, Array], bool]
 
