@@ -4,8 +4,9 @@
 
 ResNet-8 (Keras) for three targets, the whole process: once with nothing remembered, then in turns the same again, with
 another budget each time, and ``edgeship --help``. Wall time is what a person waits; processor time hardly depends on
-what else the machine does; ``--realtime`` (needs root) lets the short runs go before all other work. The ratio to ``--help`` is the same on faster and slower machines. Needs the folder that
-EDGESHIP_TEST_DATA names, and the TensorFlow toolchain. Exit code 3 if the goal is missed.
+what else the machine does, and its ratio to that of ``--help`` hardly on how fast it is. ``--realtime`` (needs root)
+lets the short runs go before all other work. Needs the folder that EDGESHIP_TEST_DATA names, and the TensorFlow
+toolchain. Exit code 3 if the goal is missed.
 """
 
 from __future__ import annotations
