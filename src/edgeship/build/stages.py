@@ -61,7 +61,7 @@ def named(reason: str, source: str) -> str:
         reason: in the words of a tool.
         source: the name of the user's file.
 
-    >>> named("Load model from /home/me/.out-0a1b2c3d/scratch/onnxruntime/fp16/model.onnx failed", "forest.pkl")
+    >>> named("Load model from /data/.out-0a1b2c3d/scratch/onnxruntime/fp16/model.onnx failed", "forest.pkl")
     'Load model from forest.pkl failed'
     >>> named("/tmp/edgeship-build-x7_k/memory/m.onnx: refused", "net.keras")
     'net.keras: refused'
