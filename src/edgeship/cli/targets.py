@@ -19,6 +19,17 @@ _GLYPHS: Final = {True: "done", False: "failed", None: "undecided"}
 _COULD_NOT, _MISSED, _INCONCLUSIVE = 1, 3, 4
 
 
+class _Lines:
+    """Progress as lines on stderr."""
+
+    def step(self, label: str, text: str, glyph: str = "done") -> None:
+        """A line."""
+        console.step(label, text, glyph)
+
+    def count(self, label: str, done: int, total: int) -> None:
+        """Dropped: conversions are not counted."""
+
+
 @click.group()
 def targets() -> None:
     """Hardware targets: what a device has, and what a model needs."""
@@ -97,18 +108,15 @@ def _show(target: Target, path: Path) -> None:
 @console.json_option
 @watched
 def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Check an ONNX or TFLite model against targets before anything is built.
+    """Check a model against targets before anything is built; what is neither ONNX nor TFLite is converted first.
 
     Operators, how the delegate splits them, memory, storage, C library, Python, agent, shapes, types. Exit code 1 for
     an operator without a route, 3 for a limit that is missed, 4 where something could not be told.
     """
     from edgeship.build import target_files
-    from edgeship.build.model_facts import facts_of
-    from edgeship.targets import check as check_target
+    from edgeship.build.check_routes import check_all
 
-    chosen = [target_files.load(name) for name in names]
-    facts = facts_of(model, {entry.name for each in chosen for entry in each.runtimes})
-    results = {each.id: check_target(each, facts) for each in chosen}
+    results = check_all(model, [target_files.load(name) for name in names], _Lines())
     if as_json:
         console.result_json({"schema_version": 1, "model": str(model.absolute()), "targets": results})
     else:

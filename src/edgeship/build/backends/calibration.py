@@ -65,7 +65,12 @@ class Calibration:
     @cached_property
     def operators(self) -> tuple[Operator, ...]:
         """With sizes."""
-        return sized(self._graph.operators(), self.statistics.shapes)
+        return sized(self._plain, self.statistics.shapes)
+
+    @cached_property
+    def _plain(self) -> tuple[Operator, ...]:
+        """Without sizes; a file of a thousand operators takes a while to be read."""
+        return self._graph.operators()
 
     @property
     def sample_count(self) -> int:
@@ -75,7 +80,7 @@ class Calibration:
     @property
     def layers(self) -> dict[str, tuple[Layer, rounding.LayerInputs]]:
         """Operator → its weights, and what they are multiplied with."""
-        found = {each.name: each.layer for each in self._graph.operators() if each.layer is not None}
+        found = {each.name: each.layer for each in self._plain if each.layer is not None}
         return {name: (found[name], inputs) for name, inputs in self._layer_inputs.items()}
 
     def ranges(self, estimator: str) -> dict[str, Range]:
@@ -91,7 +96,7 @@ class Calibration:
     @cached_property
     def _layer_inputs(self) -> dict[str, rounding.LayerInputs]:
         """Operator → what its weights are multiplied with."""
-        layers = {each.name: (each.layer, each.inputs[0]) for each in self._graph.operators()
+        layers = {each.name: (each.layer, each.inputs[0]) for each in self._plain
                   if each.layer is not None and each.inputs}  # fmt: skip
         seen = {name: rounding.LayerInputs(layer) for name, (layer, _) in layers.items()}
         with quiet():
@@ -119,7 +124,7 @@ class Calibration:
         """Layers of which two 8-bit products could exceed 16 bits, as x86 without VNNI adds them, on a few samples."""
         ranges = self.ranges(scheme.estimator)
         found: dict[str, None] = {}
-        layers = [each for each in self._graph.operators()
+        layers = [each for each in self._plain
                   if each.layer is not None and each.name not in scheme.floats and each.inputs]  # fmt: skip
         grids = {each.name: self._integers(each.layer, scheme) for each in layers if each.layer is not None}
         with quiet():
@@ -142,7 +147,7 @@ class Calibration:
     def _values(self, how: str, bits: int, per_channel: bool) -> tuple[dict[str, Array], dict[str, Array]]:
         weights: dict[str, Array] = {}
         biases: dict[str, Array] = {}
-        for operator in self._graph.operators():
+        for operator in self._plain:
             layer, inputs = operator.layer, self._layer_inputs.get(operator.name)
             if layer is None or inputs is None:
                 continue

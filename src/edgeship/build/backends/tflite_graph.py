@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,9 +129,17 @@ class TfliteGraph:
         tensor = self._graph.tensors[index]
         if not self._constant(index) or tensor.type != self._schema.TensorType.FLOAT32:
             return False
-        users = [each for graph in self._model.subgraphs for each in graph.tensors if each.buffer == tensor.buffer]
-        readers = [each for each in self._graph.operators or () if index in each.inputs]
-        return len(users) == 1 and len(readers) == 1
+        return self._users[tensor.buffer] == 1 and self._readers[index] == 1
+
+    @cached_property
+    def _users(self) -> Counter[int]:
+        """Buffer → how many tensors lie in it."""
+        return Counter(int(each.buffer) for graph in self._model.subgraphs for each in graph.tensors)
+
+    @cached_property
+    def _readers(self) -> Counter[int]:
+        """Tensor → how many operators read it."""
+        return Counter(int(index) for each in self._graph.operators or () for index in set(each.inputs))
 
     def _fan_in(self, operator: Any) -> int:
         """Products that one output value sums, from the weights' sizes; 0 where they are computed."""

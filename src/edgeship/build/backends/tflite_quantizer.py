@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,14 +86,11 @@ def _float_parts(path: str, *, divisions: bool) -> list[dict[str, Any]]:
 
     manager = recipe_manager.RecipeManager()
     model = tfl_flatbuffer_utils.read_model(path)
-    for graph in model.subgraphs[1:]:
-        for operator in graph.operators or ():
-            for index in operator.outputs[:1]:
-                name = tfl_flatbuffer_utils.get_tensor_name(graph.tensors[index])
-                manager.add_quantization_config(
-                    regex=f"(^|;){re.escape(name)};", operation_name=TFLOperationName.ALL_SUPPORTED,
-                    algorithm_key=AlgorithmName.NO_QUANTIZE,
-                )  # fmt: skip
+    names = [tfl_flatbuffer_utils.get_tensor_name(graph.tensors[index]) for graph in model.subgraphs[1:]
+             for operator in graph.operators or () for index in operator.outputs[:1]]  # fmt: skip
+    if names:
+        manager.add_quantization_config(regex=_any_of(names), operation_name=TFLOperationName.ALL_SUPPORTED,
+                                        algorithm_key=AlgorithmName.NO_QUANTIZE)  # fmt: skip
     if divisions:
         manager.add_quantization_config(regex=".*", operation_name=TFLOperationName.DIV,
                                         algorithm_key=AlgorithmName.NO_QUANTIZE)  # fmt: skip
@@ -161,20 +158,29 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
     products += [] if scheme.per_channel else [TFLOperationName.CONV_2D, TFLOperationName.DEPTHWISE_CONV_2D]
     for product in products:
         manager.add_static_config(".*", product, 8, 8, weight_granularity=QuantGranularity.TENSORWISE)
-    for name in scheme.floats:
-        # an operator is known by its outputs, each with a semicolon behind it
-        manager.add_quantization_config(
-            regex=f"(^|;){re.escape(name)};", operation_name=TFLOperationName.ALL_SUPPORTED,
-            algorithm_key=AlgorithmName.NO_QUANTIZE,
-        )  # fmt: skip
+    if scheme.floats:
+        kept = _any_of(scheme.floats)
+        manager.add_quantization_config(regex=kept, operation_name=TFLOperationName.ALL_SUPPORTED,
+                                        algorithm_key=AlgorithmName.NO_QUANTIZE)  # fmt: skip
         # a product in float reads weights that are stored in 8 bits, and widened when the file is loaded
         for product, granularity in ((TFLOperationName.FULLY_CONNECTED, QuantGranularity.CHANNELWISE),
                                      (TFLOperationName.BATCH_MATMUL, QuantGranularity.CHANNELWISE)):  # fmt: skip
-            manager.add_weight_only_config(f"(^|;){re.escape(name)};", product, 8, granularity)
+            manager.add_weight_only_config(kept, product, 8, granularity)
     ends = [TFLOperationName.INPUT] if float_ends else []
     for end in [*ends, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
         manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
     return manager.get_quantization_recipe()
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """One expression for some operators, each known by its outputs with a semicolon behind each.
+
+    One rule for each would be tried on every operator, and expressions by the thousand compiled for each again.
+
+    >>> _any_of(["a/b", "c"])
+    '(^|;)(a/b|c);'
+    """
+    return f"(^|;)({'|'.join(map(re.escape, names))});"
 
 
 #: Precision → what makes its recipe, from the scheme and the float file.

@@ -60,11 +60,11 @@ def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
     """
     behind: set[str] = set()
     read: set[str] = set()
+    inner = {name for each in operators for name in each.inputs}
     for operator in reversed(operators):
         if (operator.layer is not None or operator.multiplications) and operator.kind not in _JOINS:
             continue
-        ends = not any(set(operator.outputs) & set(other.inputs) for other in operators)
-        if ends or read.intersection(operator.outputs):
+        if inner.isdisjoint(operator.outputs) or read.intersection(operator.outputs):
             behind.add(operator.name)
             read.update(operator.inputs)
     names = tuple(each.name for each in operators if each.name in behind)

@@ -26,6 +26,7 @@ class Effort(Struct, frozen=True, kw_only=True):
         survivors: candidates that see it.
         tools: other quantizers for the same runtime: NNCF for ONNX files, and its own bias corrections.
         per_tensor: whether the winner is also made with one scale for all weights of a layer.
+        symmetric: whether the best is also made without zero points, or with them.
     """
 
     estimators: tuple[str, ...]
@@ -36,6 +37,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     survivors: int
     tools: tuple[str, ...] = ()
     per_tensor: bool = True
+    symmetric: bool = True
 
 
 EFFORT: Final = {
@@ -85,7 +87,8 @@ def rounding_wave(base: Scheme, effort: Effort, found: Sequence[Part]) -> list[S
 def around_wave(best: Scheme, effort: Effort, found: Sequence[Part]) -> list[Scheme]:
     """The best so far with one thing taken away or changed."""
     bare = in_float(best, None)
-    near = [bare, structs.replace(best, rounding="nearest"), structs.replace(best, symmetric=not best.symmetric)]
+    near = [bare, structs.replace(best, rounding="nearest")]
+    near += [structs.replace(best, symmetric=not best.symmetric)] if effort.symmetric else []
     near += [in_float(best, part) for part in found]
     if len(effort.roundings) > 1:
         near.append(structs.replace(best, rounding="corrected"))
