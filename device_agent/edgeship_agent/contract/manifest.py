@@ -11,6 +11,8 @@ from typing import Final, Union
 from msgspec import UNSET, Struct, UnsetType, field
 
 MANIFEST_VERSION: Final = 1
+#: Precision of what a quantized variant falls back to.
+FULL_PRECISION: Final = "fp32"
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):

@@ -43,4 +43,5 @@ def gather_facts(config: AgentConfig) -> DeviceFacts:
         memory_bytes=available_memory_bytes(),
         disk_free_bytes=free_bytes - config.update.disk_reserve_bytes,
         accepts=config.accepted(),
+        keeps_fallback=config.update.keep_fallback,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.contract.manifest import BundleManifest, Variant, output_contract_hash
+from edgeship_agent.contract.manifest import FULL_PRECISION, BundleManifest, Variant, output_contract_hash
 from edgeship_agent.contract.oci import (
     ANNOTATION_FILE,
     ANNOTATION_PRECISION,
@@ -34,6 +34,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
         memory_bytes: memory that a worker could get; 0 where unknown.
         disk_free_bytes: room for downloads, after the reserve.
         accepts: model → hashes of the output contracts that its application takes; a model that is not in it takes any.
+        keeps_fallback: whether it keeps a bundle's full precision beside the chosen variant.
     """
 
     target: str
@@ -42,6 +43,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     disk_free_bytes: int
     accepts: Mapping[str, tuple[str, ...]]
+    keeps_fallback: bool = True
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -71,6 +73,31 @@ def choose_variant(manifest: BundleManifest, facts: DeviceFacts) -> Variant | Re
     wanted = ", ".join(sorted({variant.runtime for variant in for_target}))
     has = ", ".join(sorted(facts.runtimes)) or "none"
     return Refusal(reason="runtime_missing", detail=f"the variant needs {wanted}; this device has {has}")
+
+
+def fallback_of(manifest: BundleManifest, chosen: Variant) -> Variant | None:
+    """The variant that stands in where the chosen one is not right on a device: its full precision, or None."""
+    place = (chosen.target, chosen.runtime, chosen.arch)
+    for variant in manifest.variants:
+        is_same_place = (variant.target, variant.runtime, variant.arch) == place
+        if is_same_place and variant.precision == FULL_PRECISION and variant.label != chosen.label:
+            return variant
+    return None
+
+
+def has_room(variant: Variant, fallback: Variant, facts: DeviceFacts, present: Collection[str]) -> bool:
+    """Whether a device has room for a variant and its fallback: without it the update is taken and the fallback not.
+
+    Args:
+        variant: that the device takes.
+        fallback: of the same bundle.
+        facts: what the device is and has; what was downloaded already is not free any more.
+        present: digests of the files that were downloaded already, of which a copy in the slot alone is to come.
+    """
+    sizes = {file.digest: file.size_bytes for each in (variant, fallback) for file in each.files}
+    needed_bytes = sum(size if digest in present else 2 * size for digest, size in sizes.items())
+    fits = not 0 < facts.memory_bytes < fallback.min_memory_bytes
+    return facts.keeps_fallback and fits and needed_bytes <= facts.disk_free_bytes
 
 
 def entry_of(index: ImageIndex, variant: Variant) -> Descriptor:
