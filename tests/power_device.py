@@ -14,8 +14,8 @@ from edgeship_agent.contract.errors import EdgeshipError, TransferError, Verific
 from edgeship_agent.contract.goal import GoalState
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, fingerprint
-from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.update.acquire import Acquirer

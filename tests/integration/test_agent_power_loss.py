@@ -138,7 +138,7 @@ def downgrade(world: World) -> Life:
     disk, root = world.record("downgrade", may_link=True)
     device = world.on(disk)
     device.take(world.goal(1, world.good, "first"))
-    device.state.next_session()  # moments at which the last record must still be there
+    device.state.change(unclean_ends=1)  # moments at which the last record must still be there
     device.off()
     body = b'{"v":2,"kind":"start"}'
     disk.promise("new_journal", None)

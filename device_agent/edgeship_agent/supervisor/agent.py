@@ -24,9 +24,9 @@ from edgeship_agent.contract.messages import (
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.link.port import Connected, Disconnected, Link, LinkEvent, Received
+from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, isa_features
 from edgeship_agent.runtime.memory import give_back
-from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
 from edgeship_agent.supervisor.notify import Notifier
 from edgeship_agent.supervisor.profiling import ProfileDoor

@@ -10,7 +10,13 @@ from typing import Final
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.contract.manifest import FULL_PRECISION, BundleManifest, Variant, output_contract_hash
+from edgeship_agent.contract.manifest import (
+    FULL_PRECISION,
+    BundleManifest,
+    Variant,
+    output_contract_hash,
+    runtime_for,
+)
 from edgeship_agent.contract.oci import (
     ANNOTATION_FILE,
     ANNOTATION_PRECISION,
@@ -65,7 +71,7 @@ def choose_variant(manifest: BundleManifest, facts: DeviceFacts) -> Variant | Re
     """
     for_target = [variant for variant in manifest.variants if variant.target == facts.target]
     for variant in for_target:
-        if variant.runtime in facts.runtimes:
+        if runtime_for(variant.runtime, facts.runtimes):
             return variant
     if not for_target:
         others = ", ".join(sorted({variant.target for variant in manifest.variants}))
@@ -233,9 +239,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _check_platform(variant: Variant, facts: DeviceFacts) -> Refusal | None:
     if variant.arch != facts.arch:
         return Refusal(reason="arch", detail=f"the variant is for {variant.arch}, this device is {facts.arch}")
-    version = facts.runtimes.get(variant.runtime)
-    if version is None:
+    name = runtime_for(variant.runtime, facts.runtimes)
+    if not name:
         return Refusal(reason="runtime_missing", detail=f"the variant needs {variant.runtime}, which is not installed")
+    version = facts.runtimes[name]
+    if name != variant.runtime:
+        return None  # it counts its versions otherwise: whether it knows the operators, the golden inputs tell
     if not in_range(version, variant.runtime_range):
         return Refusal(
             reason="runtime_version",
