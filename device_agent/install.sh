@@ -17,7 +17,7 @@ python=python3
 
 usage() {
     cat <<END
-usage: install.sh --runtime litert|onnxruntime|openvino [options]
+usage: install.sh --runtime litert|onnxruntime|openvino|tflite [options]
   --prefix DIR    of the environment (default: $prefix)
   --config FILE   agent.toml (default: $config)
   --state DIR     everything that the agent remembers (default: $state)
@@ -46,8 +46,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $runtime in
-    litert | onnxruntime | openvino) ;;
-    *) fail "--runtime: expected litert, onnxruntime or openvino, got '$runtime'" "install.sh --help" 2 ;;
+    litert | onnxruntime | openvino | tflite) ;;
+    *) fail "--runtime: expected litert, onnxruntime, openvino or tflite, got '$runtime'" "install.sh --help" 2 ;;
 esac
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     fail "$python is not Python 3.10 or newer" "apt-get install python3, or --python FILE" 2

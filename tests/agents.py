@@ -24,7 +24,7 @@ from edgeship.bundle import AuthorKey, BundleDraft, DraftFile, VariantDraft, wri
 from edgeship.server.trust import Trust
 from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.goal import ArmGoal, GoalState, ModelGoal, Probation, SignedGoal
-from edgeship_agent.contract.manifest import OutputContract
+from edgeship_agent.contract.manifest import BundleManifest, OutputContract, Variant
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, UpdateReport
 from edgeship_agent.contract.oci import ImageIndex, canonical_json, hex_of
 from edgeship_agent.contract.topics import Kind, Topic, fleet_filter
@@ -34,7 +34,7 @@ from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.client import Client
 from edgeship_agent.supervisor.places import find_socket
 from edgeship_agent.telemetry.signals import make_profile, measure
-from tests.conformance.slots import classifier_onnx, images, manifest_of, variant_of
+from tests.conformance.slots import classifier_onnx, images, manifest_of, quantized_onnx, variant_of
 from tests.programs import require_program
 
 T = TypeVar("T")
@@ -174,9 +174,13 @@ def make_bundle(
     golden_scale: float | None = None,
     output: OutputContract | None = None,
     model_bytes: bytes | None = None,
+    with_fallback: bool = False,
     **variant_changes: Any,
 ) -> Path:
-    """A signed bundle; golden outputs come from another model where ``golden_scale`` differs from ``seed_scale``."""
+    """A signed bundle; golden outputs come from another model where ``golden_scale`` differs from ``seed_scale``.
+
+    With ``with_fallback`` its first variant is quantized, and full precision ships beside it.
+    """
     work = folder / f"work-{version}"
     work.mkdir(parents=True, exist_ok=True)
     model = classifier_onnx(work / "model.onnx", scale=seed_scale)
@@ -185,18 +189,11 @@ def make_bundle(
     manifest = manifest_of(variant, version=version)
     if output is not None:
         manifest = msgspec.structs.replace(manifest, output=output)
-    predictor = Predictor.open(manifest, variant, golden)
-    samples = images(8)
-    answers = [predictor.run(sample) for sample in samples]
-    values = [measure(raw, predictor.run(raw), manifest.output) for raw in images(200, seed=1)]
-    predictor.close()
-    contents = (
-        ("model.onnx", "model", model_bytes or model.read_bytes()),
-        ("golden_inputs.msgpack", "golden_inputs", encode_tensor_file(samples)),
-        ("golden_outputs.msgpack", "golden_outputs", encode_tensor_file(answers)),
-        ("profile.json", "profile", canonical_json(make_profile(values, class_count=10))),
-    )
-    files = tuple(DraftFile(path=path, role=role, data=data) for path, role, data in contents)
+    variants = [_variant_draft(manifest, variant, golden, model_bytes or model.read_bytes())]
+    if with_fallback:
+        small = quantized_onnx(work / "small.onnx", scale=seed_scale)
+        chosen = msgspec.structs.replace(variant, precision="int8")
+        variants.insert(0, _variant_draft(manifest, chosen, small, small.read_bytes()))
     draft = BundleDraft(
         name=manifest.name,
         version=version,
@@ -206,9 +203,25 @@ def make_bundle(
         input_schema=manifest.input_schema,
         output=manifest.output,
         lineage=manifest.lineage,
-        variants=(VariantDraft(variant=variant, files=files),),
+        variants=tuple(variants),
     )
     return write_bundle(folder / f"bundle-{version}", draft, AuthorKey.load_or_create(folder / "author.key")).directory
+
+
+def _variant_draft(manifest: BundleManifest, variant: Variant, golden: Path, model: bytes) -> VariantDraft:
+    predictor = Predictor.open(manifest, variant, golden)
+    samples = images(8)
+    answers = [predictor.run(sample) for sample in samples]
+    values = [measure(raw, predictor.run(raw), manifest.output) for raw in images(200, seed=1)]
+    predictor.close()
+    contents = (
+        ("model.onnx", "model", model),
+        ("golden_inputs.msgpack", "golden_inputs", encode_tensor_file(samples)),
+        ("golden_outputs.msgpack", "golden_outputs", encode_tensor_file(answers)),
+        ("profile.json", "profile", canonical_json(make_profile(values, class_count=10))),
+    )
+    files = tuple(DraftFile(path=path, role=role, data=data) for path, role, data in contents)
+    return VariantDraft(variant=variant, files=files)
 
 
 def model_goal(release: Release, deployment: str = "d1", **changes: Any) -> ModelGoal:

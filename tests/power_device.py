@@ -14,8 +14,8 @@ from edgeship_agent.contract.errors import EdgeshipError, TransferError, Verific
 from edgeship_agent.contract.goal import GoalState
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, fingerprint
-from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.update.acquire import Acquirer
@@ -28,8 +28,9 @@ from edgeship_agent.update.launcher import Finished, Launcher
 from edgeship_agent.update.offer import DeviceFacts
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
-from edgeship_agent.update.slots import Slot, Slots, verify_slot
+from edgeship_agent.update.slots import Slot, Slots, verify_slot, verify_whole
 from edgeship_agent.update.state import StateFile
+from edgeship_agent.update.traffic import MAIN_ARM, Traffic, arms_of
 from edgeship_agent.update.trust import TrustedSource, TrustRequest, fetch_verified, read_public_key
 from edgeship_agent.update.updater import Pace, Parts, Updater
 from tests.agents import DEVICE, TARGET, Depot
@@ -153,6 +154,19 @@ class PromisingState(StateFile):
         return written
 
 
+class PromisingSlots(Slots):
+    """Says what an arm may get from here on, and what it gets for certain."""
+
+    def set_traffic(self, model: str, arm: str, traffic: Traffic) -> None:
+        self._say("change_traffic", model, arm, traffic)
+        super().set_traffic(model, arm, traffic)
+        self._say("traffic", model, arm, traffic)
+
+    def _say(self, what: str, model: str, arm: str, traffic: Traffic) -> None:
+        if isinstance(self._disk, RecordingDisk) and arm != MAIN_ARM:
+            self._disk.promise(what, (key_of(model, arm), traffic))
+
+
 class PromisingDownloader(Downloader):
     """Says when a blob was paid for."""
 
@@ -176,6 +190,7 @@ class Device:
     stops: set[str]
     compact_bytes: int = 1 << 20
     said: list[str] = field(default_factory=list)
+    traffic: dict[str, Traffic] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
     why_wait: Callable[[], tuple[str, str]] = lambda: ("", "")
 
@@ -183,7 +198,7 @@ class Device:
         state_dir = self.root / "state"
         self.disk.make_folders(state_dir)
         self.state = PromisingState(state_dir / "state.json", self.disk)
-        self.slots = Slots(state_dir / "slots", self.disk)
+        self.slots = PromisingSlots(state_dir / "slots", self.disk)
         self.store = BlobStore(state_dir / "store", self.disk)
         self.journal = PromisingJournal(state_dir / "journal.log", compact_bytes=self.compact_bytes, disk=self.disk)
         self.workers = Serving(self.stops)
@@ -194,6 +209,7 @@ class Device:
             lambda event, **_: self.said.append(event) if event != "fingerprint_changed" else None,
         ):
             self.workers.serve(slot.info.model, slot.info.arm, slot)
+            self.traffic[key_of(slot.info.model, slot.info.arm)] = slot.traffic
         url = self.depot.url if self.depot else NOWHERE
         kind = NearTrust if self.depot else NoTrust
         trusted = kind(self.keys / "root.json", self.root.parent / "tuf", url, self.launcher)
@@ -224,11 +240,17 @@ class Device:
         self.updater.submit(taken)
         self.updater.follow(taken)
         if isinstance(self.disk, RecordingDisk):
-            self.disk.promise("followed", {model.model for model in taken.models})
+            named = {key_of(model.model, arm) for model in taken.models for arm, _ in arms_of(model)}
+            self.disk.promise("followed", named)
         return taken
 
     def off(self) -> None:
         self.journal.close()
+
+
+def key_of(model: str, arm: str) -> str:
+    """What everything is kept by: the model, and an arm beside the main one."""
+    return model if arm == MAIN_ARM else f"{model}/{arm}"
 
 
 def ticking() -> Callable[[], float]:
@@ -254,6 +276,7 @@ class Found:
 
     problem: str = ""
     served: dict[str, str] = field(default_factory=dict)
+    traffic: dict[str, Traffic] = field(default_factory=dict)
     whole: dict[str, frozenset[str]] = field(default_factory=dict)
     attempts: dict[Any, Attempt] = field(default_factory=dict)
     clean: bool = False
@@ -271,16 +294,17 @@ def switch_on(root: Path, launcher: RememberingLauncher, keys: Path, stops: set[
         device = Device(root, Disk(), launcher, None, keys, stops)
     except (EdgeshipError, OSError) as error:
         return Found(problem=f"does not start: {error}")
-    served = {model: digest for (model, _), digest in device.workers.loaded.items()}
+    served = {key_of(*arm): digest for arm, digest in device.workers.loaded.items()}
     whole: dict[str, set[str]] = {}
     for slot in device.slots.all():
         try:
-            verify_slot(slot)
+            verify_whole(slot)
         except EdgeshipError:
             continue
-        whole.setdefault(slot.info.model, set()).add(slot.info.digest)
+        whole.setdefault(key_of(slot.info.model, slot.info.arm), set()).add(slot.info.digest)
     facts_before = {
         "served": served,
+        "traffic": dict(device.traffic),
         "whole": {model: frozenset(digests) for model, digests in whole.items()},
         "attempts": {attempt.key: attempt for attempt in device.journal.attempts()},
         "clean": device.journal.stopped_cleanly,
@@ -300,9 +324,9 @@ def switch_on(root: Path, launcher: RememberingLauncher, keys: Path, stops: set[
         device.off()
     return Found(
         **facts_before,
-        ends={model: digest for (model, _), digest in device.workers.loaded.items()},
+        ends={key_of(*arm): digest for arm, digest in device.workers.loaded.items()},
         told={
-            a.model: a.digest if a.state is UpdateState.COMMITTED else a.previous_digest
+            key_of(a.model, a.arm): a.digest if a.state is UpdateState.COMMITTED else a.previous_digest
             for a in device.journal.attempts()
         },
         unfinished=tuple(a.state.value for a in device.journal.attempts() if not a.state.is_terminal),
@@ -321,6 +345,7 @@ class Promised:
     settled: dict[str, str] = field(default_factory=dict)
     both: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
+    traffic: dict[str, tuple[Traffic, ...]] = field(default_factory=dict)
 
     def take(self, what: str, name: str, value: Any) -> None:
         """Fold one entry of the log in."""
@@ -331,7 +356,7 @@ class Promised:
         elif what == "unlink":
             self.blobs.discard(name)
             if name.endswith("/active"):  # a withdrawal under way
-                model = name.split("/")[-3]
+                model = key_of(*name.split("/")[-3:-1])
                 self.allowed[model] = (*self.allowed[model], "")
 
     def _mark(self, value: str) -> None:
@@ -346,8 +371,14 @@ class Promised:
     def _blob(self, value: str) -> None:
         self.blobs.add(value)
 
-    def _followed(self, models: set[str]) -> None:
-        for model in set(self.settled) - models:
+    def _change_traffic(self, value: tuple[str, Traffic]) -> None:
+        self.traffic[value[0]] = (*self.traffic.get(value[0], ()), value[1])
+
+    def _traffic(self, value: tuple[str, Traffic]) -> None:
+        self.traffic[value[0]] = (value[1],)
+
+    def _followed(self, named: set[str]) -> None:
+        for model in set(self.settled) - named:
             self.settled[model] = ""
             self.allowed[model] = ("",)
             self.both.pop(model, None)
@@ -355,7 +386,7 @@ class Promised:
     def _attempt(self, attempt: Attempt) -> None:
         self.attempts[attempt.key] = attempt
         self.clean = False
-        model, new, old = attempt.model, attempt.digest, attempt.previous_digest
+        model, new, old = key_of(attempt.model, attempt.arm), attempt.digest, attempt.previous_digest
         state = attempt.state
         settled = self.settled.setdefault(model, "")
         if state in (UpdateState.ACTIVATING, UpdateState.ROLLING_BACK):
@@ -377,6 +408,21 @@ class Promised:
         """The first promise that a device does not keep; empty for none."""
         if found.problem or found.said:
             return found.problem or f"a slot that a pointer names is not whole: {found.said}"
+        problem = self._models_broken_by(found)
+        if problem:
+            return problem
+        for model, digests in self.both.items():
+            if not found.whole.get(model, frozenset()).issuperset(digests):
+                return f"{model}: {digests} are not both whole"
+        for model, digest in self.rejected.items():
+            if digest in found.whole.get(model, frozenset()):
+                return f"{model}: what failed is still in a slot"
+        for arm, traffic in found.traffic.items():
+            if arm in self.traffic and traffic not in self.traffic[arm]:
+                return f"{arm}: gets {traffic}, not one of {self.traffic[arm]}"
+        return self._records_broken_by(found)
+
+    def _models_broken_by(self, found: Found) -> str:
         for model, allowed in self.allowed.items():
             if found.served.get(model, "") not in allowed:
                 return f"{model}: serves {found.served.get(model)}, not one of {allowed}"
@@ -384,13 +430,7 @@ class Promised:
             may_be_none = not self.settled[model] or "" in allowed
             if ends not in (found.told.get(model), found.served.get(model, "")) or not (ends or may_be_none):
                 return f"{model}: ends with {ends}, its journal with {found.told.get(model)}"
-        for model, digests in self.both.items():
-            if not found.whole.get(model, frozenset()).issuperset(digests):
-                return f"{model}: {digests} are not both whole"
-        for model, digest in self.rejected.items():
-            if digest in found.whole.get(model, frozenset()):
-                return f"{model}: what failed is still in a slot"
-        return self._records_broken_by(found)
+        return ""
 
     def _records_broken_by(self, found: Found) -> str:
         for key, attempt in self.attempts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +212,12 @@ def remembering(path: Path) -> Path:
     net.operator(Ops.UNIDIRECTIONAL_SEQUENCE_RNN, [step, w, r, b, state], [seen], options=layer)
     net.operator(Ops.RESHAPE, [seen, y_shape], [y], options=schema.ReshapeOptionsT())
     return net.write(path, [x], [y])
+
+
+def repacked(path: Path, change: Callable[[schema.ModelT], None]) -> bytes:
+    """A file with a change of its contents, written anew."""
+    model = schema.ModelT.InitFromPackedBuf(bytearray(path.read_bytes()), 0)
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -186,6 +186,8 @@ def _print_status(document: dict[str, Any], config: Path) -> None:
     for arm in document["running"] if alive else []:
         retained = f", {arm['retained_version']} retained" if arm["retained_version"] else ", nothing to roll back to"
         _line("ok", "model", f"{arm['model']} {arm['version']} ({arm['variant']}), {arm['state']}{retained}")
+        if arm["fallback"]:
+            _line("warn", "fallback", f"the variant that the build chose failed on this device: {arm['fallback']}")
     if alive and not document["running"]:
         _line("warn", "model", "none")
     for attempt in document["attempts"][-3:]:

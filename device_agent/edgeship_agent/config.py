@@ -111,6 +111,8 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         retry_s: first pause between them; it doubles.
         retry_max_s: longest pause between them.
         disk_reserve_bytes: room on the disk that an update leaves free.
+        keep_fallback: whether a bundle's full precision is loaded and kept beside the variant that the build chose; it
+            is served where that one fails its golden inputs here, and so does the bundle before.
         max_bytes_per_s: speed limit of a download; 0 for none.
         mirror: where the files of bundles are loaded instead of ``server_url``: a caching proxy on site; what they are
             is proven by their digests.
@@ -127,6 +129,7 @@ class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     retry_s: float = 1.0
     retry_max_s: float = 60.0
     disk_reserve_bytes: int = 64 * 1024 * 1024
+    keep_fallback: bool = True
     max_bytes_per_s: int = 0
     mirror: str = ""
     window: str = ""

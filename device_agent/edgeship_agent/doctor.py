@@ -18,10 +18,12 @@ from msgspec import Struct
 
 from edgeship_agent.config import AgentConfig, read_config
 from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
+from edgeship_agent.contract.manifest import STAND_INS
 from edgeship_agent.identity.credentials import client_context
 from edgeship_agent.identity.keys import certificate_in, day, name_in, validity_s
 from edgeship_agent.link.address import parse_address
-from edgeship_agent.supervisor.facts import gather_facts, installed_runtimes
+from edgeship_agent.runtime import installed_runtimes
+from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.status import is_alive, read_status
@@ -116,7 +118,12 @@ def _check_runtimes(_config: AgentConfig, _path: Path) -> Check:
     runtimes = installed_runtimes()
     if not runtimes:
         return _failed("runtimes", "no inference runtime is installed", "pip install edgeship-agent[litert]")
-    return _passed("runtimes", ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items())))
+    said = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))
+    for runtime, other in STAND_INS.items():
+        if other in runtimes and runtime not in runtimes:
+            mend = f"pip install edgeship-agent[{runtime}], where this machine has a wheel of it"
+            return _warned("runtimes", f"{said}; it stands in for {runtime}: slow, and without newer operators", mend)
+    return _passed("runtimes", said)
 
 
 def _check_room(config: AgentConfig, _path: Path) -> Check:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeship_agent.contract.errors import EngineError, InputError
-from edgeship_agent.runtime import EngineOptions, open_engine, runtime_version
+from edgeship_agent.runtime import EngineOptions, open_engine, runtime_in_place
 
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -73,7 +73,7 @@ class EngineConformance:
         engine.close()
 
     def test_it_is_installed(self):
-        assert runtime_version(self.runtime)
+        assert runtime_in_place(self.runtime)[1]
 
     def test_a_free_batch_axis_is_pinned_to_one(self, engine):
         (info,) = engine.signature.inputs

@@ -62,6 +62,27 @@ def classifier_onnx(path: Path, *, scale: float = 1.0) -> Path:
     )
 
 
+def quantized_onnx(path: Path, *, scale: float = 1.0) -> Path:
+    """The same classifier with its weights in eight bits."""
+    weights = np.random.default_rng(7).normal(size=(64, 10)).astype(np.float32) * np.float32(scale)
+    step = np.float32(np.abs(weights).max() / 127)
+    return save_onnx(
+        path,
+        [
+            helper.make_node("DequantizeLinear", ["q", "step"], ["w"]),
+            helper.make_node("Reshape", ["image", "flat"], ["pixels"]),
+            helper.make_node("MatMul", ["pixels", "w"], ["scores"]),
+        ],
+        [value("image", ["N", 8, 8])],
+        [value("scores", ["N", 10])],
+        (
+            constant("q", np.rint(weights / step).astype(np.int8)),
+            constant("step", np.array(step)),
+            constant("flat", np.array([-1, 64], np.int64)),
+        ),
+    )
+
+
 def variant_of(runtime: str, model: Path) -> Variant:
     """A variant without files whose bindings are the file's own signature."""
     engine = open_engine(runtime, model)

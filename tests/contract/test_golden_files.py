@@ -68,6 +68,9 @@ def test_messages_of_earlier_versions_are_still_read():
     assert (frame.split_key, frame.arm) == ("user-1", "")
     answer = msgspec.msgpack.decode((GOLDEN / "frame-answer-before-arms.msgpack").read_bytes(), type=Reply)
     assert (answer.error, answer.arm) == ("nothing is wrong", "")
+    heartbeat = decode(Kind.HEARTBEAT, (GOLDEN / "heartbeat-before-fallbacks.msgpack").read_bytes())
+    assert heartbeat == MESSAGES[Kind.HEARTBEAT]
+    assert heartbeat.running[0].fallback == ""
 
 
 @pytest.mark.parametrize("name", FRAMES)

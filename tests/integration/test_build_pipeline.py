@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 from msgspec import structs
 
-from edgeship.build import pipeline, toolchains
+from edgeship.build import fallback, pipeline, toolchains
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Silence
 from edgeship.build.schema import BuildDocument
@@ -124,11 +124,16 @@ def test_three_runtimes_one_bundle(work: Workspace) -> None:
     assert report.passed
     assert not report.not_run
     manifest = bundle.manifest
-    assert [each.target for each in manifest.variants] == ["ort", "ov", "lite"]
+    shipped = [(each.target, each.precision) for each in manifest.variants]
+    assert shipped == [(target, precision) for target in ("ort", "ov", "lite") for precision in ("int8", "fp32")]
+    spares = [each for each in document.variants if each.reason == fallback.SHIPS]
+    assert [(each.target, each.precision, each.chosen) for each in spares] == [
+        (target, "fp32", False) for target in ("ort", "ov", "lite")
+    ]
     assert manifest.output.kind == "classification"
     assert manifest.output.activation == "softmax"
     assert not manifest.input_schema["x"][0].documented
-    assert {file.role for file in manifest.variants[1].files} >= {"model", "weights", "golden_inputs", "profile"}
+    assert {file.role for file in manifest.variants[2].files} >= {"model", "weights", "golden_inputs", "profile"}
     _looked_into(document)
 
 
@@ -170,6 +175,21 @@ def test_an_operator_that_a_user_keeps_stays_in_float(work: Workspace) -> None:
     with pytest.raises(ConfigError, match="no operator of this name") as refusal:
         _build(structs.replace(quick, keep_float=("Conv_00",)))
     assert "Conv_0" in str(refusal.value.expected)
+
+
+def test_full_precision_ships_where_the_size_budget_allows_it(work: Workspace) -> None:
+    """What is chosen stays the same with it and without it."""
+    both = _build(work.options("ort", effort="quick")).document
+    assert _shipped(work) == ["int8", "fp32"]
+    sizes = {each.precision: each.size_bytes for each in both.variants}
+    for changes in ({"fp32_fallback": False}, {"size_bytes": sum(sizes.values()) - 1}):
+        document = _build(work.options("ort", effort="quick", **changes)).document
+        assert [each.precision for each in document.variants if each.chosen] == ["int8"]
+        assert _shipped(work) == ["int8"]
+
+
+def _shipped(work: Workspace) -> list[str]:
+    return [each.precision for each in Bundle.open(work.folder / "out" / "bundle").manifest.variants]
 
 
 def test_the_same_inputs_give_the_same_bundle(work: Workspace) -> None:

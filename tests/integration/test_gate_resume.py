@@ -113,7 +113,7 @@ def test_labels_of_disagreements_decide_without_a_rebuild(site: Site) -> None:
     assert (gate["holds"], gate["high"] <= 0.004) == (True, True)
     assert _int8(after)["chosen"]
     bundle = Bundle.open(site.folder / "out" / "bundle")
-    assert [each.precision for each in bundle.manifest.variants] == ["int8"]
+    assert [each.precision for each in bundle.manifest.variants] == ["int8", "fp32"]
     assert any("disagreements labelled" in note for note in bundle.manifest.lineage.notes.values())
     verified = verify(bundle)
     assert verified.passed

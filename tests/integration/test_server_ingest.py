@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+from msgspec import structs
 
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
-from tests.device_link import DeviceLink, batch, birth, heartbeat, window
+from tests.device_link import DeviceLink, batch, birth, heartbeat, running_arm, window
 from tests.server_process import ServerProcess, wait_for
 
 
@@ -58,6 +61,35 @@ def test_a_silent_device_is_offline_and_a_heartbeat_brings_it_back(server: Serve
     wait_for(lambda: _online(server, "press-3") is False, "silence to be noticed")
     device.say(Kind.HEARTBEAT, heartbeat("press-3"))
     wait_for(lambda: _online(server, "press-3") is True, "the heartbeat")
+    device.close()
+
+
+def test_a_device_that_serves_full_precision_as_its_last_resort_is_shown(server: ServerProcess) -> None:
+    import httpx
+
+    device = DeviceLink("spare-1", server.broker_port)
+    chosen = running_arm()
+    spare = structs.replace(chosen, variant="x86-64-litert/litert/fp32", fallback="golden_mismatch")
+    device.say(Kind.BIRTH, birth("spare-1", running=(chosen,)))
+    for running in (spare, spare, chosen, spare):
+        device.say(Kind.HEARTBEAT, heartbeat("spare-1", running=(running,)))
+
+    def events() -> list[dict[str, object]]:
+        found = server.get("events?subject=device/spare-1")["events"]
+        return [event for event in found if event["kind"] == "fallback_served"]
+
+    wait_for(lambda: len(events()) == 2, "each change to be told once")
+    told = (
+        "spare-1 serves digits v1 as x86-64-litert/litert/fp32: the variant of the build failed there (golden mismatch)"
+    )
+    assert {event["sentence"] for event in events()} == {told}
+    assert server.get("devices/spare-1")["running"][0]["fallback"] == "golden_mismatch"
+    page = httpx.get(f"{server.info['url']}/devices/spare-1", timeout=20.0).text
+    assert "stands in: golden mismatch" in page
+    assert "serves digits in full precision" in page
+    command = (sys.executable, "-m", "edgeship", "devices", "show", "spare-1", "--server", server.info["url"])
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "stands in for the variant of the build: golden_mismatch" in shown
     device.close()
 
 

@@ -65,7 +65,7 @@ def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
     everything = (
         'targets = ["t"]\noutput = "o"\nstrict = true\neffort = "quick"\nprecisions = ["fp16"]\nkeep_float = ["k"]\n'
         'measure = "ssh://h"\n'
-        "log_mlflow = true\nfold_normalisation = false\ncache = false\njobs = 2\n"
+        "log_mlflow = true\nfold_normalisation = false\nfp32_fallback = false\ncache = false\njobs = 2\n"
         '[model]\nsource = "s"\nname = "n"\nversion = "2"\ntask = "raw"\nlabels = ["a"]\ninput_shapes = ["1,2"]\n'
         'input_values = ["z=3"]\n'
         'weights = "w"\nallow_pickle = true\ninput_tensors = ["i"]\noutput_tensors = ["o"]\nsignature = "g"\n'

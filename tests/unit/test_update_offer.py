@@ -10,7 +10,16 @@ import pytest
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.manifest import BundleFile, BundleManifest, OutputContract, Variant, output_contract_hash
 from edgeship_agent.contract.oci import MODEL_CONFIG_TYPE, WEIGHT_TYPE, Descriptor, ImageManifest, digest_of
-from edgeship_agent.update.offer import DeviceFacts, Refusal, check_files, choose_variant, in_range, precheck
+from edgeship_agent.update.offer import (
+    DeviceFacts,
+    Refusal,
+    check_files,
+    choose_variant,
+    fallback_of,
+    has_room,
+    in_range,
+    precheck,
+)
 from tests.bundles import draft, variant
 
 
@@ -55,6 +64,34 @@ def test_the_first_variant_whose_runtime_is_there() -> None:
     )
     chosen = choose_variant(offered, facts())
     assert isinstance(chosen, Variant) and chosen.label == "t/openvino/int8"
+
+
+def test_what_stands_in_is_full_precision_of_the_same_runtime() -> None:
+    chosen, spare = variant("t", "litert", "int8"), variant("t", "litert", "fp32")
+    others = (variant("t", "openvino", "fp32"), variant("other", "litert", "fp32"), variant("t", "litert", "fp16"))
+    assert fallback_of(manifest(chosen, *others, spare), chosen) == spare
+    assert fallback_of(manifest(chosen, *others), chosen) is None
+    assert fallback_of(manifest(spare), spare) is None
+
+
+def test_there_is_a_fallback_where_there_is_room_for_it() -> None:
+    def sized(precision: str, *files: tuple[str, int]) -> Variant:
+        made = (BundleFile(path=d, role="model", digest=d, size_bytes=size) for d, size in files)
+        return msgspec.structs.replace(variant("t", "litert", precision), files=tuple(made))
+
+    chosen, spare = sized("int8", ("a", 10), ("golden", 5)), sized("fp32", ("b", 40), ("golden", 5))
+
+    def fits(free_bytes: int, *present: str, **changes: Any) -> bool:
+        return has_room(chosen, spare, facts(disk_free_bytes=free_bytes, **changes), present)
+
+    assert fits(110)
+    assert not fits(109)
+    # the answer stays the same while files arrive, since each takes its size from what is free
+    assert fits(100, "a")
+    assert not fits(99, "a")
+    assert fits(60, "a", "b")
+    assert not fits(110, keeps_fallback=False)
+    assert not fits(110, memory_bytes=spare.min_memory_bytes - 1)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,16 @@ A file on disk: a JSON map with a version; unknown fields are ignored by readers
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Final, Union
 
 from msgspec import UNSET, Struct, UnsetType, field
 
 MANIFEST_VERSION: Final = 1
+#: Runtime of a variant → the one that runs its files where it is all there is, with a name and versions of its own.
+STAND_INS: Final = {"litert": "tflite-runtime"}
+#: Precision of what a quantized variant falls back to.
+FULL_PRECISION: Final = "fp32"
 
 
 class TensorSpec(Struct, frozen=True, kw_only=True):
@@ -422,6 +427,17 @@ class BundleManifest(Struct, frozen=True, kw_only=True):
     output: OutputContract
     variants: tuple[Variant, ...]
     lineage: Lineage
+
+
+def runtime_for(runtime: str, installed: Collection[str]) -> str:
+    """Which of the installed runtimes runs the files of a runtime; empty for none.
+
+    >>> runtime_for("litert", ["tflite-runtime"]), runtime_for("litert", ["litert", "tflite-runtime"])
+    ('tflite-runtime', 'litert')
+    >>> runtime_for("openvino", ["tflite-runtime"])
+    ''
+    """
+    return next((name for name in (runtime, STAND_INS.get(runtime, "")) if name in installed), "")
 
 
 def output_contract_hash(contract: OutputContract) -> str:

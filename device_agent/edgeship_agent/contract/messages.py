@@ -65,6 +65,8 @@ class RunningArm(Struct, frozen=True, kw_only=True, array_like=True):
         variant: ``target/runtime/precision``.
         state: ``committed`` or ``probation``.
         retained_version: what a rollback would go to, without network; empty for none.
+        fallback: why the bundle's full precision is served in place of the variant that the build chose, such as
+            ``golden_mismatch``; empty where the chosen one is.
     """
 
     model: str
@@ -74,6 +76,7 @@ class RunningArm(Struct, frozen=True, kw_only=True, array_like=True):
     variant: str
     state: str
     retained_version: str = ""
+    fallback: str = ""
 
 
 class UpdateReport(Struct, frozen=True, kw_only=True, array_like=True):

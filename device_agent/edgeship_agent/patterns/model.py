@@ -23,7 +23,7 @@ from edgeship_agent.contract.oci import (
 )
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.processing.arrays import Array
-from edgeship_agent.runtime import runtime_version
+from edgeship_agent.runtime import runtime_in_place
 from edgeship_agent.runtime.isa import architecture
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.slot import SLOT_FILE, LoadedSlot, SlotFile, file_path, read_slot
@@ -152,7 +152,7 @@ def choose(manifest: BundleManifest, label: str, place: Path) -> Variant:
         raise ConfigError("the bundle has no such variant", file=place, key="--variant", expected=labels, got=label)
     fitting = [variant for variant in manifest.variants if variant.arch == architecture()]
     for variant in fitting:
-        if runtime_version(variant.runtime) is not None:
+        if runtime_in_place(variant.runtime)[1]:
             return variant
     if not fitting:
         raise ConfigError("no variant of the bundle is for this machine", file=place, expected=architecture(),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.contract.manifest import STAND_INS
 from edgeship_agent.runtime.installed import installed_version
 from edgeship_agent.runtime.options import EngineOptions
 
 if TYPE_CHECKING:
     from edgeship_agent.runtime.engine import Engine
 
-__all__ = ["RUNTIMES", "EngineOptions", "open_engine", "runtime_version"]
+__all__ = ["RUNTIMES", "EngineOptions", "installed_runtimes", "open_engine", "runtime_in_place", "runtime_version"]
 
 #: Runtime → the distribution that brings it, the module that adapts it, and the class in it.
 _ADAPTERS: Final[dict[str, tuple[str, str, str]]] = {
@@ -21,6 +22,8 @@ _ADAPTERS: Final[dict[str, tuple[str, str, str]]] = {
     "onnxruntime": ("onnxruntime", "edgeship_agent.runtime.onnx_runtime", "OnnxRuntimeEngine"),
     "openvino": ("openvino", "edgeship_agent.runtime.open_vino", "OpenVinoEngine"),
 }
+#: Runtime that only stands in for another one → the distribution that brings it.
+_STAND_INS: Final = {"tflite-runtime": "tflite-runtime"}
 RUNTIMES: Final[tuple[str, ...]] = tuple(_ADAPTERS)
 
 
@@ -52,6 +55,28 @@ def open_engine(runtime: str, model: Path, options: EngineOptions = EngineOption
         ) from error
     engine: Engine = getattr(module, class_name)(model, options)
     return engine
+
+
+def installed_runtimes() -> dict[str, str]:
+    """Name → version of the runtimes that are installed, those that only stand in for another one by their own name."""
+    distributions = {**{name: adapter[0] for name, adapter in _ADAPTERS.items()}, **_STAND_INS}
+    versions = {name: installed_version(distribution) for name, distribution in distributions.items()}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def runtime_in_place(runtime: str) -> tuple[str, str]:
+    """Name and version of what runs the files of a runtime here; an empty version where nothing does.
+
+    Raises:
+        ConfigError: no such runtime.
+    """
+    version = runtime_version(runtime)
+    other = STAND_INS.get(runtime, "")
+    if version is None and other:
+        found = installed_version(_STAND_INS[other])
+        if found is not None:
+            return other, found
+    return runtime, version or ""
 
 
 def runtime_version(runtime: str) -> str | None:

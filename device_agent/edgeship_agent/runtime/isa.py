@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from edgeship_agent.runtime import runtime_version
+from edgeship_agent.runtime import runtime_in_place
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _ARCHITECTURES: Final = {"amd64": "x86_64", "x86-64": "x86_64", "arm64": "aarch64"}
@@ -90,9 +90,10 @@ def fingerprint(runtime: str) -> dict[str, str]:
     Raises:
         ConfigError: no such runtime.
     """
+    name, version = runtime_in_place(runtime)
     return {
-        "runtime": runtime,
-        "runtime_version": runtime_version(runtime) or "",
+        "runtime": name,
+        "runtime_version": version,
         "isa_class": isa_class(),
         "isa": " ".join(isa_features()),
         "cpu": cpu_name(),

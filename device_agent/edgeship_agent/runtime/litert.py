@@ -1,17 +1,33 @@
-"""LiteRT (the successor of TensorFlow Lite) as an engine."""
+"""LiteRT (the successor of TensorFlow Lite) as an engine; tflite-runtime, its predecessor, where there is no LiteRT."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from edgeship_agent.contract.errors import EngineError
+from edgeship_agent.contract.errors import ConfigError, EngineError
 from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, check_arrays, pinned_shape
 
+_NUMPY_OF_TFLITE: Final = 2
+try:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    _NAME = "LiteRT"
+except ModuleNotFoundError as missing:
+    # its predecessor, where it is all there is, such as armhf; with numpy 2 it takes the whole process along
+    try:
+        is_there = importlib.util.find_spec("tflite_runtime") is not None
+        if is_there and int(np.__version__.split(".")[0]) >= _NUMPY_OF_TFLITE:
+            raise ConfigError("tflite-runtime was built for numpy 1", key="numpy", expected="numpy below 2",
+                              got=np.__version__, next_step="pip install 'numpy<2'")  # fmt: skip
+        from tflite_runtime.interpreter import Interpreter, OpResolverType
+    except ModuleNotFoundError:
+        raise missing from None
+    _NAME = "tflite-runtime"
 #: Operators on variables that live outside tensors: nothing but loading the file again sets them back.
 _RESOURCES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
 #: Operators with tensors that keep their values. Source: TensorFlow Lite, kernels that call ``IsVariableTensor``.
@@ -37,7 +53,7 @@ class LiteRtEngine:
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
         except _FOREIGN as error:
-            raise EngineError(f"LiteRT refused the model: {_first_line(error)}", file=model) from error
+            raise EngineError(f"{_NAME} refused the model: {_first_line(error)}", file=model) from error
         self.state = "resources" if operators & _RESOURCES else "variables" if operators & _KEEPING else ""
         for detail in inputs:
             pinned_shape(detail["name"], [None if size < 0 else size for size in detail["shape_signature"]], model)
@@ -88,7 +104,7 @@ class LiteRtEngine:
             elif self.state == "variables":
                 self._interpreter.reset_all_variables()
         except _FOREIGN as error:
-            raise EngineError(f"LiteRT failed: {_first_line(error)}", file=self._file) from error
+            raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
 
     def _step(self, arrays: Sequence[Array]) -> list[Array]:
         if len(arrays) != len(self._wanted):
@@ -105,7 +121,7 @@ class LiteRtEngine:
             interpreter.invoke()
             return [interpreter.get_tensor(index) for index in self._output_indices]
         except _FOREIGN as error:
-            raise EngineError(f"LiteRT failed: {_first_line(error)}", file=self._file) from error
+            raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
 
     def close(self) -> None:
         """Release the interpreter."""

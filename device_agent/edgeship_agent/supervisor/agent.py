@@ -24,9 +24,9 @@ from edgeship_agent.contract.messages import (
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.link.port import Connected, Disconnected, Link, LinkEvent, Received
+from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, isa_features
 from edgeship_agent.runtime.memory import give_back
-from edgeship_agent.supervisor.facts import installed_runtimes
 from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
 from edgeship_agent.supervisor.notify import Notifier
 from edgeship_agent.supervisor.profiling import ProfileDoor
@@ -52,6 +52,8 @@ _RELIEF_S: Final = 60.0
 _COUNTS_S: Final = 60.0
 #: A disk that fails is told about once in this time.
 _DISK_WORD_S: Final = 60.0
+#: A goal state that a full disk did not take is tried again after this time: the server need not send it twice.
+_GOAL_AGAIN_S: Final = 10.0
 #: Reports that a birth carries, the newest of each attempt.
 _BIRTH_REPORTS: Final = 32
 _REFUSAL_REPORT_S: Final = 1.0
@@ -124,6 +126,8 @@ class Agent:
         self._relief_due_s = self._started_s + _FIRST_RELIEF_S
         self._refusal_due_s = 0.0
         self._disk_word_due_s = 0.0
+        self._untaken_goal = b""
+        self._goal_due_s = 0.0
 
     def run(self) -> int:
         """The loop; the exit code."""
@@ -246,11 +250,13 @@ class Agent:
         try:
             goal = self._parts.desk.receive(payload)
         except OSError as error:
+            self._untaken_goal, self._goal_due_s = payload, now_s + _GOAL_AGAIN_S
             self._refused(self._parts.desk.refuse("disk", f"this device cannot take it down: {error.strerror}"), now_s)
             raise
         if isinstance(goal, RefusedGoal):
             self._refused(goal, now_s)
             return
+        self._untaken_goal = b""
         if goal.generation > known:
             wanted = ", ".join(f"{model.model} {'/'.join(arm.version for arm in model.arms)}" for model in goal.models)
             self._parts.log("goal", generation=goal.generation, wants=wanted or "no model")
@@ -305,6 +311,9 @@ class Agent:
         if now_s >= self._counts_due_s:
             self._counts_due_s = now_s + _COUNTS_S
             parts.desk.save_counts()
+        if self._untaken_goal and now_s >= self._goal_due_s:
+            payload, self._untaken_goal = self._untaken_goal, b""
+            self._goal_came(payload, now_s)
 
     # -- what the device says of itself ------------------------------------------------------------------------------
 

@@ -7,17 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from edgeship_agent.config import AgentConfig
-from edgeship_agent.runtime import RUNTIMES, runtime_version
+from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture
 from edgeship_agent.update.offer import DeviceFacts
 
 _MEMINFO: Final = Path("/proc/meminfo")
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Name → version of the inference runtimes that are installed; none of them is imported."""
-    versions = {name: runtime_version(name) for name in RUNTIMES}
-    return {name: version for name, version in versions.items() if version is not None}
 
 
 def available_memory_bytes() -> int:
@@ -43,4 +37,5 @@ def gather_facts(config: AgentConfig) -> DeviceFacts:
         memory_bytes=available_memory_bytes(),
         disk_free_bytes=free_bytes - config.update.disk_reserve_bytes,
         accepts=config.accepted(),
+        keeps_fallback=config.update.keep_fallback,
     )

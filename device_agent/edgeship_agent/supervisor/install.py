@@ -82,6 +82,7 @@ def install_bundle(config: AgentConfig, bundle: Path, author_key: Path | None, *
     try:
         return _install(config, places, bundle, key, force=force)
     finally:
+        places.withdraw()
         os.close(lock)
 
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -22,6 +23,9 @@ _LONGEST_NAME_BYTES: Final = 32
 SOCKET: Final = "infer.sock"
 #: The system's folder in memory. Source: Linux shm_overview(7).
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 (the folders made in it belong to this user alone, and that is checked)
+_PREFIX: Final = "edgeship-"
+#: In a folder in memory: a link to the state directory that it belongs to.
+_OWNER: Final = "state"
 
 
 class Places:
@@ -48,6 +52,7 @@ class Places:
         self.is_read_only = False
         self.socket_pointer = self.run / "socket-path"
         self.lock = state_dir / "lock"
+        self._held: int | None = None
 
     def make(self) -> None:
         """Make the folders; on a disk that is read-only what was made before has to do."""
@@ -115,7 +120,7 @@ class Places:
 
     @property
     def _short_name(self) -> str:
-        return f"edgeship-{hashlib.sha256(os.fsencode(self.root.absolute())).hexdigest()[:12]}"
+        return f"{_PREFIX}{hashlib.sha256(os.fsencode(self.root.absolute())).hexdigest()[:12]}"
 
     @property
     def socket(self) -> Path:
@@ -126,6 +131,9 @@ class Places:
         """Write down where socket and status are, for those who know the state directory alone; clear what is stale."""
         for stale in self.sockets.glob("w-*.sock"):
             stale.unlink(missing_ok=True)
+        if self.volatile != self.run:
+            self._hold()
+            _sweep(self.volatile.parent)
         if self.is_read_only:
             if self.volatile != self.run:
                 self._outside.touch()
@@ -142,6 +150,57 @@ class Places:
             DISK.write_hint(self.socket_pointer, said)  # a full disk stops no agent that was here before
         if self.sockets != self.run:
             DISK.point(self.run / SOCKET, str(self.socket), certain=False)
+
+    def _hold(self) -> None:
+        """Say whose the folder in memory is, and that somebody uses it."""
+        owner = self.volatile / _OWNER
+        with contextlib.suppress(OSError):
+            if not owner.is_symlink():
+                owner.symlink_to(self.root.absolute())
+            if self._held is None:
+                self._held = _locked(self.volatile)
+
+    def withdraw(self) -> None:
+        """Leave nothing outside of the state directory: the last status goes there, if the disk takes it."""
+        if self.sockets not in (self.run, self.volatile):
+            shutil.rmtree(self.sockets, ignore_errors=True)
+        if self.volatile == self.run:
+            return
+        live = self.live_status
+        if live.is_file() and not self.is_read_only:
+            try:
+                DISK.write_hint(self.status, live.read_bytes())
+            except OSError:
+                return
+        shutil.rmtree(self._in_memory, ignore_errors=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle that keeps a folder locked while it is open, or None where another process has it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _sweep(memory: Path) -> None:
+    """Remove what agents that were killed left in memory, once their state directories are gone."""
+    for folder in memory.glob(f"{_PREFIX}*"):
+        owner = folder / _OWNER
+        try:
+            is_stale = folder.lstat().st_uid == os.getuid() and owner.is_symlink() and not owner.exists()
+            handle = _locked(folder) if is_stale else None
+        except OSError:
+            continue
+        if handle is not None:  # of no agent that runs, in another container either
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
 
 
 def lock_state(places: Places, next_step: str) -> int:

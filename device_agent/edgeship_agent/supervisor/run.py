@@ -93,6 +93,7 @@ def run_agent(config: AgentConfig) -> int:
         updater.stop()
         is_idle.wait(_UPDATER_STOP_S)
         agent.close()
+        places.withdraw()
         log("stopped", device=config.device_id)
         os.close(lock)
 

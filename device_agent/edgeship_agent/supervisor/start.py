@@ -22,8 +22,8 @@ def slots_to_serve(slots: Slots, activator: Activator, log: Say) -> list[Slot]:
 
     Every file is hashed again: flash memory forgets. The fingerprint (runtime version, ISA) of the last golden check is
     compared with today's: an update of the system may have changed the runtime under a committed model. Where it
-    differs the golden inputs come first. On failure the previous bundle, checked the same way, takes over; with none
-    the device serves no model.
+    differs the golden inputs come first. On failure the previous bundle, checked the same way, takes over; where that
+    fails or is not there, the bundle in full precision; with none of them the device serves no model.
     """
     chosen = []
     for model, arm in slots.arms():
@@ -36,30 +36,46 @@ def slots_to_serve(slots: Slots, activator: Activator, log: Say) -> list[Slot]:
 def _first_good(slots: Slots, activator: Activator, log: Say, model: str, arm: str) -> Slot | None:
     if not slots.is_wanted(model, arm):
         return None
-    active = slots.active(model, arm)
-    if active is not None and _is_good(active, activator, log):
-        return active
+    active, reason = slots.active(model, arm), "damaged"
+    if active is not None:
+        reason = _wrong_with(active, activator, log)
+        if not reason:
+            return active
     previous = slots.retained(model, arm) if arm == MAIN_ARM else None  # the main arm takes over from the others
-    if previous is not None and _is_good(previous, activator, log):
-        with contextlib.suppress(OSError):  # a disk that takes nothing: the next start finds the same again
-            slots.point(previous)
-        log("fallback", model=model, arm=arm, version=previous.info.version)
+    if previous is not None and not _wrong_with(previous, activator, log):
+        _point(slots, previous)
+        log("fallback", model=model, arm=arm, version=previous.info.version, reason=reason)
         return previous
+    for slot in (active, previous) if arm == MAIN_ARM else ():
+        fallback = None if slot is None else slot.fallback()
+        if slot is None or fallback is None or _wrong_with(fallback, activator, log):
+            continue
+        if slot is previous:
+            _point(slots, slot)
+        log("fallback", model=model, arm=arm, version=slot.info.version, variant=fallback.info.variant, reason=reason)
+        return activator.stand_in(fallback, reason)
     with contextlib.suppress(OSError):
         slots.clear_pointer(model, arm)
     log("no_model", model=model, arm=arm, detail="no bundle on this device passes its golden check any more")
     return None
 
 
-def _is_good(slot: Slot, activator: Activator, log: Say) -> bool:
+def _point(slots: Slots, slot: Slot) -> None:
+    with contextlib.suppress(OSError):  # a disk that takes nothing: the next start finds the same again
+        slots.point(slot)
+
+
+def _wrong_with(slot: Slot, activator: Activator, log: Say) -> str:
+    """Why a slot cannot be served here, as a code; empty where it can."""
+    info = slot.info
     try:
         verify_slot(slot)
         if activator.is_checked(slot):
-            return True
+            return ""
         outcome = activator.golden(slot)
     except (ContractError, VerificationError) as error:
-        log("damaged_slot", model=slot.info.model, version=slot.info.version, detail=error.sentence())
-        return False
-    result = "passed" if outcome.passed else outcome.reason
-    log("fingerprint_changed", model=slot.info.model, version=slot.info.version, golden=result, detail=outcome.detail)
-    return outcome.passed
+        log("damaged_slot", model=info.model, version=info.version, variant=info.variant, detail=error.sentence())
+        return "damaged"
+    said = {"model": info.model, "version": info.version, "variant": info.variant, "detail": outcome.detail}
+    log("fingerprint_changed", golden="passed" if outcome.passed else outcome.reason, **said)
+    return "" if outcome.passed else outcome.reason

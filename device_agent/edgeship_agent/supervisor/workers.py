@@ -216,6 +216,7 @@ class WorkerPool:
                     variant=info.variant,
                     state=state,
                     retained_version=retained_version,
+                    fallback=worker.slot.stands_in_for,
                 )
             )
         return tuple(arms)

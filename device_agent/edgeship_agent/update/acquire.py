@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.contract.manifest import BundleManifest, Variant
@@ -21,6 +22,8 @@ from edgeship_agent.update.offer import (
     choose_variant,
     entries_for,
     entry_of,
+    fallback_of,
+    has_room,
     manifest_layer,
     precheck,
 )
@@ -43,6 +46,13 @@ class Fetcher(Protocol):
         ...
 
 
+class Fallback(Struct, frozen=True, kw_only=True):
+    """The variant that stands in for the chosen one, and its document."""
+
+    variant_manifest: bytes
+    variant: Variant
+
+
 class Offer(Struct, frozen=True, kw_only=True):
     """A bundle's small documents, each verified against the one before it, and the variant for this device."""
 
@@ -51,10 +61,16 @@ class Offer(Struct, frozen=True, kw_only=True):
     manifest_bytes: bytes
     manifest: BundleManifest
     variant: Variant
+    fallback: Fallback | None = None
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """What is downloaded: the variant, then the one that stands in for it."""
+        return (self.variant,) if self.fallback is None else (self.variant, self.fallback.variant)
 
     def blobs(self) -> tuple[Blob, ...]:
-        """The files of the variant."""
-        return tuple(Blob(digest=file.digest, size_bytes=file.size_bytes) for file in self.variant.files)
+        """Their files, each once."""
+        return tuple(dict.fromkeys(blob for variant in self.variants for blob in _blobs(variant)))
 
 
 class Acquirer:
@@ -120,7 +136,7 @@ class Acquirer:
         return offer
 
     def download(self, offer: Offer, should_stop: Callable[[], bool]) -> None:
-        """Fetch every file of the variant that is not here yet.
+        """Fetch every file that is not here yet.
 
         Raises:
             TransferError, VerificationError: see :class:`edgeship_agent.update.download.Downloader`.
@@ -134,23 +150,29 @@ class Acquirer:
         Raises:
             VerificationError: a blob was damaged; it is gone now.
         """
-        for blob in offer.blobs():
+        fallback = offer.fallback
+        if fallback is not None and not all(self._store.has(blob) for blob in _blobs(fallback.variant)):
+            fallback = None  # there was no room for it when the rest was downloaded
+        for blob in _blobs(offer.variant):
             if not self._store.has(blob):
                 raise VerificationError("a downloaded file was damaged on disk", file=self._store.path(blob.digest))
+        chosen = self._slot_of(offer, attempt, offer.variant, offer.variant_manifest)
+        if fallback is None:
+            return chosen
+        spare = self._slot_of(offer, attempt, fallback.variant, fallback.variant_manifest)
+        return replace(chosen, info=replace(chosen.info, fallback=fallback.variant.label), fallback=spare)
+
+    def _slot_of(self, offer: Offer, attempt: Attempt, variant: Variant, document: bytes) -> SlotContent:
         info = SlotInfo(
             model=attempt.model,
             version=attempt.version,
             digest=attempt.digest,
-            variant=offer.variant.label,
+            variant=variant.label,
             arm=attempt.arm,
         )
-        files = tuple(SlotFile(path=file.path, blob=self._store.path(file.digest)) for file in offer.variant.files)
+        files = tuple(SlotFile(path=file.path, blob=self._store.path(file.digest)) for file in variant.files)
         return SlotContent(
-            info=info,
-            index=offer.index,
-            variant_manifest=offer.variant_manifest,
-            manifest=offer.manifest_bytes,
-            files=files,
+            info=info, index=offer.index, variant_manifest=document, manifest=offer.manifest_bytes, files=files
         )
 
     def _read(self, digest: str, facts: DeviceFacts, should_stop: Callable[[], bool] | None) -> Offer | Refusal:
@@ -178,7 +200,31 @@ class Acquirer:
             manifest_bytes=manifest_bytes,
             manifest=manifest,
             variant=variant,
+            fallback=self._fallback(index, (variant, fallback_of(manifest, variant)), facts, should_stop),
         )
+
+    def _fallback(
+        self,
+        index: ImageIndex,
+        pair: tuple[Variant, Variant | None],
+        facts: DeviceFacts,
+        should_stop: Callable[[], bool] | None,
+    ) -> Fallback | None:
+        """What stands in for the chosen variant, where there is room for it."""
+        chosen, variant = pair
+        if variant is None:
+            return None
+        files = (file.digest for each in (chosen, variant) for file in each.files)
+        present = {digest for digest in files if self._store.path(digest).is_file()}
+        if not has_room(chosen, variant, facts, present):
+            return None
+        entry = entry_of(index, variant)
+        if should_stop is None and not self._store.path(check_digest(entry.digest)).is_file():
+            return None  # there was no room when the bundle was obtained
+        path = self._document(entry, should_stop)
+        document = _read_checked(path, entry.digest)
+        check_files(variant, read_json(document, ImageManifest, file=path))
+        return Fallback(variant_manifest=document, variant=variant)
 
     def _manifest(
         self, entry: Descriptor, should_stop: Callable[[], bool] | None
@@ -193,6 +239,10 @@ class Acquirer:
     def _document(self, descriptor: Descriptor, should_stop: Callable[[], bool] | None) -> Path:
         blob = Blob(digest=check_digest(descriptor.digest), size_bytes=descriptor.size)
         return self._store.path(blob.digest) if should_stop is None else self._downloader.fetch(blob, should_stop)
+
+
+def _blobs(variant: Variant) -> tuple[Blob, ...]:
+    return tuple(Blob(digest=file.digest, size_bytes=file.size_bytes) for file in variant.files)
 
 
 def _read_checked(path: Path, digest: str) -> bytes:

@@ -65,6 +65,7 @@ class Activator:
         self._launcher = launcher
         self._fingerprint = fingerprint
         self._clock = clock
+        self._stand_ins: dict[tuple[str, str], Slot] = {}
 
     def loaded(self, model: str, arm: str) -> str:
         """Digest of the bundle whose worker serves now; empty for none."""
@@ -83,6 +84,23 @@ class Activator:
         checked = slot.checked()
         return checked is not None and checked.fingerprint == dict(self._fingerprint(slot.variant().runtime))
 
+    def stand_in(self, fallback: Slot, reason: str) -> Slot:
+        """Serve a slot's fallback for as long as the slot is the active one in this life of the agent; why, as a code.
+
+        Every start decides anew: where the runtime is what it was again, so is the variant.
+        """
+        slot = structs.replace(fallback, stands_in_for=reason)
+        self._stand_ins[slot.info.model, slot.info.arm] = slot
+        return slot
+
+    def _served(self, slot: Slot) -> Slot:
+        """What is served where a slot is the active one."""
+        other = self._stand_ins.get((slot.info.model, slot.info.arm))
+        is_of_slot = other is not None and other.directory.parent == slot.directory
+        if other is None or not is_of_slot or other.info.digest != slot.info.digest:
+            return slot
+        return structs.replace(other, traffic=slot.traffic)
+
     def activate(self, attempt: Attempt) -> Activation:
         """Swap the pointer and let the new worker take over; the old one serves until then. Idempotent."""
         try:
@@ -94,12 +112,14 @@ class Activator:
                 self._slots.point(active)
         except (VerificationError, ContractError) as error:
             return Activation(ok=False, reason="activation", detail=error.sentence())
-        return self._workers.serve(attempt.model, attempt.arm, structs.replace(active, traffic=attempt.traffic))
+        active = self._served(structs.replace(active, traffic=attempt.traffic))
+        return self._workers.serve(attempt.model, attempt.arm, active)
 
     def share(self, active: Slot, traffic: Traffic) -> None:
         """Give an arm that is active another part of the traffic."""
         self._slots.set_traffic(active.info.model, active.info.arm, traffic)
-        self._workers.serve(active.info.model, active.info.arm, structs.replace(active, traffic=traffic))
+        slot = self._served(structs.replace(active, traffic=traffic))
+        self._workers.serve(active.info.model, active.info.arm, slot)
 
     def restore(self, attempt: Attempt) -> Activation:
         """Go back to the bundle before, from the disk alone; with none, the device serves no model. Idempotent."""
@@ -123,7 +143,7 @@ class Activator:
             return Activation(ok=False, reason="previous_damaged", detail=error.sentence())
         self._slots.point(previous)
         previous = self._slots.active(attempt.model, attempt.arm) or previous
-        served = self._workers.serve(attempt.model, attempt.arm, previous)
+        served = self._workers.serve(attempt.model, attempt.arm, self._served(previous))
         if not served.ok:
             return served
         if candidate is not None:

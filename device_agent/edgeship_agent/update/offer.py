@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.contract.manifest import BundleManifest, Variant, output_contract_hash
+from edgeship_agent.contract.manifest import (
+    FULL_PRECISION,
+    BundleManifest,
+    Variant,
+    output_contract_hash,
+    runtime_for,
+)
 from edgeship_agent.contract.oci import (
     ANNOTATION_FILE,
     ANNOTATION_PRECISION,
@@ -34,6 +40,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
         memory_bytes: memory that a worker could get; 0 where unknown.
         disk_free_bytes: room for downloads, after the reserve.
         accepts: model → hashes of the output contracts that its application takes; a model that is not in it takes any.
+        keeps_fallback: whether it keeps a bundle's full precision beside the chosen variant.
     """
 
     target: str
@@ -42,6 +49,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     disk_free_bytes: int
     accepts: Mapping[str, tuple[str, ...]]
+    keeps_fallback: bool = True
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -63,7 +71,7 @@ def choose_variant(manifest: BundleManifest, facts: DeviceFacts) -> Variant | Re
     """
     for_target = [variant for variant in manifest.variants if variant.target == facts.target]
     for variant in for_target:
-        if variant.runtime in facts.runtimes:
+        if runtime_for(variant.runtime, facts.runtimes):
             return variant
     if not for_target:
         others = ", ".join(sorted({variant.target for variant in manifest.variants}))
@@ -71,6 +79,31 @@ def choose_variant(manifest: BundleManifest, facts: DeviceFacts) -> Variant | Re
     wanted = ", ".join(sorted({variant.runtime for variant in for_target}))
     has = ", ".join(sorted(facts.runtimes)) or "none"
     return Refusal(reason="runtime_missing", detail=f"the variant needs {wanted}; this device has {has}")
+
+
+def fallback_of(manifest: BundleManifest, chosen: Variant) -> Variant | None:
+    """The variant that stands in where the chosen one is not right on a device: its full precision, or None."""
+    place = (chosen.target, chosen.runtime, chosen.arch)
+    for variant in manifest.variants:
+        is_same_place = (variant.target, variant.runtime, variant.arch) == place
+        if is_same_place and variant.precision == FULL_PRECISION and variant.label != chosen.label:
+            return variant
+    return None
+
+
+def has_room(variant: Variant, fallback: Variant, facts: DeviceFacts, present: Collection[str]) -> bool:
+    """Whether a device has room for a variant and its fallback: without it the update is taken and the fallback not.
+
+    Args:
+        variant: that the device takes.
+        fallback: of the same bundle.
+        facts: what the device is and has; what was downloaded already is not free any more.
+        present: digests of the files that were downloaded already, of which a copy in the slot alone is to come.
+    """
+    sizes = {file.digest: file.size_bytes for each in (variant, fallback) for file in each.files}
+    needed_bytes = sum(size if digest in present else 2 * size for digest, size in sizes.items())
+    fits = not 0 < facts.memory_bytes < fallback.min_memory_bytes
+    return facts.keeps_fallback and fits and needed_bytes <= facts.disk_free_bytes
 
 
 def entry_of(index: ImageIndex, variant: Variant) -> Descriptor:
@@ -206,9 +239,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _check_platform(variant: Variant, facts: DeviceFacts) -> Refusal | None:
     if variant.arch != facts.arch:
         return Refusal(reason="arch", detail=f"the variant is for {variant.arch}, this device is {facts.arch}")
-    version = facts.runtimes.get(variant.runtime)
-    if version is None:
+    name = runtime_for(variant.runtime, facts.runtimes)
+    if not name:
         return Refusal(reason="runtime_missing", detail=f"the variant needs {variant.runtime}, which is not installed")
+    version = facts.runtimes[name]
+    if name != variant.runtime:
+        return None  # it counts its versions otherwise: whether it knows the operators, the golden inputs tell
     if not in_range(version, variant.runtime_range):
         return Refusal(
             reason="runtime_version",

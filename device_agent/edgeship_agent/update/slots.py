@@ -3,6 +3,7 @@
 ``slots/<model>/<arm>/{a,b}/`` hold ``slot.json``, ``edgeship.json``, ``files/…`` and the chain that proves them:
 ``index.json`` (its hash is the bundle's digest) names ``variant.json``, which names every file. ``active`` is a
 symbolic link to ``a`` or ``b``; ``staging`` is where a new bundle is put together and checked before it takes a slot.
+``fallback/`` in a slot is a slot of the same bundle in full precision, whole in itself, where the bundle has one.
 An arm beside ``main`` also has ``traffic.json``: what it gets, written before the pointer makes it live.
 """
 
@@ -35,12 +36,18 @@ INDEX_FILE: Final = "index.json"
 VARIANT_FILE: Final = "variant.json"
 CHECKED_FILE: Final = "checked.json"
 TRAFFIC_FILE: Final = "traffic.json"
+FALLBACK_FOLDER: Final = "fallback"
 _STAGING: Final = "staging"
 _ACTIVE: Final = "active"
 
 
 class SlotInfo(Struct, frozen=True, kw_only=True):
-    """``slot.json``: which bundle a slot holds; ``variant`` is ``target/runtime/precision``."""
+    """``slot.json``: which bundle a slot holds.
+
+    Attributes:
+        variant: ``target/runtime/precision``.
+        fallback: of the variant that lies in ``fallback/``; empty for none.
+    """
 
     schema_version: int = 1
     model: str
@@ -48,6 +55,7 @@ class SlotInfo(Struct, frozen=True, kw_only=True):
     digest: str
     variant: str
     arm: str
+    fallback: str = ""
 
 
 class Checked(Struct, frozen=True, kw_only=True):
@@ -59,11 +67,17 @@ class Checked(Struct, frozen=True, kw_only=True):
 
 
 class Slot(Struct, frozen=True, kw_only=True):
-    """A slot that holds a bundle; ``traffic`` is what its arm gets while it is the active one."""
+    """A slot that holds a bundle.
+
+    Attributes:
+        traffic: what its arm gets while it is the active one.
+        stands_in_for: where this is served instead of the variant that the build chose: why, as a code.
+    """
 
     directory: Path
     info: SlotInfo
     traffic: Traffic = Traffic()
+    stands_in_for: str = ""
 
     def manifest(self) -> BundleManifest:
         """The bundle manifest."""
@@ -89,7 +103,18 @@ class Slot(Struct, frozen=True, kw_only=True):
         """Every blob that the slot was made from: index, variant, bundle manifest and files."""
         documents = (VARIANT_FILE, MANIFEST_FILE)
         files = tuple(file.digest for file in self.variant().files)
-        return (self.info.digest, *(digest_of_file(self.directory / name) for name in documents), *files)
+        fallback = self.fallback()
+        return (
+            self.info.digest,
+            *(digest_of_file(self.directory / name) for name in documents),
+            *files,
+            *(() if fallback is None else fallback.digests()),
+        )
+
+    def fallback(self) -> Slot | None:
+        """The same bundle in full precision, or None where the slot has none."""
+        slot = _read_slot(self.directory / FALLBACK_FOLDER) if self.info.fallback else None
+        return slot if slot is not None and slot.info.digest == self.info.digest else None
 
     def checked(self) -> Checked | None:
         """The last golden check, or None."""
@@ -117,6 +142,14 @@ class SlotContent(Struct, frozen=True, kw_only=True):
     variant_manifest: bytes
     manifest: bytes
     files: tuple[SlotFile, ...]
+    fallback: SlotContent | None = None
+
+    def folders(self, directory: Path) -> set[Path]:
+        """Every folder of the slot at ``directory``, itself included."""
+        places = (directory / "files" / file.path for file in self.files)
+        inside = {parent for place in places for parent in place.parents if directory in parent.parents}
+        within = set() if self.fallback is None else self.fallback.folders(directory / FALLBACK_FOLDER)
+        return {directory, *inside, *within}
 
 
 class Slots:
@@ -189,11 +222,17 @@ class Slots:
         directory = self._folder(content.info.model, content.info.arm) / _STAGING
         self._remove(directory)
         self._disk.make_folders(directory.parent)
-        places = (directory / "files" / file.path for file in content.files)
-        inside = {parent for place in places for parent in place.parents if directory in parent.parents}
-        folders = sorted({directory, *inside})
+        folders = sorted(content.folders(directory))
         for folder in folders:
             self._disk.make_folder(folder)
+        self._fill(directory, content)
+        for folder in folders:
+            self._disk.sync_folder(folder)
+        return Slot(directory=directory, info=content.info)
+
+    def _fill(self, directory: Path, content: SlotContent) -> None:
+        if content.fallback is not None:
+            self._fill(directory / FALLBACK_FOLDER, content.fallback)
         for file in content.files:
             self._place(file.blob, directory / "files" / file.path)
         for name, data in (
@@ -203,9 +242,6 @@ class Slots:
             (SLOT_FILE, canonical_json(content.info)),
         ):
             self._disk.write(directory / name, data)
-        for folder in folders:
-            self._disk.sync_folder(folder)
-        return Slot(directory=directory, info=content.info)
 
     def remember_check(self, slot: Slot, checked: Checked) -> None:
         """Keep the result of a golden check beside the bundle; one that is lost is made again."""
@@ -307,6 +343,20 @@ def verify_slot(slot: Slot, *, digest_of_path: Callable[[Path], str] = digest_of
             raise VerificationError("the variant does not name this file", file=path)
         if not path.is_file() or digest_of_path(path) != file.digest:
             raise VerificationError("the file was changed after it was verified", file=path, expected=file.digest)
+
+
+def verify_whole(slot: Slot) -> None:
+    """Hash a slot again, and the fallback in it that its ``slot.json`` promises.
+
+    Raises:
+        VerificationError: a file of either is missing or is not the one that was signed for.
+    """
+    verify_slot(slot)
+    if slot.info.fallback:
+        fallback = slot.fallback()
+        if fallback is None:
+            raise VerificationError("the fallback is gone", file=slot.directory / FALLBACK_FOLDER)
+        verify_slot(fallback)
 
 
 def _checked_bytes(path: Path, digest: str) -> bytes:

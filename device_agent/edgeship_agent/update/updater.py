@@ -26,7 +26,7 @@ from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart, transition
 from edgeship_agent.update.offer import Refusal
 from edgeship_agent.update.ports import Publish
-from edgeship_agent.update.slots import Slot, Slots, verify_slot
+from edgeship_agent.update.slots import Slot, Slots, verify_slot, verify_whole
 from edgeship_agent.update.state import BadPair, StateFile
 from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
@@ -279,7 +279,7 @@ class Updater:
             slot = self._local(attempt)
             if slot is None:
                 slot = parts.slots.stage(parts.acquirer.content(parts.acquirer.stored(attempt), attempt))
-                verify_slot(slot)
+                verify_whole(slot)
         except (VerificationError, ContractError) as error:
             return self._enter(attempt, Event.DAMAGED, reason="damaged", detail=error.sentence())
         outcome = parts.activator.golden(slot)
@@ -430,7 +430,7 @@ class Updater:
             if slot is None:
                 continue
             try:
-                verify_slot(slot)
+                verify_whole(slot)
             except (VerificationError, ContractError):
                 continue
             return slot
@@ -488,4 +488,4 @@ def _starts(goal: ModelGoal) -> list[Attempt]:
 
 
 def _sizes(offer: Offer) -> dict[str, float]:
-    return {"size_bytes": float(sum(file.size_bytes for file in offer.variant.files))}
+    return {"size_bytes": float(sum(file.size_bytes for variant in offer.variants for file in variant.files))}

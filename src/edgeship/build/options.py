@@ -50,6 +50,7 @@ class BuildOptions(SourceOptions, frozen=True, kw_only=True):
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
         cache: whether results of earlier builds are used, and this one's are kept.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
+        fp32_fallback: let a bundle hold full precision beside a quantized variant, for devices that it fails on.
         jobs: processes that build for different runtimes at the same time.
         install_toolchains: create a missing converter environment without asking.
     """
@@ -88,6 +89,7 @@ class BuildOptions(SourceOptions, frozen=True, kw_only=True):
     base: Path | None = None
     log_mlflow: bool = False
     fold_normalisation: bool = True
+    fp32_fallback: bool = True
     cache: bool = True
     jobs: int = 1
     install_toolchains: bool = False

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from edgeship.build import assemble, ci, documents, few_labels, labelling, output
 from edgeship.build.decide import Assessed, Decision, rates_of
+from edgeship.build.fallback import fallback_of
 from edgeship.build.inputs import Inputs
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
@@ -20,6 +21,7 @@ from edgeship.build.schema import BuildDocument, GateReport
 from edgeship.build.unlabelled import Field
 from edgeship.bundle import BundleDraft, LineageDocument, VariantDraft
 from edgeship_agent.contract.errors import VerificationError
+from edgeship_agent.contract.manifest import FULL_PRECISION
 
 STATE_FILE: Final = "few_labels.json"
 DRAFT_FILE: Final = "pending.msgpack"
@@ -35,6 +37,7 @@ class PendingBundle(Struct, frozen=True, kw_only=True):
         latencies_ms: label → measured times, for the report.
         lineage, addition: for the documents that its variants will share.
         base: the build that the report compares with, as it was then.
+        fallbacks: label → label of the full precision that ships beside it.
     """
 
     draft: BundleDraft
@@ -43,6 +46,7 @@ class PendingBundle(Struct, frozen=True, kw_only=True):
     lineage: LineageDocument
     addition: documents.CardAddition
     base: BuildDocument | None = None
+    fallbacks: dict[str, str] = {}
 
 
 def undecided_of(decisions: Sequence[Decision], metric: str) -> list[Assessed]:
@@ -84,9 +88,15 @@ def leave(
     state = _state(field, open_, decisions, read, options)
     labelling.write(draft, field.samples, state)
     output.write_synced(draft / STATE_FILE, encode_state(state))
-    ships = [each for decision in decisions for each in decision.assessed
-             if each in open_ or each is decision.shipped]  # fmt: skip
-    output.write_synced(draft / DRAFT_FILE, msgspec.msgpack.encode(_pending(read, ships, options, statement, progress)))
+    likely = [(decision, each) for decision in decisions for each in decision.assessed
+              if each in open_ or each is decision.shipped]  # fmt: skip
+    spares = {each.judged.label: fallback_of(decision, each, options) for decision, each in likely}
+    ships = {each.judged.label: each for each in (*(each for _, each in likely), *spares.values()) if each is not None}
+    waiting = structs.replace(
+        _pending(read, list(ships.values()), options, statement, progress),
+        fallbacks={label: spare.judged.label for label, spare in spares.items() if spare is not None},
+    )
+    output.write_synced(draft / DRAFT_FILE, msgspec.msgpack.encode(waiting))
     progress.step("label", f"{len(state.rows)} disagreements are in {labelling.LABELS_FILE}: label from the top, "
                            "as many as you like", "undecided")  # fmt: skip
     return True
@@ -117,7 +127,9 @@ def bundle_of(
         VerificationError: a model file is not the one that was judged.
     """
     by_label = {each.variant.label: each for each in pending.draft.variants}
-    quantized = {label.rsplit("/", 1)[0] for label in chosen if not label.endswith("/fp32")}
+    spares = (pending.fallbacks.get(label) for label in chosen)
+    chosen = [each for pair in zip(chosen, spares, strict=True) for each in pair if each]
+    quantized = {label.rsplit("/", 1)[0] for label in chosen if not label.endswith(f"/{FULL_PRECISION}")}
     kept = {key: value for key, value in pending.draft.lineage.notes.items() if "/" not in key or key in quantized}
     lineage = structs.replace(pending.draft.lineage, notes={**kept, **notes})
     variants = tuple(_with_models(by_label[label], folder, pending.digests[label]) for label in chosen)

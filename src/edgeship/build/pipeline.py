@@ -19,6 +19,7 @@ from edgeship.build import (
     ci,
     delegates,
     documents,
+    fallback,
     hints,
     inputs,
     labelling,
@@ -303,7 +304,7 @@ def _document(
         bundle=str(staging.final / "bundle") if bundle else None,
         bundle_digest=bundle.digest if bundle else "",
         variants=tuple(
-            _variant_report(each, one, staging, read, _name(options)) for one in decisions for each in one.assessed
+            _variant_report(each, one, staging, read, options) for one in decisions for each in one.assessed
         ),
         version=options.version,
         report=str(staging.final / "report.html"),
@@ -331,10 +332,10 @@ def _draft(
     statement: documents.Statement,
     progress: Progress,
 ) -> BundleDraft:
-    """Prove and document what was chosen: one variant a target, so that a device's choice is never ambiguous."""
+    """Prove and document what was chosen: one variant a target, and full precision for devices that it fails on."""
+    assert all(decision.shipped for decision in decisions), "a pass names what ships"
     shipped = []
-    for each in [decision.shipped for decision in decisions]:
-        assert each is not None, "a pass names what ships"
+    for each in fallback.shipped(decisions, options):
         proof = make_proof(read, each.built, each.judged.label, progress)
         shipped.append(assemble.Shipped(target=each.target, entry=each.entry, built=each.built, proof=proof,
                                         place=each.place, gates=each.judged.gates))  # fmt: skip
@@ -343,7 +344,7 @@ def _draft(
 
 
 def _variant_report(
-    each: Assessed, decision: Decision, staging: output.Staging, read: inputs.Inputs, name: str
+    each: Assessed, decision: Decision, staging: output.Staging, read: inputs.Inputs, options: BuildOptions
 ) -> VariantReport:
     """Copy a variant's files into the output folder, with C sources where the target wants them, and describe it."""
     relative = Path("variants") / each.judged.label
@@ -352,8 +353,10 @@ def _variant_report(
     for file in each.built.artifact.files:
         shutil.copyfile(file, folder / file.name)
     if each.target.format == C_ARRAY and each.judged.verdict != "fail":
-        write_variant(each.built.artifact, read.calibration_inputs[0], name, folder)
+        write_variant(each.built.artifact, read.calibration_inputs[0], _name(options), folder)
     final = staging.final / relative / each.built.artifact.model.name
     described = each.report(str(final), chosen=each.judged.label == decision.choice.chosen)
+    if each is fallback.fallback_of(decision, decision.shipped, options):
+        described = structs.replace(described, reason=fallback.SHIPS)
     split = delegates.note_of(each.entry, each.built.artifact, read.memory)
     return structs.replace(described, notes=(*described.notes, *split))

@@ -143,6 +143,7 @@ class Project(Struct, frozen=True, kw_only=True):
         measure: ``ssh://user@host`` of a device that candidates are run on; empty for this machine.
         cache: use results of earlier builds, and keep this one's.
         fold_normalisation: let the files do the arithmetic between bytes and floats, where that is exact.
+        fp32_fallback: let a bundle hold full precision beside a quantized variant, for devices that it fails on.
         log_mlflow: tell the MLflow run that the source comes from (or a new one) what became of it.
         jobs: processes that build for different runtimes at the same time.
     """
@@ -158,6 +159,7 @@ class Project(Struct, frozen=True, kw_only=True):
     keep_float: tuple[str, ...] = ()
     measure: str = ""
     fold_normalisation: bool = True
+    fp32_fallback: bool = True
     cache: bool = True
     log_mlflow: bool = False
     jobs: int = 1
@@ -212,6 +214,7 @@ def options_of(project: Project, path: Path) -> BuildOptions:
         accept_proxy_latency=budgets.accept_proxy_latency,
         strict=project.strict,
         fold_normalisation=project.fold_normalisation,
+        fp32_fallback=project.fp32_fallback,
         cache=project.cache,
         jobs=project.jobs,
         effort=project.effort,

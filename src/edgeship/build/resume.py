@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from edgeship.build import ci, few_labels, labelling, output, pending, pipeline, select
+from edgeship.build.fallback import SHIPS
 from edgeship.build.few_labels import LabellingState, PendingVariant
 from edgeship.build.gate import verdict_of
 from edgeship.build.metric_gate import Answer, FieldEvidence, judge_field
@@ -127,7 +128,13 @@ def _write(
         written = write_bundle(
             folder / "bundle", pending.bundle_of(waiting, folder, chosen, notes, document.gates), key
         )
-        document = structs.replace(document, bundle=str((folder / "bundle").absolute()), bundle_digest=written.digest)
+        spares = {waiting.fallbacks.get(label) for label in chosen}
+        variants = tuple(
+            structs.replace(each, reason=SHIPS) if _label(each) in spares else each for each in document.variants
+        )
+        document = structs.replace(
+            document, bundle=str((folder / "bundle").absolute()), bundle_digest=written.digest, variants=variants
+        )
     else:
         document = structs.replace(document, bundle=None, bundle_digest="")
     output.replace_synced(folder / "report.md", ci.comment(document, waiting.base).encode())

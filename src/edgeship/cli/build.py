@@ -93,6 +93,8 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
               help="Leave this operator in float; names stand in the report's sensitivity; repeatable.")  # fmt: skip
 @click.option("--fold-normalisation/--no-fold-normalisation", "fold_normalisation", default=True, show_default=True,
               help="Let the files take bytes and normalise them, where that is exact.")  # fmt: skip
+@click.option("--fp32-fallback/--no-fp32-fallback", default=True, show_default=True,
+              help="Ship fp32 beside a quantized variant, for devices that it fails on.")  # fmt: skip
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Use and keep results of builds.")
 @click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True,

@@ -73,7 +73,8 @@ def show(device_id: str, server: str, as_json: bool) -> None:
     for label, text in lines.items():
         console.result(f"{label:<12}{text}")
     for arm in device["running"]:
-        console.result(f"{'running':<12}{arm['model']} {arm['version']} {arm['variant']} ({arm['state']})")
+        why = f", stands in for the variant of the build: {arm['fallback']}" if arm.get("fallback") else ""
+        console.result(f"{'running':<12}{arm['model']} {arm['version']} {arm['variant']} ({arm['state']}{why})")
     for total in device["totals"]:
         console.result(
             f"{'calls':<12}{total['model']} {total['version']}: {total['inferences']} answered, "
@@ -219,7 +220,9 @@ def _parse_tag(text: str) -> tuple[str, str]:
 
 def _row(device: dict[str, Any]) -> tuple[str, ...]:
     running = ", ".join(
-        f"{arm['model']} {arm['version']}" + ("" if arm["state"] == "committed" else f" ({arm['state']})")
+        f"{arm['model']} {arm['version']}"
+        + ("" if arm["state"] == "committed" else f" ({arm['state']})")
+        + (" (fallback)" if arm.get("fallback") else "")
         for arm in device["running"]
     )
     return (

@@ -87,7 +87,8 @@ def _check_state(message: Birth | Heartbeat) -> None:
 def _check_running(running: tuple[RunningArm, ...]) -> None:
     _entries("running", running)
     for arm in running:
-        _names("running", (arm.model, arm.arm, arm.version, arm.digest, arm.variant, arm.state, arm.retained_version))
+        said = (arm.model, arm.arm, arm.version, arm.digest, arm.variant, arm.state, arm.retained_version, arm.fallback)
+        _names("running", said)
 
 
 def _check_report(report: UpdateReport) -> None:

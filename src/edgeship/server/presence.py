@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from sqlalchemy import Connection
 
 from edgeship.server import clones, device_reports
 from edgeship.server.context import ServerContext
 from edgeship.server.store import devices, identities
-from edgeship_agent.contract.messages import Birth, Death, Heartbeat
+from edgeship_agent.contract.messages import Birth, Death, Heartbeat, RunningArm
 
 
 def on_birth(context: ServerContext, connection: Connection, birth: Birth, *, retained: bool) -> bool:
@@ -32,6 +34,7 @@ def on_birth(context: ServerContext, connection: Connection, birth: Birth, *, re
         context.record(connection, "device_registered", subject, sentence, data)
     elif not row.online:
         context.record(connection, "device_online", subject, f"{birth.device_id} is online again", data)
+    _record_fallbacks(context, connection, birth.device_id, row.running if row else [], birth.running)
     return True
 
 
@@ -45,6 +48,7 @@ def on_heartbeat(context: ServerContext, connection: Connection, heartbeat: Hear
     if row is None or not devices.save_heartbeat(connection, heartbeat, context.clock()):
         return False
     if row.running != devices.running_rows(heartbeat.running):
+        _record_fallbacks(context, connection, heartbeat.device_id, row.running, heartbeat.running)
         device_reports.on_running(context, connection, heartbeat.device_id, heartbeat.running)
     if not row.online:
         _record_return(context, connection, heartbeat.device_id)
@@ -75,6 +79,24 @@ def on_death(context: ServerContext, connection: Connection, death: Death) -> bo
         sentence = f"{death.device_id} lost its connection"
         context.record(connection, "device_offline", f"device/{death.device_id}", sentence, {"cause": "will"})
     return True
+
+
+def _record_fallbacks(
+    context: ServerContext,
+    connection: Connection,
+    device_id: str,
+    before: Iterable[Mapping[str, str]],
+    running: Iterable[RunningArm],
+) -> None:
+    """A device began to serve full precision, since what the build chose is not right on it: said once."""
+    known = {(arm["model"], arm["arm"], arm["digest"]) for arm in before if arm.get("fallback")}
+    for arm in running:
+        if arm.fallback and (arm.model, arm.arm, arm.digest) not in known:
+            why = arm.fallback.replace("_", " ")
+            served = f"{device_id} serves {arm.model} {arm.version} as {arm.variant}"
+            sentence = f"{served}: the variant of the build failed there ({why})"
+            data = {"model": arm.model, "version": arm.version, "variant": arm.variant, "reason": arm.fallback}
+            context.record(connection, "fallback_served", f"device/{device_id}", sentence, data)
 
 
 def sweep(context: ServerContext, connection: Connection, listening_since_s: float) -> None:

@@ -12,7 +12,7 @@ from edgeship.rollout import Candidate, DeviceState, draw_stages
 from edgeship.server.store import devices, goals, releases, rollouts, schema
 from edgeship.server.store.releases import Release
 from edgeship.server.store.rollouts import Member
-from edgeship_agent.contract.manifest import BundleManifest, Variant
+from edgeship_agent.contract.manifest import BundleManifest, Variant, runtime_for
 
 #: The arm of a device that answers what no other arm answers.
 MAIN_ARM: Final = "main"
@@ -51,7 +51,7 @@ def resolve_variant(manifest: BundleManifest, target: str, arch: str, runtimes: 
         return f"the bundle has no variant for {target}, only for {known}"
     installed = set(runtimes)
     for variant in for_target:
-        if variant.runtime in installed:
+        if runtime_for(variant.runtime, installed):
             return variant if variant.arch == arch else f"the variant is for {variant.arch}, the device is {arch}"
     wanted = ", ".join(sorted({variant.runtime for variant in for_target}))
     return f"the variant needs {wanted}; the device has {', '.join(sorted(installed)) or 'no runtime'}"

@@ -25,7 +25,8 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
 
     Attributes:
         tags: the device's own under the operator's.
-        running: what is loaded now: model, arm, version, digest, variant, state, retained_version.
+        running: what is loaded now: model, arm, version, digest, variant, state, retained_version,
+            fallback.
         outbox: the device's own books: windows created, acknowledged, evicted, waiting.
         windows_stored: windows of the device that this server holds.
     """

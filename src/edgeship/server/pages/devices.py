@@ -139,6 +139,8 @@ def _running_words(device: Device) -> Markup:
         parts += [", " if parts else None, release_link(arm.model, arm.version)]
         if arm.state and arm.state != "committed":
             parts.append(fragment(" ", state_word(arm.state)))
+        if arm.fallback:
+            parts.append(fragment(" ", state_word("fallback")))
     return fragment(parts) if parts else element("span", "no model", class_="muted")
 
 
@@ -178,6 +180,8 @@ def sentence(view: DeviceView) -> str:
             parts.append(f"runs {arm.model} {arm.version}" + (", as wanted" if goal else ""))
         else:
             parts.append(f"runs {arm.model} {arm.version}, shall run {goal.version}")
+    parts += [f"serves {arm.model} in full precision, since the variant of the build failed there "
+              f"({arm.fallback.replace('_', ' ')})" for arm in device.running if arm.fallback]  # fmt: skip
     missing = sorted(set(wanted) - {arm.model for arm in device.running})
     parts += [f"shall run {model} {wanted[model].version} and runs none" for model in missing]
     opened = sum(incident.state == "open" for incident in view.incidents)
@@ -199,12 +203,19 @@ def _models(view: DeviceView) -> Markup:
                 fragment(release_link(model, arm.version), " ", short_digest(arm.digest)) if arm else "none",
                 fragment(release_link(model, goal.version), " ", short_digest(goal.digest)) if goal else "nothing said",
                 _agreement(arm, goal),
-                arm.variant if arm else "",
+                _variant(arm) if arm else "",
                 (arm.retained_version if arm else "") or "none",
             )
         )
     header = ("model", "loaded", "wanted", "", "variant", "kept for rollback")
     return rows_table("Loaded is what the device says it runs", header, rows, empty="No model is loaded or wanted.")
+
+
+def _variant(arm: queries.Running) -> Child:
+    if not arm.fallback:
+        return arm.variant
+    shown = f"stands in: {arm.fallback.replace('_', ' ')}"
+    return fragment(arm.variant, " ", state_word("fallback", shown=shown))
 
 
 def _agreement(arm: queries.Running | None, goal: Assignment | None) -> Child:

@@ -22,7 +22,7 @@ _LATENCY_WINDOWS: Final = 100
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """A model that a device says it has loaded."""
+    """A model that a device says it has loaded; ``fallback`` as in :class:`RunningArm`."""
 
     model: str
     version: str
@@ -31,6 +31,7 @@ class Running(Struct, frozen=True, kw_only=True):
     variant: str = ""
     state: str = ""
     retained_version: str = ""
+    fallback: str = ""
 
 
 class Outbox(Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ _STATES: Final = {
     **dict.fromkeys(("lost_after_activate", "inconsistent", "failed_clean", "alert", "open"), ("✖", "bad")),
     **dict.fromkeys(("running", "in_progress", "offered", "offering", "soaking", "judging"), ("●", "run")),
     **dict.fromkeys(("rolling_back", "probation", "activating", "downloading", "verifying", "staged"), ("●", "run")),
-    **dict.fromkeys(("paused", "inconclusive", "warn", "stale", "waiting_approval"), ("▲", "wait")),
+    **dict.fromkeys(("paused", "inconclusive", "warn", "fallback", "stale", "waiting_approval"), ("▲", "wait")),
     **dict.fromkeys(("offline", "aborted", "canceled", "denied"), ("■", "wait")),
 }
 
