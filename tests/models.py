@@ -32,7 +32,7 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
         "w1": rng.normal(0, 0.5, (4, 1, 3, 3)),
         "b1": rng.normal(0, 0.1, 4),
         "w2": rng.normal(0, 0.3, (16, 4, 3, 3)),
-        "b2": rng.normal(0, 0.1, 16),
+        "b0": rng.normal(0, 0.1, 16),
         "h": rng.normal(0, 0.1, (16 * 16, 64)),
         "bh": rng.normal(0, 0.1, () if bias_rows else 64),
         "w3": rng.normal(0, 0.2, (64, CLASSES)),
@@ -41,7 +41,7 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], domain=domain),
         helper.make_node("Relu", ["c1"], ["r1"]),
-        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["r1", "w2", "b0"], ["c2"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c2"], ["r2"]),
         helper.make_node("MaxPool", ["r2"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["p"], ["f"]),
@@ -69,6 +69,37 @@ def two_outputs(path: Path) -> Path:
     ]
     outputs = [_value("map", [1, 3, SIDE, SIDE]), _value("mean", [1, 3])]
     return _save(path, nodes, [_value("x", [1, 2, SIDE, SIDE])], outputs, constants, [helper.make_opsetid("", 13)])
+
+
+def double_softmax(path: Path) -> Path:
+    """A raw model with a softmax in double precision: ``x`` [1, 1, 8, 8] to ``y`` [1, 4, 8, 8]."""
+    weights = np.random.default_rng(6).normal(0, 0.4, (4, 1, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["map"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Cast", ["map"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Softmax", ["wide"], ["shares"], axis=1),
+        helper.make_node("Cast", ["shares"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, 4, SIDE, SIDE])]
+    return _save(path, nodes, *ends, [numpy_helper.from_array(weights, "w")], [helper.make_opsetid("", 17)])
+
+
+def shared_bias(path: Path) -> Path:
+    """A raw model whose three layers share a bias ``b``; one gives ``b0``: ``x`` [1, 1, 8, 8] to ``y`` [1, 4, 8, 8]."""
+    rng = np.random.default_rng(6)
+    shape = {"v": (4, 1, 3, 3), "w": (4, 4, 3, 3), "u": (4, 4, 3, 3)}
+    constants = [numpy_helper.from_array(rng.normal(0, 0.4, size).astype(np.float32), name)
+                 for name, size in shape.items()]  # fmt: skip
+    constants.append(numpy_helper.from_array(rng.normal(0, 0.4, 4).astype(np.float32), "b"))
+    same = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "v", "b"], ["first"], **same),
+        helper.make_node("Conv", ["first", "w", "b"], ["b0"], **same),
+        helper.make_node("Tanh", ["b0"], ["bent"]),
+        helper.make_node("Conv", ["bent", "u", "b"], ["y"], **same),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, 4, SIDE, SIDE])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
 def beyond_the_converter(path: Path) -> Path:

@@ -9,20 +9,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from msgspec import structs
 
 from edgeship.build import layout, sources, toolchains
 from edgeship.build.backends import Artifact, Backend, Job, open_backend
 from edgeship.build.schemes import S8S8
+from edgeship.build.tflite_file import read_tflite
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
 from tests import models, tflite_files
 from tests.conformance.backend_template import BackendTemplate
+from tests.tflite_files import Ops, TfliteWriter, Types
 
 
 class TestLiteRt(BackendTemplate):
     runtime = "litert"
     scheme = S8S8
+
+    def test_weights_stored_in_half_precision_are_quantized(self, backend: Backend, tmp_path: Path) -> None:
+        """As the files of MediaPipe store theirs."""
+        writer = TfliteWriter()
+        weights = np.random.default_rng(6).normal(0, 0.4, (4, 1, 1, 8)).astype(np.float16)
+        value = writer.tensor("x", [1, 1, 8, 8], Types.FLOAT32)
+        half = writer.tensor("half", weights.shape, Types.FLOAT16, data=weights)
+        wide = writer.tensor("wide", weights.shape, Types.FLOAT32)
+        bias = writer.tensor("bias", [4], Types.FLOAT32, data=np.zeros(4, np.float32))
+        answer = writer.tensor("y", [1, 1, 8, 4], Types.FLOAT32)
+        options = schema.Conv2DOptionsT()
+        options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor = 1, 1, 1, 1
+        writer.operator(Ops.DEQUANTIZE, [half], [wide])
+        writer.operator(Ops.CONV_2D, [value, wide, bias], [answer], options=options)
+        job = self.job_for(writer.write(tmp_path / "m.tflite", [value], [answer]), tmp_path)
+        artifact = backend.quantize(job, self.convert(backend, job), S8S8)
+        assert self.error(artifact, job) < 0.02
+        kept = [tensor.dtype for tensor in read_tflite(artifact.model).main.tensors if tensor.constant]
+        assert set(kept) == {"int8", "int32"}
 
     def test_the_layout_is_found_and_recorded(self, float_artifact: Artifact) -> None:
         (image,) = float_artifact.inputs

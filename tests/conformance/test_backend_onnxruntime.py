@@ -46,6 +46,17 @@ class TestOnnxRuntime(BackendTemplate):
         assert not operators & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
         assert {"QuantizeLinear", "DequantizeLinear"} <= operators
 
+    def test_a_softmax_in_double_precision_stays_as_it_is(self, backend: Backend, tmp_path: Path) -> None:
+        job = self.job_for(models.double_softmax(tmp_path / "m.onnx"), tmp_path)
+        artifact = backend.quantize(job, self.convert(backend, job), U8S8)
+        assert self.error(artifact, job) < 0.05
+        assert _weight_scales(artifact.model)
+
+    def test_layers_that_share_a_bias_are_quantized(self, backend: Backend, tmp_path: Path) -> None:
+        job = self.job_for(models.shared_bias(tmp_path / "m.onnx"), tmp_path)
+        artifact = backend.quantize(job, self.convert(backend, job), U8S8)
+        assert self.error(artifact, job) < 0.05
+
     def test_schemes_differ_in_the_types_of_activations_and_the_size_of_weights(
         self, backend: Backend, job: Job, float_artifact: Artifact, int8_artifact: Artifact
     ) -> None:

@@ -86,6 +86,22 @@ def test_free_axes_are_pinned_by_the_user(tmp_path: Path) -> None:
         sources.load(sources.SourceRequest(text=str(path), input_shapes=(wrong,)))
 
 
+def test_axes_written_as_minus_one_are_free(tmp_path: Path) -> None:
+    """PaddlePaddle's exporter writes the sizes that it does not know so."""
+    path = models.classifier(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    for axis in (0, 2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = -1
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, str(path))
+    with pytest.raises(InputError) as refusal:
+        sources.load(path)
+    assert refusal.value.next_step == "give its sizes: --input-shape x=1,1,SIZE,SIZE"
+    shape = sources.InputShape(name="x", shape=(1, 1, 8, 8))
+    pinned = sources.load(sources.SourceRequest(text=str(path), input_shapes=(shape,)))
+    assert [spec.shape for spec in (*pinned.inputs, *pinned.outputs)] == [(1, 1, 8, 8), (1, models.CLASSES)]
+
+
 def test_a_change_of_the_source_during_the_build_is_noticed(tmp_path: Path) -> None:
     source = sources.load(models.classifier(tmp_path / "m.onnx"))
     source.check_unchanged()

@@ -42,6 +42,11 @@ def test_more_of_heavy_tailed_data_moves_less() -> None:
     assert moved[0] > moved[1] > moved[2]
 
 
+def test_infinite_values_have_no_range_that_moves() -> None:
+    masked = TensorRange(name="mask", low=np.full(100, -np.inf), high=np.zeros(100))
+    assert range_stability([masked]).moving == ()
+
+
 def test_integers_have_no_range_to_find() -> None:
     assert ranges_of({"i": [np.arange(3)], "f": [np.ones(2)], "none": []})[0].name == "f"
     assert range_stability([]).note

@@ -84,6 +84,27 @@ def test_memory_storage_glibc_shapes_and_types(pi: Target) -> None:
     assert failed(pi, changed(FACTS, io_dtypes=("complex64",))) == {"types": False}
 
 
+def test_storage_of_a_target_that_takes_integers_alone_is_counted_in_int8() -> None:
+    board = changed(target_files.load("cortex-m"), storage_bytes=1_000)
+
+    def told(**more: Any) -> list[tuple[bool | None, str]]:
+        return [(each.holds, each.sentence) for each in check(board, changed(FACTS, **more)) if each.id == "storage"]
+
+    assert told(weight_bytes=4_000) == [(True, "1.0 kB for the model in int8; cortex-m gives 1.0 kB")]
+    assert [holds for holds, _ in told(weight_bytes=4_004)] == [False]
+    assert [holds for holds, _ in told(weight_bytes=4_000, quantized=True)] == [False]
+
+
+def test_fixed_shapes_are_asked_for_where_there_are_free_ones(pi: Target) -> None:
+    def steps(**more: Any) -> set[str]:
+        facts = changed(FACTS, peak_activation_bytes=None, **more)
+        return {each.next_step for target in (pi, target_files.load("cortex-m")) for each in check(target, facts)
+                if each.id == "memory"}  # fmt: skip
+
+    assert steps() == {""}
+    assert all("fixed shape" in step for step in steps(dynamic_inputs=("x",)))
+
+
 def test_what_cannot_be_told_is_not_a_pass(pi: Target) -> None:
     assert failed(pi, changed(FACTS, peak_activation_bytes=None)) == {"memory": None}
     server = target_files.load("x86-64-server")

@@ -78,6 +78,14 @@ def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
     return convert_onnx(model, folder)
 
 
+def _tf2onnx(source: SourceModel, model: Path, folder: Path) -> Made:
+    if source.format == "tflite":
+        from edgeship.build.backends.tflite_plain import with_plain_operators, with_separate_biases
+
+        model.write_bytes(with_separate_biases(with_plain_operators(model.read_bytes())))  # a private copy
+    return convert_by("tensorflow", "onnx")(source, model, folder)
+
+
 #: Every conversion there is.
 STEPS: Final[dict[str, Step]] = {
     step.name: step
@@ -86,7 +94,7 @@ STEPS: Final[dict[str, Step]] = {
         Step(name="unroll", toolchain="", run=_unroll),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
-        Step(name="tf2onnx", toolchain="tensorflow", run=convert_by("tensorflow", "onnx")),
+        Step(name="tf2onnx", toolchain="tensorflow", run=_tf2onnx),
         Step(name="TFLiteConverter", toolchain="tensorflow", run=convert_by("tensorflow", "tflite")),
         Step(name="skl2onnx", toolchain="classical", run=convert_by("classical", "onnx")),
         Step(name="onnxmltools", toolchain="classical", run=convert_by("classical", "onnx")),

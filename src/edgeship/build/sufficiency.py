@@ -7,6 +7,7 @@ outside the other's range, as a share of the range of all; half a calibration se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -120,7 +121,7 @@ def _moved(tensor: TensorRange) -> float:
     if len(tensor.low) < 2:
         return 0.0
     span = float(tensor.high.max() - tensor.low.min())
-    if not span > 0.0:
+    if not 0.0 < span < math.inf:  # infinities stand for "nothing here", such as in a mask
         return 0.0
     below = abs(float(tensor.low[even].min() - tensor.low[odd].min()))
     above = abs(float(tensor.high[even].max() - tensor.high[odd].max()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from edgeship.build import partitions
+from edgeship.build.backends.tflite_plain import with_plain_operators
 from edgeship.build.microcontroller import operators
 from edgeship.build.microcontroller.arena import estimate
 from edgeship.build.microcontroller.lifetimes import buffers_of
@@ -31,7 +33,28 @@ def facts_of_tflite(path: Path, runtimes: Collection[str]) -> ModelFacts:
     Raises:
         InputError: the file cannot be used.
     """
-    model = read_tflite(path)
+    with TemporaryDirectory(prefix="edgeship-") as folder:
+        return _facts(_plain(path, Path(folder)), runtimes, path)
+
+
+def _plain(path: Path, folder: Path) -> Path:
+    """The file as converters and quantizers get it; a quantized one is passed through as it is."""
+    if is_quantized(read_tflite(path)):
+        return path
+    data = path.read_bytes()
+    try:
+        written = with_plain_operators(data)
+    except (ValueError, RuntimeError):  # LiteRT refuses its constants: it says so when it is asked below
+        return path
+    if written == data:
+        return path
+    plain = folder / path.name
+    plain.write_bytes(written)
+    return plain
+
+
+def _facts(asked: Path, runtimes: Collection[str], path: Path) -> ModelFacts:
+    model = read_tflite(asked)
     try:
         peak = least_bytes(buffers_of(model))
     except ValueError as error:
@@ -39,12 +62,12 @@ def facts_of_tflite(path: Path, runtimes: Collection[str]) -> ModelFacts:
     unsupported = {"tflm": operators.unsupported(model)}
     pieces = {}
     if "litert" in runtimes and runtime_version("litert"):
-        pieces["litert"] = partitions.of_model("litert", "XNNPACK", path)
+        pieces["litert"] = partitions.of_model("litert", "XNNPACK", asked)
         unsupported["litert"] = _refused_by_litert(pieces["litert"])
     if "openvino" in runtimes and runtime_version("openvino"):
         from edgeship.build.model_facts import unknown_to_openvino
 
-        unsupported["openvino"] = unknown_to_openvino(path)
+        unsupported["openvino"] = unknown_to_openvino(asked)
     main = model.main
     ends = [main.tensors[index] for index in (*main.inputs, *main.outputs)]
     return ModelFacts(

@@ -36,18 +36,20 @@ def memory(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckResul
         return CheckResult(id="memory", runtime=entry.name, holds=False, sentence=sentence, sure=sure,
                            next_step="use a smaller model, or a target with more memory")  # fmt: skip
     holds = None if activations is None else True
-    hint = "" if holds else "give every input a fixed shape to have activations estimated"
+    free = "give every input a fixed shape to have activations estimated"
+    hint = free if holds is None and facts.dynamic_inputs else ""
     return CheckResult(id="memory", runtime=entry.name, holds=holds, sentence=sentence, next_step=hint)
 
 
 def storage(target: Target, facts: ModelFacts) -> CheckResult:
     """Whether the model fits on the disk, twice where the agent keeps the former version."""
     copies = _STORED_COPIES if target.agent else 1
-    needed = copies * facts.weight_bytes
+    integers = bool(target.dtypes.weights) and not any(each.startswith("float") for each in target.dtypes.weights)
+    smaller = integers and not facts.quantized  # such a target gets the model in int8 or not at all
+    needed = copies * (_smallest(facts) if smaller else facts.weight_bytes)
     versions = "two versions" if copies > 1 else "the model"
-    sentence = (
-        f"{size_text(needed)} for {versions} {_as_it_is(facts)}; {target.id} gives {size_text(target.storage_bytes)}"
-    )
+    form = "in int8" if smaller else _as_it_is(facts)
+    sentence = f"{size_text(needed)} for {versions} {form}; {target.id} gives {size_text(target.storage_bytes)}"
     holds = needed <= target.storage_bytes
     sure = copies * _smallest(facts) > target.storage_bytes
     hint = "" if holds else "use a smaller model"

@@ -22,7 +22,7 @@ def arena(target: Target, facts: ModelFacts) -> CheckResult:
         )  # fmt: skip
     if facts.peak_activation_bytes is None:
         return CheckResult(id="memory", runtime="litert", holds=None, sentence=f"activations unknown; {gives}",
-                           next_step="give every input a fixed shape")  # fmt: skip
+                           next_step="give every input a fixed shape" if facts.dynamic_inputs else "")  # fmt: skip
     least = facts.peak_activation_bytes if facts.quantized else facts.peak_activation_bytes // _FLOAT_SHARE
     holds = least <= target.memory_bytes
     return CheckResult(

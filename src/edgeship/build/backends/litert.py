@@ -12,6 +12,7 @@ from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.tflite_constants import with_shared_constants
 from edgeship.build.backends.tflite_dead_outputs import with_typed_dead_outputs
 from edgeship.build.backends.tflite_graph import TfliteGraph
+from edgeship.build.backends.tflite_plain import with_builtin_operators, with_plain_operators
 from edgeship.build.backends.tflite_signature import with_signature
 from edgeship.build.backends.tflite_transposes import with_fewer_transposes
 from edgeship.build.quiet import quiet
@@ -33,7 +34,8 @@ class LiteRtBackend:
         folder = job.folder / "fp32"
         folder.mkdir(parents=True)
         file = folder / "model.tflite"
-        file.write_bytes(with_signature(with_shared_constants(with_fewer_transposes(model.read_bytes()))))
+        plain = with_fewer_transposes(with_builtin_operators(model.read_bytes()))
+        file.write_bytes(with_signature(with_shared_constants(plain)))
         engine = _open(file)
         try:
             inputs, outputs = layout.find_bindings(job, engine, RUNTIME)
@@ -68,8 +70,10 @@ class LiteRtBackend:
         if key not in self._known:
             folder = job.folder / "ready"
             folder.mkdir(parents=True, exist_ok=True)
-            graph = TfliteGraph(float_artifact.model, float_artifact.inputs)
-            calibration = Calibration(graph, job.samples, lambda name: folder / f"{name}.tflite", float_artifact.model)
+            plain = folder / "plain.tflite"
+            plain.write_bytes(with_plain_operators(float_artifact.model.read_bytes()))
+            graph = TfliteGraph(plain, float_artifact.inputs)
+            calibration = Calibration(graph, job.samples, lambda name: folder / f"{name}.tflite", plain)
             self._known[key] = (calibration, job.samples)
         return self._known[key][0]
 

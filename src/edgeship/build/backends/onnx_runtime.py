@@ -33,6 +33,8 @@ RUNTIME: Final = "onnxruntime"
 PER_CHANNEL_OPSET: Final = 13
 #: Weights need not be inputs from here on. Source: ONNX, docs/IR.md, version 4.
 _CONSTANT_WEIGHTS_IR: Final = 4
+#: Layers whose third input is a bias.
+_BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _TYPES: Final = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
@@ -132,15 +134,18 @@ def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
     """Static QDQ by ONNX Runtime's quantizer, from ranges of our own."""
     ranges = prepared.calibration.ranges(scheme.estimator)
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    document = onnx.load(str(prepared.calibration.file(scheme)))
+    # the quantizer sets the range of every softmax, and breaks off where there was none: in double precision
+    doubles = [node.name for node in document.graph.node if node.op_type == "Softmax" and node.output[0] not in known]
     quantizer = QDQQuantizer(
-        onnx.load(str(prepared.calibration.file(scheme))),
+        document,
         scheme.per_channel,
         scheme.weight_bits == 7,
         QuantType.QInt8,
         _TYPES[scheme.activation],
         TensorsData(CalibrationMethod.MinMax, known),
         [],
-        list(scheme.floats),
+        [*scheme.floats, *doubles],
         sorted({*QLinearOpsRegistry, *QDQRegistry}),
         {"ActivationSymmetric": scheme.symmetric, "WeightSymmetric": True},
     )
@@ -199,6 +204,7 @@ def _prepare(model: Path, folder: Path) -> tuple[Path, int]:
         with quiet():
             quant_pre_process(str(raised), str(ready), skip_symbolic_shape=True)
             _settle_products(ready)
+            _part_biases(ready)
     except Exception:  # noqa: BLE001 (an optional step: without it the same model is quantized with fewer fusions)
         ready = raised
     _name_nodes(ready)
@@ -243,6 +249,29 @@ def _settle_products(model: Path) -> None:
     for values in (document.graph.input, document.graph.value_info):
         for value in [each for each in values if each.name in weights]:
             values.remove(value)
+    model.write_bytes(document.SerializeToString(deterministic=True))
+
+
+def _part_biases(model: Path) -> None:
+    """A bias of its own for each layer: to copies that it makes, the quantizer gives names that may be taken.
+
+    It appends a number to the bias's name, and in files that came from TFLite ``conv1d_252`` is the result of the layer
+    whose bias is ``conv1d_25``: the file that it wrote did not load.
+    """
+    document = onnx.load(str(model))
+    weights = {tensor.name: tensor for tensor in document.graph.initializer}
+    seen: set[str] = set()
+    for position, node in enumerate(document.graph.node):
+        bias = weights.get(node.input[2]) if node.op_type in _BIASED and len(node.input) > 2 else None
+        if bias is None:
+            continue
+        if bias.name in seen:
+            own = onnx.TensorProto()
+            own.CopyFrom(bias)
+            own.name = f"{bias.name}/layer{position}"
+            document.graph.initializer.append(own)
+            node.input[2] = own.name
+        seen.add(bias.name)
     model.write_bytes(document.SerializeToString(deterministic=True))
 
 

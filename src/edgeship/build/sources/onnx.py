@@ -90,7 +90,16 @@ def _read(path: Path) -> Any:
     if not model.graph.node:
         raise InputError(_DAMAGED, file=path, expected="a graph with operators", got="none",
                          next_step="copy or export the file again")  # fmt: skip
+    _free_negative_axes(model)
     return model
+
+
+def _free_negative_axes(model: Any) -> None:
+    """Free the axes whose size is written as -1, as PaddlePaddle's exporter does for a size that is not known."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_value < 0:
+                axis.ClearField("dim_value")
 
 
 def _weight_files(model: Any, path: Path) -> tuple[Path, ...]:

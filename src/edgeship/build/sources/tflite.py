@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import structs
 
+from edgeship.build.backends.tflite_plain import TRANSPOSED
 from edgeship.build.sources.model import SourceModel, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
@@ -20,8 +21,9 @@ _IDENTIFIER: Final = b"TFL3"
 #: Source: FlatBuffers, internals: offsets are 32 bits, signed.
 _LARGEST_BYTES: Final = 2**31 - 1
 _DAMAGED: Final = (struct.error, IndexError, ValueError, TypeError, AttributeError, UnicodeDecodeError)
-#: Custom operators that LiteRT brings along. Source: TensorFlow Lite, built-in resolver with all operators.
-_KNOWN_CUSTOM: Final = frozenset({"TFLite_Detection_PostProcess", "AudioSpectrogram", "Mfcc"})
+#: Custom operators that LiteRT brings along. Source: TensorFlow Lite, built-in resolver with all operators; its XNNPACK
+#: delegate runs the last one, which is a built-in operator in what a build makes of it.
+_KNOWN_CUSTOM: Final = frozenset({"TFLite_Detection_PostProcess", "AudioSpectrogram", "Mfcc", TRANSPOSED})
 #: Operators on variables that live outside tensors.
 _RESOURCES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
 _CALLS: Final = "every call begins with a new one, and an array [N, steps, …] holds sequences"
