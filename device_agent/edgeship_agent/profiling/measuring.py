@@ -40,6 +40,9 @@ from edgeship_agent.runtime.tensors import decode_tensor_file, sample_arrays
 from edgeship_agent.runtime.timing import time_in_turn
 
 _NICENESS: Final = 19
+#: Where sessions share the processor group by group, niceness counts within a group alone, and this process has its own
+#: session. Source: sched(7), "The autogroup feature".
+_AUTOGROUP: Final = Path("/proc/self/autogroup")
 #: Chosen first where memory runs out. Source: proc(5), oom_score_adj.
 _FIRST_TO_GO: Final = "1000"
 _CPUS: Final = Path("/sys/devices/system/cpu")
@@ -101,10 +104,16 @@ def _highest(files: Iterable[Path]) -> float:
 def stand_back(memory_bytes: int) -> None:
     """Give way to everything else on this device, and keep to a limit of memory.
 
+    Where the system allows it this process runs only while a processor has nothing else to do (``SCHED_IDLE``).
+
     The limit is on private writable memory (``RLIMIT_DATA``): address space alone costs nothing, and runtimes reserve
     much more of it than they use.
     """
     os.nice(_NICENESS)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        _AUTOGROUP.write_text(str(_NICENESS), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
     if memory_bytes:

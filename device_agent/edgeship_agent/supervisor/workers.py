@@ -220,6 +220,12 @@ class WorkerPool:
             )
         return tuple(arms)
 
+    def counters(self) -> list[Counters]:
+        """What the workers that serve now counted since each was started."""
+        with self._lock:
+            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+        return [worker.counters for worker in workers if worker.counters is not None]
+
     def processes(self) -> list[dict[str, object]]:
         """Model, arm, version and process id of every worker, for the status file."""
         with self._lock:
