@@ -1,4 +1,4 @@
-"""``edgeship rollouts abort`` from the command line to the device: a download under way ends, and nothing of it stays."""
+"""``edgeship rollouts abort`` end to end: a download under way ends on the device, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def abort_while_it_loads(world: World, version: str) -> None:
 def test_a_download_under_way_is_canceled_and_the_running_model_serves_on(world: World) -> None:
     empty = kept(world)
     abort_while_it_loads(world, "0")
-    assert not [worker for worker in world.agent.status().get("workers", [])]
+    assert not world.agent.status().get("workers")
     assert kept(world) == empty, "nothing of a first model that was taken back"
     world.release("1")
     first = world.roll_out("1")

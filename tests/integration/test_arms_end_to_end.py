@@ -62,3 +62,36 @@ def test_a_share_of_the_traffic_from_the_command_line_to_the_answers_and_back(wo
         until(lambda: len(traffic.versions) > begun + 100, 30.0, "traffic")
         assert set(traffic.versions[begun + 5 :]) == {"1"}
     assert not traffic.errors
+
+
+@pytest.mark.slow
+def test_a_shadow_keeps_to_the_budget_of_its_rollout(world: World) -> None:
+    until(lambda: world.server.get("devices")["devices"], 60.0, "the device")
+    world.release("1")
+    first = world.roll_out("1")
+    with Traffic(world.agent) as traffic:
+        world.ends(first, "completed")
+        world.release("2", seed_scale=1.5)
+        world.release("3", seed_scale=1.25)
+        small = world.roll_out("2", "--shadow", "100%", "--shadow-memory-bytes", "1000000")
+        until(lambda: world.server.get(f"rollouts/{small}")["state"] == "rolled_back", 120.0, "the budget to be missed")
+        said = world.edgeship("rollouts", "status", small)
+        assert "hard stop: shadow memory on bench-1" in said
+        explained = world.edgeship("explain", f"rollout/{small}")
+        assert "shadow memory on bench-1" in explained
+        enough = world.roll_out(
+            "3", "--shadow", "100%", "--shadow-cpu-ratio", "0.001", "--shadow-memory-bytes", str(4 * 10**9)
+        )
+        assert (
+            "within 0.1% of a processor's time and 4000 MB of memory"
+            in world.server.get(f"rollouts/{enough}")["reason"]
+        )
+        until(lambda: shadow_of(world, "3", "dropped") > 50, 60.0, "inputs beyond the processor's time")
+        assert shadow_of(world, "3", "n") > 0
+    assert set(traffic.versions) == {"1"}
+    assert not traffic.errors
+
+
+def shadow_of(world: World, version: str, figure: str) -> float:
+    rows = {row["version"]: row for row in world.server.get(f"releases/digits/{version}")["versions"]}
+    return float(rows[version]["shadow"][figure]) if rows[version]["shadow"] else 0.0
