@@ -10,7 +10,8 @@ from msgspec import structs
 from sqlalchemy import Connection, insert, update
 
 from edgeship.rollout import RolloutState, StageState, ThresholdPolicy
-from edgeship.server.store import labels, rollouts, schema
+from edgeship.server.store import goals, labels, rollouts, schema
+from edgeship.server.store.goals import Assignment
 from edgeship_agent.contract.messages import LabelTally, OutcomeTally, ShadowTally, Window
 from tests.browser import fleet
 
@@ -43,9 +44,41 @@ def add_arms(connection: Connection, profile_hash: str) -> None:
             "waiting": 2,
             "unclean_ends": 2 if number == 3 else 0,
         }
-        connection.execute(update(schema.devices).where(schema.devices.c.id == device_id).values(outbox=outbox))
+        running = [_running(device_id, arm, version) for arm, version in arms]
+        where = schema.devices.c.id == device_id
+        connection.execute(update(schema.devices).where(where).values(outbox=outbox, running=running))
+        goals.put_assignment(connection, _assignment(device_id, is_shadow=is_shadow))
     _roll_out(connection, AB_ROLLOUT, share=0.2, mirror=0.0)
     _roll_out(connection, SHADOW_ROLLOUT, share=0.0, mirror=0.1)
+
+
+def _running(device_id: str, arm: str, version: str) -> dict[str, str]:
+    target = fleet.DEVICES[device_id]
+    return {
+        "model": "digits",
+        "arm": arm,
+        "version": version,
+        "digest": fleet.digest_of(version),
+        "state": "committed",
+        "variant": f"{target}/{fleet.TARGETS[target]}/int8",
+        "retained_version": "v1" if arm == "main" else "",
+    }
+
+
+def _assignment(device_id: str, *, is_shadow: bool) -> Assignment:
+    return Assignment(
+        device_id=device_id,
+        model="digits",
+        version="v3",
+        digest=fleet.digest_of("v3"),
+        size_bytes=900,
+        deployment=SHADOW_ROLLOUT if is_shadow else AB_ROLLOUT,
+        share=0.0 if is_shadow else 0.2,
+        mirror=0.1 if is_shadow else 0.0,
+        base_version="v2",
+        base_digest=fleet.digest_of("v2"),
+        base_size_bytes=900,
+    )
 
 
 def _window(device_id: str, arm: str, version: str, seq: int, profile_hash: str, rng: np.random.Generator) -> Window:

@@ -89,6 +89,28 @@ def test_pages_of_two_versions_side_by_side(arms_site: Site, browser: Tab, shots
     look_everywhere(arms_site.address, browser, path, shots, "arms-" + path.strip("/").replace("/", "-"))
 
 
+def test_pages_say_what_two_versions_did(arms_site: Site) -> None:
+    with httpx.Client(base_url=arms_site.address, trust_env=False) as client:
+        device = client.get("/devices/line-1").text
+        for said in ("80 % of traffic", "20 % of traffic", "digits, beside it", "accuracy 92 %", "died with a worker",
+                     "rework minutes per hundred parts: mean 2 (95 %", "91.2 MB", "7.3 %", "54.5 °C"):  # fmt: skip
+            assert said in device, said
+        assert "shall run" not in device
+        assert "never ended by a power cut or a kill" in device
+        assert "ended by a power cut or a kill 2 times" in client.get("/devices/line-2").text
+        shadow = client.get("/devices/gate-south").text
+        assert "copies of 10 % of inputs" in shadow
+        release = client.get("/releases/digits/v3").text
+        assert "relative RMS" in release
+        assert "inputs over its budget" in release
+        split = client.get(f"/rollouts/{AB_ROLLOUT}").text
+        assert "150 and 150" in split
+        beside = client.get(f"/rollouts/{SHADOW_ROLLOUT}").text
+        assert "what the shadow answers reaches nobody" in beside
+        assert "no data" in beside, "nobody labels what a shadow says, and other devices do not count"
+        assert "150 and 150" not in beside
+
+
 def test_dark_and_light_differ(site: Site, browser: Tab) -> None:
     grounds = []
     for dark in (False, True):

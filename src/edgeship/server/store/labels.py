@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -71,14 +71,18 @@ def add(connection: Connection, device_id: str, windows: Iterable[Window], now_s
 
 
 def by_version(
-    connection: Connection, model: str, *, device_id: str = "", predicted_since_s: float = 0.0
+    connection: Connection,
+    model: str,
+    *,
+    device_ids: Collection[str] | None = None,
+    predicted_since_s: float = 0.0,
 ) -> dict[str, Labelled]:
     """Labels of every version of a model.
 
     Args:
         connection: of any transaction.
         model: its name.
-        device_id: of one device alone; empty for all.
+        device_ids: of these devices alone; None for all.
         predicted_since_s: only rows whose every prediction was made since then (the device's clock).
     """
     names = ("labelled", "correct", "unknown", "lost", "confidence_sum_millionths")
@@ -87,8 +91,8 @@ def by_version(
         .where(_labels.c.model == model)
         .group_by(_labels.c.version)
     )
-    if device_id:
-        query = query.where(_labels.c.device_id == device_id)
+    if device_ids is not None:
+        query = query.where(_labels.c.device_id.in_(device_ids))
     if predicted_since_s:
         query = query.where(_labels.c.predicted_from_s >= predicted_since_s)
     return {
@@ -120,7 +124,9 @@ def newest(connection: Connection, key: tuple[str, str, str], limit: int) -> Seq
     return connection.execute(query).all()
 
 
-def outcomes(connection: Connection, model: str, *, device_id: str = "", since_s: float = 0.0) -> list[OutcomeSums]:
+def outcomes(
+    connection: Connection, model: str, *, device_ids: Collection[str] | None = None, since_s: float = 0.0
+) -> list[OutcomeSums]:
     """Business figures of every version of a model, by version and name."""
     sums = [func.sum(_outcomes.c[name]).label(name) for name in ("count", "total", "square_total")]
     query = (
@@ -129,8 +135,8 @@ def outcomes(connection: Connection, model: str, *, device_id: str = "", since_s
         .group_by(_outcomes.c.version, _outcomes.c.name)
         .order_by(_outcomes.c.version, _outcomes.c.name)
     )
-    if device_id:
-        query = query.where(_outcomes.c.device_id == device_id)
+    if device_ids is not None:
+        query = query.where(_outcomes.c.device_id.in_(device_ids))
     return [
         # by place: "count" is a method of every row
         OutcomeSums(version=row[0], name=row[1], count=int(row[2]), total=float(row[3]), square_total=float(row[4]))
