@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,11 +65,11 @@ def run(*command: object, timeout_s: float = 600.0, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian with Python and systemd, in a folder; the machine's own pip settings and certificates are lent to it."""
     make = require_program("mmdebstrap")
     root = tmp_path_factory.mktemp("system") / "root"
-    command = [make, "--mode=root", "--variant=apt", "--include=python3,python3-venv,systemd,systemd-sysv", "bookworm"]
+    command = [make, "--mode=root", "--variant=apt", "--include=python3,python3-venv,systemd,systemd-sysv,dbus", "bookworm"]
     done = subprocess.run([*command, str(root)], capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         pytest.skip(f"no Debian could be made here: {done.stderr.strip().splitlines()[-1:]}")
@@ -80,6 +79,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (root / path[1:]).write_bytes(Path(path).read_bytes())
     run("cp", "-rT", "/etc/ssl/certs", root / "etc/ssl/certs")
     (root / "usr/bin/python").symlink_to("python3")
+    run("tar", "-C", root, "-cf", root.parent / "system.tar", ".")  # as it is before a test changes it
     return root
 
 
@@ -120,10 +120,8 @@ def test_the_image_is_built_and_runs_as_its_own_user(root: Path, tmp_path: Path)
     tool = (require_program("buildah"), "--root", tmp_path / "store", "--runroot", tmp_path / "run")
     ways = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"}
     base = run(*tool, "from", "scratch", **ways).strip()
-    run("tar", "-C", root, "--exclude=./src", "--exclude=./opt", "-cf", tmp_path / "root.tar", ".")
-    run(*tool, "add", "-q", base, tmp_path / "root.tar", "/", **ways)
+    run(*tool, "add", "-q", base, root.parent / "system.tar", "/", **ways)
     run(*tool, "commit", "-q", "--rm", base, IMAGE, **ways)
-    (tmp_path / "root.tar").unlink()
     arguments = ("--pull-never", "--network", "host", "--build-arg", "RUNTIME=onnxruntime", "-t", "edgeship-agent")
     run(*tool, "bud", *arguments, AGENT, **ways)
     made = run(*tool, "from", "--pull-never", "localhost/edgeship-agent", **ways).strip()

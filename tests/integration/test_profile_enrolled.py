@@ -89,9 +89,9 @@ def measuring(agent: enrolment.Agent) -> list[int]:
 
 
 def gives_way(pids: list[int]) -> bool:
-    """Whether processes run only while nothing else does."""
+    """Whether processes have the lowest priority."""
     try:
-        return bool(pids) and all(os.sched_getscheduler(pid) == os.SCHED_IDLE for pid in pids)
+        return bool(pids) and all(os.getpriority(os.PRIO_PROCESS, pid) == 19 for pid in pids)
     except ProcessLookupError:
         return False
 

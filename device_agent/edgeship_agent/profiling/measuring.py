@@ -104,14 +104,10 @@ def _highest(files: Iterable[Path]) -> float:
 def stand_back(memory_bytes: int) -> None:
     """Give way to everything else on this device, and keep to a limit of memory.
 
-    Where the system allows it this process runs only while a processor has nothing else to do (``SCHED_IDLE``).
-
     The limit is on private writable memory (``RLIMIT_DATA``): address space alone costs nothing, and runtimes reserve
     much more of it than they use.
     """
     os.nice(_NICENESS)
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):
         _AUTOGROUP.write_text(str(_NICENESS), encoding="ascii")
     with contextlib.suppress(OSError):
