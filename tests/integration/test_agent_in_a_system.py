@@ -69,7 +69,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian with Python and systemd, in a folder; the machine's own pip settings and certificates are lent to it."""
     make = require_program("mmdebstrap")
     root = tmp_path_factory.mktemp("system") / "root"
-    command = [make, "--mode=root", "--variant=apt", "--include=python3,python3-venv,systemd,systemd-sysv,dbus", "bookworm"]
+    command = [
+        make,
+        "--mode=root",
+        "--variant=apt",
+        "--include=python3,python3-venv,systemd,systemd-sysv,dbus",
+        "bookworm",
+    ]
     done = subprocess.run([*command, str(root)], capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         pytest.skip(f"no Debian could be made here: {done.stderr.strip().splitlines()[-1:]}")
