@@ -12,6 +12,7 @@ import pytest
 _PACKAGES = {
     "skopeo": "skopeo", "mosquitto": "mosquitto", "chromium": "chromium", "ssh": "openssh-client",
     "ssh-keygen": "openssh-client", "gcc": "gcc", "g++": "g++", "sshd": "openssh-server", "systemd-analyze": "systemd",
+    "systemd-nspawn": "systemd-container",
 }  # fmt: skip
 #: Where programs lie that only the system starts, besides what PATH names.
 _SYSTEM_FOLDERS = "/usr/sbin:/sbin"

@@ -15,7 +15,7 @@ from litestar import Litestar
 from edgeship.server.app import create_app
 from edgeship.server.config import ServerConfig
 from edgeship.server.context import ServerContext, open_context
-from tests.browser import fleet
+from tests.browser import fleet, fleet_arms
 from tests.browser.chromium import Tab, open_browser
 
 
@@ -38,6 +38,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     config = ServerConfig(data=tmp_path_factory.mktemp("server"))
     with open_context(config, clock=lambda: fleet.NOW_S) as context:
         fleet.fill(context)
+        with serve(create_app(context)) as address:
+            yield Site(address=address, context=context)
+
+
+@pytest.fixture(scope="module")
+def arms_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same fleet with two versions side by side: labels, business figures, a shadow."""
+    config = ServerConfig(data=tmp_path_factory.mktemp("arms"))
+    with open_context(config, clock=lambda: fleet.NOW_S) as context:
+        profile_hash = fleet.fill(context)
+        with context.write() as connection:
+            fleet_arms.add_arms(connection, profile_hash)
         with serve(create_app(context)) as address:
             yield Site(address=address, context=context)
 

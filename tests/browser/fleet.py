@@ -54,8 +54,8 @@ def digest_of(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def fill(context: ServerContext) -> None:
-    """Write the whole fleet."""
+def fill(context: ServerContext) -> str:
+    """Write the whole fleet; returns the hash of its profile."""
     rng = np.random.default_rng(7)
     profile = make_profile(rng)
     data = msgspec.json.encode(profile)
@@ -70,6 +70,7 @@ def fill(context: ServerContext) -> None:
         add_rollouts(connection)
         add_incidents(connection)
         add_events(connection)
+    return profile_hash
 
 
 def make_profile(rng: np.random.Generator) -> Profile:
@@ -352,17 +353,19 @@ def evidence() -> list[DeviceEvidence]:
 def add_rollouts(connection: Connection) -> None:
     policy = ThresholdPolicy(latency_p99_ms=10.0, soak_s=60.0)
     for number, version in ((1, "v1"), (2, "v2")):
-        rollouts.add(connection, _rollout(number, version, policy), _members(f"r{number}", "v1" if number > 1 else ""))
+        rollouts.add(
+            connection, completed_rollout(number, version, policy), members(f"r{number}", "v1" if number > 1 else "")
+        )
     verdict = judge(policy, evidence(), elapsed_s=300.0)
     halted = structs.replace(
-        _rollout(3, "v3", policy),
+        completed_rollout(3, "v3", policy),
         state=RolloutState.ROLLED_BACK,
         stage_index=0,
         stage_states=(StageState.FAILED, StageState.PENDING),
         reason=verdict.sentence,
         verdict=verdict,
     )
-    rollouts.add(connection, halted, _members("r3", "v2"))
+    rollouts.add(connection, halted, members("r3", "v2"))
     request = {"request": {}, "seed": 11}
     rollouts.record_decision(
         connection,
@@ -379,7 +382,7 @@ def add_rollouts(connection: Connection) -> None:
     )
 
 
-def _rollout(number: int, version: str, policy: ThresholdPolicy) -> Rollout:
+def completed_rollout(number: int, version: str, policy: ThresholdPolicy) -> Rollout:
     start_s = NOW_S - 7000.0 + number * 1800.0
     return Rollout(
         id=f"r{number}",
@@ -404,7 +407,7 @@ def _rollout(number: int, version: str, policy: ThresholdPolicy) -> Rollout:
     )
 
 
-def _members(rollout_id: str, before: str) -> list[Member]:
+def members(rollout_id: str, before: str) -> list[Member]:
     found = []
     for device_id, target in DEVICES.items():
         canary = device_id in CANARIES

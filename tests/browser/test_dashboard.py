@@ -12,6 +12,7 @@ from edgeship.server.store import schema
 from tests.browser import fleet
 from tests.browser.chromium import Tab
 from tests.browser.conftest import Site
+from tests.browser.fleet_arms import AB_ROLLOUT, SHADOW_ROLLOUT
 
 pytestmark = pytest.mark.browser
 
@@ -49,16 +50,24 @@ _UNNAMED_CHARTS = """
 """
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_every_page_loads_cleanly_at_every_width_light_and_dark(
-    site: Site, browser: Tab, shots: Path, path: str
-) -> None:
+ARM_PAGES = (
+    f"/rollouts/{AB_ROLLOUT}",
+    f"/rollouts/{SHADOW_ROLLOUT}",
+    "/releases/digits/v3",
+    "/devices/line-1",
+    "/devices/gate-south",
+    "/drift",
+)
+
+
+def look_everywhere(address: str, browser: Tab, path: str, shots: Path, name: str) -> None:
+    """Open a page at every width, light and dark, and hold it against the rules of all pages."""
     for width in (1280, 320):
         for dark in (False, True):
             browser.look(width=width, dark=dark)
-            browser.open(site.address + path)
-            browser.screenshot(shots / f"{path.strip('/').replace('/', '-') or 'fleet'}-{width}-{dark}.png"[-100:])
-            foreign = [url for url in browser.requests if not url.startswith((site.address, "data:"))]
+            browser.open(address + path)
+            browser.screenshot(shots / f"{name}-{width}-{dark}.png"[-100:])
+            foreign = [url for url in browser.requests if not url.startswith((address, "data:"))]
             assert not foreign
             assert browser.problems == []
             assert browser.evaluate("document.documentElement.scrollWidth") <= width, browser.evaluate(_WIDER)
@@ -66,6 +75,40 @@ def test_every_page_loads_cleanly_at_every_width_light_and_dark(
             assert browser.evaluate(_SMALL_TARGETS) == 0
             assert browser.evaluate(_UNNAMED_CHARTS) == 0
             assert browser.evaluate("document.querySelectorAll('h1').length") == 1
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_loads_cleanly_at_every_width_light_and_dark(
+    site: Site, browser: Tab, shots: Path, path: str
+) -> None:
+    look_everywhere(site.address, browser, path, shots, path.strip("/").replace("/", "-") or "fleet")
+
+
+@pytest.mark.parametrize("path", ARM_PAGES)
+def test_pages_of_two_versions_side_by_side(arms_site: Site, browser: Tab, shots: Path, path: str) -> None:
+    look_everywhere(arms_site.address, browser, path, shots, "arms-" + path.strip("/").replace("/", "-"))
+
+
+def test_pages_say_what_two_versions_did(arms_site: Site) -> None:
+    with httpx.Client(base_url=arms_site.address, trust_env=False) as client:
+        device = client.get("/devices/line-1").text
+        for said in ("80 % of traffic", "20 % of traffic", "digits, beside it", "accuracy 92 %", "died with a worker",
+                     "rework minutes per hundred parts: mean 2 (95 %", "91.2 MB", "7.3 %", "54.5 °C"):  # fmt: skip
+            assert said in device, said
+        assert "shall run" not in device
+        assert "never ended by a power cut or a kill" in device
+        assert "ended by a power cut or a kill 2 times" in client.get("/devices/line-2").text
+        shadow = client.get("/devices/gate-south").text
+        assert "copies of 10 % of inputs" in shadow
+        release = client.get("/releases/digits/v3").text
+        assert "relative RMS" in release
+        assert "inputs over its budget" in release
+        split = client.get(f"/rollouts/{AB_ROLLOUT}").text
+        assert "150 and 150" in split
+        beside = client.get(f"/rollouts/{SHADOW_ROLLOUT}").text
+        assert "what the shadow answers reaches nobody" in beside
+        assert "no data" in beside, "nobody labels what a shadow says, and other devices do not count"
+        assert "150 and 150" not in beside
 
 
 def test_dark_and_light_differ(site: Site, browser: Tab) -> None:

@@ -149,6 +149,7 @@ WINDOW = Window(
         ),
     ),
     label_unknown=2,
+    label_lost=3,
     shadow=(
         ShadowTally(
             version="v3",

@@ -60,8 +60,10 @@ def test_messages_of_earlier_versions_are_still_read():
     """What was added at the end has its default."""
     before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-labels.msgpack").read_bytes())
     now = MESSAGES[Kind.WINDOWS].windows[0]
-    plain = msgspec.structs.replace(now, labels=(), outcomes=(), label_unknown=0, shadow=())
+    plain = msgspec.structs.replace(now, labels=(), outcomes=(), label_unknown=0, shadow=(), label_lost=0)
     assert before.windows[0] == plain != now
+    before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-lost.msgpack").read_bytes())
+    assert before.windows[0] == msgspec.structs.replace(now, label_lost=0) != now
     goal = decode_goal((GOLDEN / "goal-payload-before-shadows.msgpack").read_bytes())
     assert goal.models[0].arms == GOAL.models[0].arms[:2]
     frame = msgspec.msgpack.decode((GOLDEN / "frame-infer-before-arms.msgpack").read_bytes(), type=Request)

@@ -150,18 +150,31 @@ def test_a_shadow_is_heard_by_nobody_and_keeps_to_its_memory(world: World) -> No
         end = world.server.ended("shadow")
         assert (end.state, end.arm, end.loaded_digest) == (UpdateState.COMMITTED, "shadow", second.digest), end
         until(lambda: _compared(world) > 100, 30.0, "a hundred inputs that both answered")
-        # the same goal with less memory than a process takes: it dies again and again, and that is all
+        # the same goal with less memory than a process takes: it is ended once, told, and not started again
         _shadow(world, 3, second, "smaller", memory_bytes=1)
-        until(lambda: sum(window.crashes for window in world.windows("2")) >= 1, 30.0, "a shadow that grew too large")
+        until(lambda: _hard_stops(world) == ["shadow_memory"], 30.0, "a shadow that grew too large")
+        until(lambda: world.worker("shadow") == 0, 20.0, "no shadow")
         begun = len(traffic.versions)
-        until(lambda: len(traffic.versions) > begun + 100, 30.0, "traffic")
+        until(lambda: len(traffic.versions) > begun + 500, 30.0, "traffic")
+        assert _hard_stops(world) == ["shadow_memory"]
+        assert world.worker("shadow") == 0
+        # more memory: it is wanted again
+        _shadow(world, 4, second, "larger", memory_bytes=10**10)
+        until(lambda: world.worker("shadow"), 30.0, "the shadow again")
+        compared = _compared(world)
+        until(lambda: _compared(world) > compared + 50, 30.0, "inputs that both answered, again")
     assert set(traffic.versions) == {"1"}
     assert not traffic.errors
+    assert sum(window.crashes for window in world.windows("2")) == 0
     tallies = [tally for window in world.windows("1") for tally in window.shadow]
     assert {tally.version for tally in tallies} == {"2"}
     # its scores are the champion's with the sign turned
     assert sum(tally.disagreed for tally in tallies) == sum(tally.compared for tally in tallies)
     assert all(window.arm == "shadow" for window in world.windows("2"))
+
+
+def _hard_stops(world: World) -> list[str]:
+    return [stop for window in world.windows("2") for stop in window.hard_stops]
 
 
 def _shadow(world: World, generation: int, release: Release, deployment: str, memory_bytes: int) -> None:
@@ -193,3 +206,21 @@ def test_labels_are_known_right_after_a_switch_of_models(world: World) -> None:
         until(switched, 60.0, "version 2")
         known += [client.label(prediction.prediction_id, 3) for prediction in predictions]
     assert all(known), f"{known.count(False)} of {len(known)} were unknown"
+
+
+def test_labels_for_predictions_that_died_with_their_worker_are_counted_as_lost(world: World) -> None:
+    with world.agent.client() as client:
+        predictions = [client.infer(sample) for sample in images(30)]
+        assert client.label(predictions[0].prediction_id, 3)
+    for known in range(2):  # the second worker passes on what it was told of the first
+        killed = world.worker("main")
+        os.kill(killed, signal.SIGKILL)
+        until(lambda k=killed: world.worker("main") not in (0, k), 30.0, f"the worker again, for the {known + 1}. time")
+    with world.agent.client() as client:
+        answers = [client.label(prediction.prediction_id, 3) for prediction in predictions]
+        answers.append(client.outcome("minutes", 1.0, predictions[0].prediction_id))
+        assert not any(answers)
+        assert not client.label("nobody-1-1-1", 3)
+        assert client.label(client.infer(images(1)[0]).prediction_id, 3)
+    until(lambda: sum(window.label_lost for window in world.windows("1")) == 31, 20.0, "31 lost")
+    until(lambda: sum(window.label_unknown for window in world.windows("1")) == 1, 20.0, "1 unknown")

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.agents import AgentProcess, Traffic, make_bundle, until
+from tests.agents import Traffic, until
 from tests.conformance.slots import images
-from tests.server_process import ServerProcess
-
-POLICY = (
-    "soak_s = 1.0\nmin_windows = 2\nmin_calls = 40\nmax_drift = 1.0\noffer_timeout_s = 120.0\n"
-    "probation_inferences = 20\nprobation_s = 0.2\nprobation_deadline_s = 60.0\n"
-)
-
-
-class World:
-    """A server with its embedded broker, and one device that it made nothing of."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server = ServerProcess(folder / "data")
-        self.server.start()
-        trust = folder / "data" / "trust"
-        server = SimpleNamespace(url=self.server.info["url"], root=trust / "root.json", goal_key=trust / "goal.pub")
-        self.agent = AgentProcess(folder / "device", server, self.server.broker_port)  # type: ignore[arg-type]
-        self.agent.start()
-        (folder / "policy.toml").write_text(POLICY)
-
-    def edgeship(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "edgeship", *arguments, "--server", self.server.info["url"]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def ask(self, *arguments: str) -> Any:
-        return json.loads(self.edgeship(*arguments, "--json"))
-
-    def release(self, version: str, **changes: Any) -> None:
-        self.edgeship("releases", "add", str(make_bundle(self.folder, version, **changes)))
-
-    def roll_out(self, version: str, *options: str) -> str:
-        policy = ("--policy", str(self.folder / "policy.toml"), "--stages", "100%")
-        return str(self.ask("rollouts", "create", "digits", version, *policy, *options)["id"])
-
-    def ends(self, rollout: str, state: str) -> dict[str, Any]:
-        def ended() -> dict[str, Any] | None:
-            document = self.server.get(f"rollouts/{rollout}")
-            assert document["state"] not in {"paused", "halted"}, document["reason"]
-            return document if document["state"] == state else None
-
-        found = until(ended, 120.0, f"{rollout} to be {state}")
-        assert found is not None
-        return found
-
-    def close(self) -> None:
-        self.agent.stop()
-        self.server.stop()
+from tests.world import World
 
 
 @pytest.fixture
@@ -115,3 +62,36 @@ def test_a_share_of_the_traffic_from_the_command_line_to_the_answers_and_back(wo
         until(lambda: len(traffic.versions) > begun + 100, 30.0, "traffic")
         assert set(traffic.versions[begun + 5 :]) == {"1"}
     assert not traffic.errors
+
+
+@pytest.mark.slow
+def test_a_shadow_keeps_to_the_budget_of_its_rollout(world: World) -> None:
+    until(lambda: world.server.get("devices")["devices"], 60.0, "the device")
+    world.release("1")
+    first = world.roll_out("1")
+    with Traffic(world.agent) as traffic:
+        world.ends(first, "completed")
+        world.release("2", seed_scale=1.5)
+        world.release("3", seed_scale=1.25)
+        small = world.roll_out("2", "--shadow", "100%", "--shadow-memory-bytes", "1000000")
+        until(lambda: world.server.get(f"rollouts/{small}")["state"] == "rolled_back", 120.0, "the budget to be missed")
+        said = world.edgeship("rollouts", "status", small)
+        assert "hard stop: shadow memory on bench-1" in said
+        explained = world.edgeship("explain", f"rollout/{small}")
+        assert "shadow memory on bench-1" in explained
+        enough = world.roll_out(
+            "3", "--shadow", "100%", "--shadow-cpu-ratio", "0.001", "--shadow-memory-bytes", str(4 * 10**9)
+        )
+        assert (
+            "within 0.1% of a processor's time and 4000 MB of memory"
+            in world.server.get(f"rollouts/{enough}")["reason"]
+        )
+        until(lambda: shadow_of(world, "3", "dropped") > 50, 60.0, "inputs beyond the processor's time")
+        assert shadow_of(world, "3", "n") > 0
+    assert set(traffic.versions) == {"1"}
+    assert not traffic.errors
+
+
+def shadow_of(world: World, version: str, figure: str) -> float:
+    rows = {row["version"]: row for row in world.server.get(f"releases/digits/{version}")["versions"]}
+    return float(rows[version]["shadow"][figure]) if rows[version]["shadow"] else 0.0

@@ -99,7 +99,7 @@ def test_a_share_of_the_traffic_beside_the_version_that_runs(fleet: Fleet) -> No
     assert table["1.0"]["outcomes"][0]["mean"] == 2.0
     page = fleet.http.get(f"/releases/{MODEL}/1.1").text
     assert "in the field" in page
-    assert "rework_minutes: mean 5" in page
+    assert "rework minutes: mean 5" in page
     page = fleet.http.get(f"/rollouts/{rollout}").text
     assert "Side by side" in page
     assert "rework minutes" in page

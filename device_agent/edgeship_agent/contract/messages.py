@@ -267,6 +267,7 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
         labels, outcomes: what was learnt in this time of predictions that may be older.
         label_unknown: labels and outcomes for predictions that this device does not remember (any more).
         shadow: candidates that ran beside this arm.
+        label_lost: labels and outcomes for predictions that were lost when a worker died; not in ``label_unknown``.
     """
 
     boot_id: str
@@ -294,6 +295,7 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
     outcomes: tuple[OutcomeTally, ...] = ()
     label_unknown: int = 0
     shadow: tuple[ShadowTally, ...] = ()
+    label_lost: int = 0
 
 
 class WindowBatch(Struct, frozen=True, kw_only=True, array_like=True):

@@ -28,6 +28,7 @@ from edgeship_agent.contract.profiling import (
 )
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.profiling import answers
+from edgeship_agent.profiling.strain import Strain, StrainWatch
 from edgeship_agent.runtime import isa, runtime_version
 from edgeship_agent.update.download import Blob, BlobStore
 from edgeship_agent.update.launcher import Launcher
@@ -51,6 +52,10 @@ class Fetch(Protocol):
 
 class Canceled(EdgeshipError):
     """Somebody took the order back."""
+
+
+class Suffered(EdgeshipError):
+    """Applications of this device did not get their answers in time while the job ran."""
 
 
 class Child(Struct, frozen=True, kw_only=True):
@@ -85,17 +90,24 @@ class Job:
         self._launcher = launcher
         self._tell = tell
         self._is_canceled = threading.Event()
+        self._watch = StrainWatch()
+        self._suffering = ""
         self._end_s = 0.0
 
     def cancel(self) -> None:
         """End it; from any thread."""
         self._is_canceled.set()
 
+    def watch(self, strain: Strain) -> None:
+        """How applications fare now: the job ends where they suffer from it."""
+        self._suffering = self._suffering or self._watch.look(strain)
+
     def prepare(self) -> ProfilePlan:
         """Download everything, and lay it out for the children.
 
         Raises:
             Canceled: the order was taken back.
+            Suffered: applications did.
             ContractError: the plan cannot be followed.
             TransferError: a download failed, or there is no room.
         """
@@ -122,6 +134,7 @@ class Job:
 
         Raises:
             Canceled: the order was taken back.
+            Suffered: applications did.
             TransferError: it took longer than the plan allows.
             ContractError: a child left something unreadable.
         """
@@ -163,11 +176,14 @@ class Job:
         return self._store.path(blob.digest)
 
     def _should_stop(self) -> bool:
-        return self._is_canceled.is_set() or (self._end_s > 0 and time.monotonic() > self._end_s)
+        is_late = self._end_s > 0 and time.monotonic() > self._end_s
+        return self._is_canceled.is_set() or bool(self._suffering) or is_late
 
     def _check(self) -> None:
         if self._is_canceled.is_set():
             raise Canceled("the order was taken back")
+        if self._suffering:
+            raise Suffered(self._suffering, next_step="ask again when the device has less to do")
         if self._should_stop():
             raise TransferError("it took longer than the job allows", retryable=False)
 
@@ -200,7 +216,7 @@ class Job:
         return read_json(path.read_bytes(), answers.Times, file=path.name)
 
     def _run(self, command: str, *indices: int) -> Child:
-        """A child to its end; killed where the order is taken back or the time is over."""
+        """A child to its end; killed where the order is taken back, applications suffer or the time is over."""
         self._check()
         said = self._folder / "said"
         with said.open("wb") as errors:

@@ -40,6 +40,9 @@ from edgeship_agent.runtime.tensors import decode_tensor_file, sample_arrays
 from edgeship_agent.runtime.timing import time_in_turn
 
 _NICENESS: Final = 19
+#: Where sessions share the processor group by group, niceness counts within a group alone, and this process has its own
+#: session. Source: sched(7), "The autogroup feature".
+_AUTOGROUP: Final = Path("/proc/self/autogroup")
 #: Chosen first where memory runs out. Source: proc(5), oom_score_adj.
 _FIRST_TO_GO: Final = "1000"
 _CPUS: Final = Path("/sys/devices/system/cpu")
@@ -105,6 +108,8 @@ def stand_back(memory_bytes: int) -> None:
     much more of it than they use.
     """
     os.nice(_NICENESS)
+    with contextlib.suppress(OSError):
+        _AUTOGROUP.write_text(str(_NICENESS), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
     if memory_bytes:

@@ -16,6 +16,7 @@ from edgeship_agent.contract.messages import PROTOCOL_VERSION
 from edgeship_agent.contract.profiling import JobState, ProfileOrder, ProfileReport
 from edgeship_agent.profiling.desk import OrderDesk
 from edgeship_agent.profiling.job import Canceled, Fetch, Job, clear
+from edgeship_agent.profiling.strain import Strain
 from edgeship_agent.update.download import BlobStore
 from edgeship_agent.update.launcher import Launcher
 
@@ -95,6 +96,13 @@ class Profiler:
             job, self._is_canceled = self._job, True
         if job is not None:
             job.cancel()
+
+    def watch(self, look: Callable[[], Strain]) -> None:
+        """Called again and again: lets the job at hand know how applications fare."""
+        with self._lock:
+            job = self._job
+        if job is not None:
+            job.watch(look())
 
     def _cancel(self, order: ProfileOrder) -> None:
         with self._lock:

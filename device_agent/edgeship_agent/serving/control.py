@@ -91,9 +91,11 @@ class HandOn(Struct, frozen=True, kw_only=True, array_like=True, tag="hand_on"):
 
     Attributes:
         predictions: what labels may still come for, as :mod:`edgeship_agent.telemetry.ring` writes it.
+        lost: how the ids of predictions begin that were lost with a worker that died.
     """
 
     predictions: tuple[bytes, ...]
+    lost: tuple[str, ...] = ()
 
 
 class Recall(Struct, frozen=True, kw_only=True, array_like=True, tag="recall"):

@@ -211,7 +211,7 @@ class ModelSession:
             if ring.find(number) is not None:
                 return located
         if final:
-            self._windows.notes.unknown()
+            self._windows.notes.unknown(is_lost=self.predictions.is_lost(prediction_id))
         return None
 
     def _class_index(self, label: int | str) -> int:

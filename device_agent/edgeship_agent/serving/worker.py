@@ -234,6 +234,7 @@ class Worker:
         elif isinstance(message, HandOn):
             for ring in message.predictions:
                 self._session.predictions.take_over(ring)
+            self._session.predictions.lose(message.lost)
         elif isinstance(message, Drain) and not self._is_draining:
             self._is_draining = True
             self._stop_listening()

@@ -292,6 +292,7 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         parts = self._parts
         parts.pool.tick(now_s)
+        parts.profiler.watch(parts.pool.counters)
         try:
             self._windows.keep(now_s)
         except EdgeshipError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from edgeship_agent.config import AgentConfig
 from edgeship_agent.contract.profiling import ProfileReport
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import encode
+from edgeship_agent.serving.control import Counters
 from edgeship_agent.supervisor.log import Log
 from edgeship_agent.supervisor.membership import tls_of
 from edgeship_agent.update.download import BlobStore, Downloader, Limits
@@ -21,6 +22,7 @@ from edgeship_agent.update.trust import reference_time
 
 if TYPE_CHECKING:
     from edgeship_agent.profiling.runner import Profiler
+    from edgeship_agent.profiling.strain import Strain
 
 
 class ProfileDoor:
@@ -64,6 +66,15 @@ class ProfileDoor:
         if self._profiler is not None:
             self._profiler.stop()
 
+    def watch(self, counters: Callable[[], Iterable[Counters]]) -> None:
+        """Called again and again: a job that applications suffer from is ended.
+
+        Args:
+            counters: of the workers that serve; asked only while there is a profiler.
+        """
+        if self._profiler is not None:
+            self._profiler.watch(lambda: strain_of(counters()))
+
     def _open(self) -> Profiler:
         from edgeship_agent.profiling.desk import OrderDesk
         from edgeship_agent.profiling.runner import Profiler
@@ -83,3 +94,15 @@ class ProfileDoor:
 
     def _now_s(self) -> float:
         return reference_time(time.time(), self._state.now.time_floor_s)
+
+
+def strain_of(counters: Iterable[Counters]) -> Strain:
+    """What all workers together counted."""
+    from edgeship_agent.profiling.strain import Strain
+
+    found = list(counters)
+    return Strain(
+        calls=sum(each.inferences + each.failures + each.shed for each in found),
+        late=sum(each.deadline_misses for each in found),
+        shed=sum(each.shed for each in found),
+    )

@@ -93,6 +93,11 @@ class WorkerProcess:
         return 0 if self._process is None else self._process.pid
 
     @property
+    def prediction_prefix(self) -> str:
+        """How the ids of its predictions begin; see :class:`edgeship_agent.serving.session.ModelSession`."""
+        return f"{self._boot_id}-{self.pid:x}-"
+
+    @property
     def return_code(self) -> int | None:
         """How it ended; None while it runs."""
         return None if self._process is None else self._process.returncode

@@ -31,6 +31,10 @@ _RESTART_MAX_S: Final = 30.0
 _HEALTHY_S: Final = 60.0
 #: Hard stops that a device acts on by itself; the others are evidence for the server.
 _OWN_HARD_STOPS: Final = frozenset({"nan_output"})
+#: Workers whose predictions are told from those that nobody made.
+_MOST_LOST: Final = 32
+#: A shadow held more memory than its goal allows.
+SHADOW_MEMORY: Final = "shadow_memory"
 
 
 class _Tally(Struct, kw_only=True):
@@ -65,6 +69,9 @@ class _Arm:
         self.started_at_s = 0.0
         self.restart_at_s: float | None = None
         self.restart_pause_s = _RESTART_FIRST_S
+        self.prefixes: tuple[str, ...] = ()  # of all predictions that its worker and those before it remember
+        self.lost: tuple[str, ...] = ()  # of those that died with a worker
+        self.is_over_memory = False  # a shadow that was ended for that; another goal starts it again
 
 
 class WorkerPool:
@@ -124,13 +131,15 @@ class WorkerPool:
         with self._lock:
             old = served.worker if served.worker is not worker else None
             if old is not None or served.worker is None:
+                if old is not None:
+                    served.prefixes = (*served.prefixes, old.prediction_prefix)[-_MOST_LOST:]
                 served.past, served.worker = _Tally(), worker
-                served.restart_at_s = None
+                served.restart_at_s, served.is_over_memory = None, False
             served.slot = slot  # the same bundle may come with another part of the traffic
             self._route(model)
         if old is not None:
             old.stop()  # what it was still asked after it was recalled
-            worker.send(HandOn(predictions=old.predictions))
+            worker.send(HandOn(predictions=old.predictions, lost=served.lost))
         self._on_change(model, arm, "serving")
         return Activation(ok=True)
 
@@ -176,22 +185,25 @@ class WorkerPool:
             served.worker = self._spawn(slot)
 
     def tick(self, now_s: float) -> None:
-        """Start workers again whose pause is over; report crashes that no window carries."""
-        lonely = []
+        """Start workers again whose pause is over; end shadows that grew too large; report what no window carries."""
+        lonely: list[tuple[Slot, int, tuple[str, ...]]] = []
         with self._lock:
             for served in self._arms.values():
-                if served.worker is not None and _is_too_large(served):
-                    served.worker.failure = "it holds more memory than a shadow may"
-                    served.worker.kill()
+                if _is_too_large(served):
+                    lonely.append(_end_too_large(served))
+                    self._route(lonely[-1][0].info.model)
                 if served.restart_at_s is not None and now_s >= served.restart_at_s and served.slot is not None:
                     served.restart_at_s = None
                     served.worker = self._spawn(served.slot)
                 waited_s = now_s - served.crashed_at_s
                 if served.unreported_crashes and waited_s >= 2 * self._settings.window_s and served.slot is not None:
-                    lonely.append((served.slot, served.unreported_crashes))
+                    lonely.append((served.slot, served.unreported_crashes, ()))
                     served.unreported_crashes = 0
-        for slot, crashes in lonely:
-            self._on_window(_crash_window(slot, crashes, self._boot_id, self._settings.clock_quality))
+        for slot, crashes, stops in lonely:
+            window = _crash_window(slot, crashes, self._boot_id, self._settings.clock_quality)
+            self._on_window(structs.replace(window, hard_stops=stops))
+            if stops:
+                self._on_change(slot.info.model, slot.info.arm, "ended: it holds more memory than a shadow may")
 
     def running(self, state_of: Callable[[Slot], tuple[str, str]]) -> tuple[RunningArm, ...]:
         """What is loaded now.
@@ -220,6 +232,12 @@ class WorkerPool:
                 )
             )
         return tuple(arms)
+
+    def counters(self) -> list[Counters]:
+        """What the workers that serve now counted since each was started."""
+        with self._lock:
+            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+        return [worker.counters for worker in workers if worker.counters is not None]
 
     def processes(self) -> list[dict[str, object]]:
         """Model, arm, version and process id of every worker, for the status file."""
@@ -260,6 +278,8 @@ class WorkerPool:
             served.past.add(worker.counters)
             worker.counters = None
             served.past.crashes += 1
+            served.lost = (*served.lost, *served.prefixes, worker.prediction_prefix)[-_MOST_LOST:]
+            served.prefixes = ()
             served.unreported_crashes += 1
             served.crashed_at_s = now_s
             if served.started_at_s and now_s - served.started_at_s >= _HEALTHY_S:
@@ -277,6 +297,7 @@ class WorkerPool:
             served = self._arm(*key)
             is_current = served.worker is worker
             if is_current:
+                worker.send(HandOn(predictions=(), lost=served.lost))
                 served.started_at_s = time.monotonic()
                 self._route(worker.slot.info.model)
         if is_current:
@@ -363,20 +384,39 @@ class WorkerPool:
             served.restart_at_s, served.past = None, _Tally()
             self._route(model)  # nobody passes anything on to it any more
             front = self._fronts.get(model)
+            heir = next((each for each in self._arms.values() if front is not None and each.worker is front), None)
+            if worker is not None and heir is not None:
+                heir.prefixes = (*heir.prefixes, *served.prefixes, worker.prediction_prefix)[-_MOST_LOST:]
+            served.prefixes = ()
         if worker is None:
             return
         worker.stop()
         if front is not None and front is not worker:
-            front.send(HandOn(predictions=worker.predictions))
+            front.send(HandOn(predictions=worker.predictions, lost=served.lost))
         self._on_change(model, arm, "serves no model")
 
 
 def _is_too_large(served: _Arm) -> bool:
     """Whether a shadow holds more memory than its goal allows; no other arm has a limit here."""
-    if served.slot is None or served.worker is None or served.worker.counters is None:
+    if served.slot is None or served.worker is None or served.worker.counters is None or served.is_over_memory:
         return False
     limit_bytes = served.slot.traffic.memory_bytes
     return 0 < limit_bytes < served.worker.counters.memory_bytes
+
+
+def _end_too_large(served: _Arm) -> tuple[Slot, int, tuple[str, ...]]:
+    """End a shadow's worker for good; the lock is held.
+
+    Returns:
+        What there is to report: its slot, no crash, and the hard stop.
+    """
+    assert served.worker is not None and served.slot is not None
+    served.is_over_memory = served.worker.is_retiring = True
+    served.worker.is_ready = False
+    served.worker.failure = "it holds more memory than a shadow may"
+    served.past.hard_stops = (SHADOW_MEMORY,)
+    served.worker.kill()
+    return served.slot, 0, (SHADOW_MEMORY,)
 
 
 def _crash_window(slot: Slot, crashes: int, boot_id: str, clock_quality: str) -> Window:

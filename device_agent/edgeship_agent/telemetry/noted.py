@@ -20,6 +20,7 @@ class Notes(Struct, frozen=True, kw_only=True):
     labels: tuple[LabelTally, ...] = ()
     outcomes: tuple[OutcomeTally, ...] = ()
     label_unknown: int = 0
+    label_lost: int = 0
     shadow: tuple[ShadowTally, ...] = ()
 
 
@@ -69,13 +70,13 @@ class NoteSums:
     def __init__(self) -> None:
         self._labels: dict[Source, _Labels] = {}
         self._outcomes: dict[tuple[Source, str], tuple[int, float, float]] = {}
-        self._unknown = 0
+        self._unknown = self._lost = 0
         self._shadow: dict[str, ShadowTally] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
-        return not (self._labels or self._outcomes or self._unknown or self._shadow)
+        return not (self._labels or self._outcomes or self._unknown or self._lost or self._shadow)
 
     def label(self, source: Source, *, predicted: int, label: int, confidence: float, predicted_at_s: float) -> None:
         """Count a label; ``predicted_at_s`` on the wall clock."""
@@ -86,9 +87,10 @@ class NoteSums:
         count, total, square_total = self._outcomes.get((source, name), (0, 0.0, 0.0))
         self._outcomes[source, name] = (count + 1, total + value, square_total + value * value)
 
-    def unknown(self) -> None:
-        """Count a label or an outcome whose prediction is not remembered."""
-        self._unknown += 1
+    def unknown(self, *, is_lost: bool = False) -> None:
+        """Count a label or an outcome whose prediction is not remembered, or was lost with a worker that died."""
+        self._lost += is_lost
+        self._unknown += not is_lost
 
     def shadow(self, seen: ShadowTally) -> None:
         """Add what a candidate did beside the champion."""
@@ -100,8 +102,9 @@ class NoteSums:
 
     def take(self) -> Notes:
         """All that was counted; the sums begin anew."""
-        labels, outcomes, unknown, shadow = self._labels, self._outcomes, self._unknown, self._shadow
-        self._labels, self._outcomes, self._unknown, self._shadow = {}, {}, 0, {}
+        labels, outcomes, shadow = self._labels, self._outcomes, self._shadow
+        unknown, lost = self._unknown, self._lost
+        self._labels, self._outcomes, self._shadow, self._unknown, self._lost = {}, {}, {}, 0, 0
         return Notes(
             labels=tuple(labels[source].tally(source) for source in sorted(labels)),
             outcomes=tuple(
@@ -117,5 +120,6 @@ class NoteSums:
                 for ((version, arm, digest), name), (count, total, square_total) in sorted(outcomes.items())
             ),
             label_unknown=unknown,
+            label_lost=lost,
             shadow=tuple(shadow[digest] for digest in sorted(shadow)),
         )

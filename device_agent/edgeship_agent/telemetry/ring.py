@@ -36,6 +36,10 @@ class Remembered(Struct, frozen=True, kw_only=True):
     at_s: float
 
 
+#: Workers that died whose predictions are told from those that nobody made.
+MOST_LOST: Final = 32
+
+
 class HandedOn(Struct, frozen=True, kw_only=True):
     """A ring as it travels from one worker to the next (MessagePack map).
 
@@ -202,6 +206,7 @@ class Predictions:
         self.own = own
         self._capacity = capacity
         self._earlier: list[PredictionRing] = []
+        self._lost: tuple[str, ...] = ()
 
     def take_over(self, data: bytes) -> None:
         """Take what another worker handed on; what it hands on again later takes the place of the first.
@@ -219,6 +224,14 @@ class Predictions:
         self._earlier = [*others, ring]
         while len(self._earlier) > 1 and sum(r.count - r.oldest + 1 for r in self._earlier) > self._capacity:
             self._earlier.pop(0)
+
+    def lose(self, prefixes: tuple[str, ...]) -> None:
+        """A worker died: what it predicted, and what had been handed to it, is known no more."""
+        self._lost = tuple(dict.fromkeys((*self._lost, *prefixes)))[-MOST_LOST:]
+
+    def is_lost(self, prediction_id: str) -> bool:
+        """Whether a prediction that is not remembered was lost with a worker, rather than too old or never made."""
+        return self.locate(prediction_id) is None and prediction_id.startswith(self._lost)
 
     def hand_on(self) -> list[bytes]:
         """Everything that is remembered, the oldest first."""

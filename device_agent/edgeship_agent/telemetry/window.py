@@ -242,7 +242,12 @@ class WindowBuilder:
 
 def _with_notes(window: Window, notes: Notes) -> Window:
     return structs.replace(
-        window, labels=notes.labels, outcomes=notes.outcomes, label_unknown=notes.label_unknown, shadow=notes.shadow
+        window,
+        labels=notes.labels,
+        outcomes=notes.outcomes,
+        label_unknown=notes.label_unknown,
+        label_lost=notes.label_lost,
+        shadow=notes.shadow,
     )
 
 

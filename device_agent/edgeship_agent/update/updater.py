@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 #: How often an update that waits for its window looks again.
 _LOOK_S: Final = 5.0
+#: Ends of a probation that say nothing against the bundle: it may be tried again, with another budget.
+_NO_FAULT: Final = frozenset({"rollback_requested", "shadow_memory"})
 
 #: How an attempt ends when obtaining or downloading its bundle fails for good.
 _ENDS: Final[dict[tuple[UpdateState, type[EdgeshipError]], tuple[Event, str]]] = {
@@ -341,7 +343,7 @@ class Updater:
                 without_field_traffic=result.without_field_traffic,
                 crashes=result.crashes,
             )
-        if result.reason != "rollback_requested":
+        if result.reason not in _NO_FAULT:
             self._remember_bad(attempt, result.reason)
         return self._enter(
             attempt,

@@ -68,6 +68,7 @@ def show(device_id: str, server: str, as_json: bool) -> None:
         "windows": f"{device['windows_stored']} stored, {device['windows_duplicate']} repeats dropped, "
         f"{device['windows_evicted']} given up by the device; the device counts {outbox.get('created', 0)} created, "
         f"{outbox.get('waiting', 0)} waiting",
+        "agent": f"{device['agent_version']}, ended by a power cut or a kill {outbox.get('unclean_ends', 0)} times",
         "incidents": f"{device['open_incidents']} open",
     }
     for label, text in lines.items():

@@ -58,6 +58,8 @@ def _limit_options(command: F) -> F:
         ("--min-calls", int, "Calls that each device must have answered."),
         ("--soak-s", float, "Shortest time of a stage, in seconds."),
         ("--offer-timeout-s", float, "From the offer to an end on the device, in seconds."),
+        ("--shadow-cpu-ratio", float, "Part of a processor's time that a shadow may take, 0–1."),
+        ("--shadow-memory-bytes", int, "Most memory of a shadow; a device stops it above that."),
     )
     for name, kind, text in reversed(options):
         command = click.option(name, type=kind, default=None, help=text)(command)

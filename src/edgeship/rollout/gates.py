@@ -391,6 +391,8 @@ def _worst_of(
     sentence = (
         f"{noun} {figures.words()} on {worst.device_id} {_verb(holds, figures)} the limit {figures.limit_words()}"
     )
+    if figures.value is None:
+        sentence = f"{noun} is not measured yet on {worst.device_id}"
     if holds is not True and len(judged) > 1:
         sentence += f" ({len(same)} of {len(judged)} devices)"
     return _gate(gate_id, rule, holds=holds, devices=same, sentence=sentence, figures=figures)

@@ -41,6 +41,10 @@ class ThresholdPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         probation_s: ... and time that must have passed since its activation, before the device commits it.
         probation_deadline_s: where calls are missing by then, golden inputs stand in for them, and the commit is
             marked: it never counts as a pass of the stage.
+        shadow_cpu_ratio: of a release that runs as a shadow: part of one processor's time that it may be busy on each
+            device, above 0, at most 1. Inputs beyond it are dropped and counted.
+        shadow_memory_bytes: most memory that the process of a shadow may hold on each device; 0 for no limit. A device
+            stops a shadow that holds more, and says so: a hard stop.
     """
 
     name: str = THRESHOLD
@@ -62,6 +66,8 @@ class ThresholdPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probation_inferences: int = 100
     probation_s: float = 60.0
     probation_deadline_s: float = 600.0
+    shadow_cpu_ratio: float = 0.25
+    shadow_memory_bytes: int = 0
 
     @property
     def deadline_s(self) -> float:
@@ -79,7 +85,10 @@ class ThresholdPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )
 
 
-_RATIOS: Final = ("max_failed_ratio", "max_failed_increase", "max_failed_device_ratio", "max_drift", "max_data_drift")
+_RATIOS: Final = (
+    "max_failed_ratio", "max_failed_increase", "max_failed_device_ratio", "max_drift", "max_data_drift",
+    "shadow_cpu_ratio",
+)  # fmt: skip
 _PROBATION_KEYS: Final = {
     "inferences": "probation_inferences",
     "duration_s": "probation_s",
@@ -117,6 +126,9 @@ def parse_policy(document: Mapping[str, Any], *, file: object = None) -> Thresho
         if not (lowest <= value <= highest and value < float("inf")):
             wanted = f"{lowest} … {highest:g}" if key in _RATIOS else f"≥ {lowest}, finite"
             raise ConfigError("limit out of range", file=file, key=key, expected=wanted, got=value)
+    if not policy.shadow_cpu_ratio:
+        raise ConfigError("a shadow without time", file=file, key="shadow_cpu_ratio", expected="above 0, at most 1",
+                          got=0)  # fmt: skip
     return policy
 
 

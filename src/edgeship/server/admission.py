@@ -148,6 +148,7 @@ def check_window(window: Window) -> None:
 
 def _check_notes(window: Window) -> None:
     _count("label_unknown", window.label_unknown)
+    _count("label_lost", window.label_lost)
     for key, tallies in (("labels", window.labels), ("outcomes", window.outcomes), ("shadow", window.shadow)):
         _entries(key, tallies)
     for label in window.labels:

@@ -58,15 +58,17 @@ def compare_arms(connection: Connection, rollout: Rollout, members: Sequence[Mem
     where the prediction was made since then, for both alike: an old label tells of another time.
     """
     before = sorted({known.previous_version for known in members if known.activated_at_s is not None})
-    noted = labels.by_version(connection, rollout.model, predicted_since_s=rollout.created_at_s)
-    figures = labels.outcomes(connection, rollout.model, since_s=rollout.created_at_s)
-    olds = [_calls(connection, rollout, version) for version in before]
+    ids = [known.device_id for known in members if known.activated_at_s is not None]
+    since_s = rollout.created_at_s
+    noted = labels.by_version(connection, rollout.model, device_ids=ids, predicted_since_s=since_s)
+    figures = labels.outcomes(connection, rollout.model, device_ids=ids, since_s=since_s)
+    olds = [_calls(connection, rollout, version, ids) for version in before]
     old = _Calls(
         answered=sum(each.answered for each in olds),
         failures=sum(each.failures for each in olds),
         latency_p99_ms=max((each.latency_p99_ms for each in olds if each.latency_p99_ms is not None), default=None),
     )
-    new = _calls(connection, rollout, rollout.version)
+    new = _calls(connection, rollout, rollout.version, ids)
     compared = [
         accuracy_of([noted.get(version, Labelled()) for version in before], noted.get(rollout.version, Labelled())),
         _failed(old, new),
@@ -189,8 +191,9 @@ def _shares(name: str, hits_before: int, n_before: int, hits_after: int, n_after
     )
 
 
-def _calls(connection: Connection, rollout: Rollout, version: str) -> _Calls:
+def _calls(connection: Connection, rollout: Rollout, version: str, device_ids: Sequence[str]) -> _Calls:
     where = (
+        _TABLE.c.device_id.in_(device_ids),
         _TABLE.c.model == rollout.model,
         _TABLE.c.version == version,
         _TABLE.c.received_at_s >= rollout.created_at_s,

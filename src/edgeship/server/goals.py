@@ -120,6 +120,8 @@ def _model_goal(assigned: Assignment) -> ModelGoal:
         size_bytes=assigned.size_bytes,
         share=assigned.share,
         mirror=assigned.mirror,
+        cpu_ratio=assigned.cpu_ratio,
+        memory_bytes=assigned.memory_bytes,
     )
     arms: tuple[ArmGoal, ...] = (arm,)
     if assigned.base_version:

@@ -25,6 +25,7 @@ HARD_STOP_REASONS: Final = frozenset(
     {
         *("golden_mismatch", "golden_crash", "golden_error"),
         *("activation", "activation_failed", "crash_loop", "no_answer", "nan_output", "constant_class"),
+        "shadow_memory",
     }
 )
 _TABLE: Final = schema.windows

@@ -69,6 +69,8 @@ def _beside(connection: Connection, rollout: Rollout, known: Member) -> dict[str
     return {
         "share": rollout.share,
         "mirror": rollout.mirror,
+        "cpu_ratio": rollout.policy.shadow_cpu_ratio,
+        "memory_bytes": rollout.policy.shadow_memory_bytes,
         "base_version": before.version,
         "base_digest": before.digest,
         "base_size_bytes": before.size_bytes,

@@ -14,6 +14,7 @@ from edgeship.rollout import (
     RolloutState,
     StageEvent,
     StageState,
+    ThresholdPolicy,
     empty_stages,
     parse_policy,
     parse_stages,
@@ -202,7 +203,7 @@ def _plan(
         stage_index=0,
         stage_states=(StageState.PENDING,) * len(stages),
         stage_started_s=now_s,
-        reason=_start_sentence(release, planned, len(stages)) + _traffic_words(share, mirror),
+        reason=_start_sentence(release, planned, len(stages)) + _traffic_words(share, mirror, policy),
         verdict=None,
         revision=1,
         created_at_s=now_s,
@@ -230,14 +231,19 @@ def _traffic(request: RolloutRequest) -> tuple[float, float]:
     return (0.0, request.shadow_share) if request.shadow_share else (request.ab_share, 0.0)
 
 
-def _traffic_words(share: float, mirror: float) -> str:
+def _traffic_words(share: float, mirror: float, policy: ThresholdPolicy) -> str:
     """What each device gives it, for the end of a sentence.
 
-    >>> _traffic_words(0.1, 0.0), _traffic_words(1.0, 0.0)
+    >>> _traffic_words(0.1, 0.0, ThresholdPolicy()), _traffic_words(1.0, 0.0, ThresholdPolicy())
     (', on 10% of the traffic of each', '')
+    >>> _traffic_words(0.0, 0.1, ThresholdPolicy(shadow_memory_bytes=200_000_000))
+    ", as a shadow on 10% of the inputs of each, within 25% of a processor's time and 200 MB of memory"
     """
     if mirror:
-        return f", as a shadow on {mirror:.0%} of the inputs of each"
+        memory_bytes = policy.shadow_memory_bytes
+        memory = f" and {memory_bytes / 1e6:g} MB of memory" if memory_bytes else ""
+        budget = f"within {100 * policy.shadow_cpu_ratio:.3g}% of a processor's time{memory}"
+        return f", as a shadow on {mirror:.0%} of the inputs of each, {budget}"
     return f", on {share:.0%} of the traffic of each" if share < 1.0 else ""
 
 

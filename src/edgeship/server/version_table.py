@@ -54,6 +54,7 @@ class Observed(Struct, frozen=True, kw_only=True):
         coverage: of all answered calls of the version, 0–1.
         confidence: mean confidence of the labelled predictions; above the accuracy the model is too sure of itself.
         unknown: labels that came too late, or for predictions of nobody.
+        lost: labels for predictions that a device lost with a worker that died.
     """
 
     accuracy: float
@@ -63,6 +64,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     coverage: float
     confidence: float
     unknown: int = 0
+    lost: int = 0
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -187,6 +189,7 @@ def observed_of(noted: Labelled | None, calls: int) -> Observed | None:
         coverage=min(noted.labelled / calls, 1.0) if calls else 0.0,
         confidence=noted.confidence,
         unknown=noted.unknown,
+        lost=noted.lost,
     )
 
 

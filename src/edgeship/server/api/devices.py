@@ -160,7 +160,9 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
 def _device(connection: Connection, row: Row[Any]) -> Device:
     books = devices.books(connection, row.id)
     found = windows.totals(connection, row.id)
-    noted = {model: labels.by_version(connection, model, device_id=row.id) for model in {each.model for each in found}}
+    noted = {
+        model: labels.by_version(connection, model, device_ids=[row.id]) for model in {each.model for each in found}
+    }
     totals = [
         ModelTotals(
             model=total.model,

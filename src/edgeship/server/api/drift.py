@@ -64,7 +64,7 @@ def list_drift(
 
 def _judgement(connection: Connection, row: Row[Any]) -> DeviceDrift:
     names = [name for name in DeviceDrift.__struct_fields__ if name != "observed"]
-    noted = labels.by_version(connection, row.model, device_id=row.device_id).get(row.version)
+    noted = labels.by_version(connection, row.model, device_ids=[row.device_id]).get(row.version)
     key = (row.device_id, row.model, row.version)
     calls = windows.calls_of(connection, key) if noted is not None else 0
     return DeviceDrift(**{name: getattr(row, name) for name in names}, observed=observed_of(noted, calls))

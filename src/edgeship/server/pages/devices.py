@@ -15,6 +15,14 @@ from edgeship.charts import Child, Curve, Markup, ecdf_plot, element, format_val
 from edgeship.server.context import ServerContext
 from edgeship.server.event_bus import Event
 from edgeship.server.pages import queries
+from edgeship.server.pages.device_figures import (
+    VersionFigures,
+    field_table,
+    figures_of,
+    infrastructure,
+    model_table,
+    wanted_arms,
+)
 from edgeship.server.pages.fleet import event_list
 from edgeship.server.pages.layout import Page, PageNotFound, respond
 from edgeship.server.pages.queries import Device, DriftState, Incident, ReportLine
@@ -29,7 +37,6 @@ from edgeship.server.pages.words import (
     release_link,
     rows_table,
     section,
-    short_digest,
     state_word,
 )
 from edgeship.server.store import devices as device_store
@@ -59,6 +66,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     incidents: list[Incident]
     reports: list[ReportLine]
     events: list[Event]
+    figures: list[VersionFigures]
 
 
 @get("/devices", sync_to_thread=True, include_in_schema=False)
@@ -101,6 +109,7 @@ def _view(connection: Connection, device: Device, now_s: float) -> DeviceView:
         incidents=queries.list_incidents(connection, device_id=device.id, limit=_LINES),
         reports=queries.reports_of(connection, device.id),
         events=events.newest(connection, _LINES, f"device/{device.id}"),
+        figures=figures_of(connection, device.id),
     )
 
 
@@ -154,8 +163,9 @@ def render(view: DeviceView) -> Markup:
     return fragment(
         element("h1", device.id, " ", state_word(device.presence)),
         element("p", sentence(view), class_="lead"),
-        section("Models", _models(view)),
+        section("Models", model_table(device.running, view.wanted)),
         section("Latency", _latency(view.latency)),
+        section("In the field", field_table(view.figures)),
         section("Drift", _drift(view)),
         section("Incidents", incident_table(view.incidents, view.now_s)),
         element(
@@ -166,64 +176,30 @@ def render(view: DeviceView) -> Markup:
         ),
         section("Update reports", _reports(view)),
         section("Windows", _windows(view)),
+        section("Infrastructure", infrastructure(view.figures, device.outbox, view.now_s)),
     )
 
 
 def sentence(view: DeviceView) -> str:
     """What the device runs and whether that is what it should run, in one line."""
     device = view.device
-    wanted = {goal.model: goal for goal in view.wanted}
+    wanted = wanted_arms(view.wanted)
     parts = []
     for arm in device.running:
-        goal = wanted.get(arm.model)
+        goal = wanted.get((arm.model, arm.arm or "main"))
         if goal is None or goal.digest == arm.digest:
             parts.append(f"runs {arm.model} {arm.version}" + (", as wanted" if goal else ""))
         else:
             parts.append(f"runs {arm.model} {arm.version}, shall run {goal.version}")
     parts += [f"serves {arm.model} in full precision, since the variant of the build failed there "
               f"({arm.fallback.replace('_', ' ')})" for arm in device.running if arm.fallback]  # fmt: skip
-    missing = sorted(set(wanted) - {arm.model for arm in device.running})
-    parts += [f"shall run {model} {wanted[model].version} and runs none" for model in missing]
+    missing = sorted(set(wanted) - {(arm.model, arm.arm or "main") for arm in device.running})
+    parts += [f"shall run {key[0]} {wanted[key].version} and does not" for key in missing]
     opened = sum(incident.state == "open" for incident in view.incidents)
     parts.append(plural(opened, "open incident") if opened else "no open incident")
     if not device.running and not wanted:
         parts.insert(0, "runs no model and shall run none")
     return f"{device.id} " + "; ".join(parts) + "."
-
-
-def _models(view: DeviceView) -> Markup:
-    running = {arm.model: arm for arm in view.device.running}
-    wanted = {goal.model: goal for goal in view.wanted}
-    rows: list[tuple[Child, ...]] = []
-    for model in sorted(running.keys() | wanted.keys()):
-        arm, goal = running.get(model), wanted.get(model)
-        rows.append(
-            (
-                model,
-                fragment(release_link(model, arm.version), " ", short_digest(arm.digest)) if arm else "none",
-                fragment(release_link(model, goal.version), " ", short_digest(goal.digest)) if goal else "nothing said",
-                _agreement(arm, goal),
-                _variant(arm) if arm else "",
-                (arm.retained_version if arm else "") or "none",
-            )
-        )
-    header = ("model", "loaded", "wanted", "", "variant", "kept for rollback")
-    return rows_table("Loaded is what the device says it runs", header, rows, empty="No model is loaded or wanted.")
-
-
-def _variant(arm: queries.Running) -> Child:
-    if not arm.fallback:
-        return arm.variant
-    shown = f"stands in: {arm.fallback.replace('_', ' ')}"
-    return fragment(arm.variant, " ", state_word("fallback", shown=shown))
-
-
-def _agreement(arm: queries.Running | None, goal: Assignment | None) -> Child:
-    if arm is None or goal is None:
-        return state_word("pending", shown="waiting") if goal else None
-    if arm.digest == goal.digest:
-        return state_word("current", shown="as wanted")
-    return state_word("in_progress", shown="differs")
 
 
 def _identity(view: DeviceView) -> Markup:

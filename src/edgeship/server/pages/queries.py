@@ -35,12 +35,13 @@ class Running(Struct, frozen=True, kw_only=True):
 
 
 class Outbox(Struct, frozen=True, kw_only=True):
-    """A device's own books about its windows."""
+    """A device's own books about its windows, as in :class:`OutboxCounters`."""
 
     created: int = 0
     acknowledged: int = 0
     evicted: int = 0
     waiting: int = 0
+    unclean_ends: int = 0
 
 
 class Device(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from edgeship.charts import (
 )
 from edgeship.server.context import ServerContext
 from edgeship.server.pages import queries
+from edgeship.server.pages.field import field_cell, observed_lines
 from edgeship.server.pages.layout import SLOW_POLL_S, Page, PageNotFound, respond
 from edgeship.server.pages.release_figures import BuildFigures, devices_running, read_build, read_manifest
 from edgeship.server.pages.verdicts import without_word
@@ -183,7 +184,7 @@ def version_table(model: str, rows: Sequence[VersionRow]) -> Markup:
             release_link(model, row.version),
             fragment(_status(row), " ", rollout_link(row.rollout) if row.rollout else None),
             "no data" if row.metric is None else _claim(row.metric),
-            _observed(row),
+            (observed_lines(row.observed) or ["no labels"])[0],
             format_value(row.latency_p99_ms, "ms"),
             format_value(row.traffic_share, "fraction"),
             f"{row.calls:,}" if row.calls else "no data",
@@ -196,24 +197,20 @@ def version_table(model: str, rows: Sequence[VersionRow]) -> Markup:
         "Accuracy of the weakest variant as built, and by labels from the field; "
         f"latency and traffic of the last {duration(RECENT_S)}"
     )
-    return rows_table(caption, header, cells)
+    return fragment(rows_table(caption, header, cells), _field(model, rows))
 
 
-def _observed(row: VersionRow) -> Child:
-    """Accuracy by labels, business figures and the paired figures of a shadow, one line each."""
-    lines = []
-    seen, shadow = row.observed, row.shadow
-    if seen is not None:
-        interval = format_interval(seen.low, seen.high, "fraction")
-        labelled = format_value(seen.coverage, "fraction")
-        accuracy = format_value(seen.accuracy, "fraction")
-        lines.append(f"{accuracy} ({interval}, n = {seen.n:,}, {labelled} labelled)")
-    lines += [f"{outcome.name}: mean {outcome.mean:.4g}, n = {outcome.n:,}" for outcome in row.outcomes]
-    if shadow is not None:
-        interval = format_interval(shadow.low, shadow.high, "fraction")
-        disagreement = format_value(shadow.disagreement, "fraction")
-        lines.append(f"as a shadow: {disagreement} of another class ({interval}, n = {shadow.n:,})")
-    return fragment(*(element("div", line) for line in lines)) if lines else "no labels"
+def _field(model: str, rows: Sequence[VersionRow]) -> Markup | None:
+    """Labels, business figures and the paired figures of a shadow, of the versions that have some."""
+    cells: list[tuple[Child, ...]] = [
+        (release_link(model, row.version), field_cell(row.observed, row.outcomes, row.shadow))
+        for row in rows
+        if row.observed is not None or row.outcomes or row.shadow is not None
+    ]
+    caption = (
+        "From the field: labels, business figures in the unit that ends their name, and what ran unseen as a shadow"
+    )
+    return rows_table(caption, ("version", "figures"), cells) if cells else None
 
 
 def _claim(claim: MetricClaim) -> str:

@@ -175,21 +175,34 @@ def _difference(view: RolloutView) -> Markup | None:
     return section(title, view.difference) if view.difference else None
 
 
+#: Figures of :func:`compare_arms` in words, and those that compare a shadow with the answers beside it.
+_COMPARED: Final = {
+    "failed_ratio": "failed calls",
+    "latency_p99_ms": "latency p99",
+    "disagreement": "inputs of another class",
+    "relative_rms": "relative RMS of the outputs",
+}
+_PAIRED: Final = frozenset({"disagreement", "relative_rms"})
+
+
 def _comparison(view: RolloutView) -> Markup | None:
     if not view.comparison:
         return None
     rows: list[tuple[Child, ...]] = [
         (
-            row.name.replace("_", " "),
-            _figure(row.before, row),
+            _COMPARED.get(row.name, row.name.replace("_", " ")),
+            "the reference" if row.name in _PAIRED else _figure(row.before, row),
             _figure(row.after, row),
             "no interval" if row.change is None else _change(row),
-            f"{row.n_before:,} and {row.n_after:,}",
+            f"{row.n_after:,}" if row.name in _PAIRED else f"{row.n_before:,} and {row.n_after:,}",
         )
         for row in view.comparison
     ]
     caption = "Over the devices of this rollout since it began; both answer at the same time"
-    header = ("figure", "before", view.rollout.version, "difference (95 %)", "n")
+    if view.rollout.mirror:
+        caption = "Over the devices of this rollout since it began; what the shadow answers reaches nobody"
+    before = ", ".join(sorted({member.previous_version for member in view.members if member.previous_version}))
+    header = ("figure", before or "before", view.rollout.version, "difference (95 %)", "n")
     return section("Side by side", rows_table(caption, header, rows))
 
 

@@ -20,6 +20,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
         attempt: counted from 1.
         share: of the traffic that the version gets, 0–1; below 1 the base answers the rest.
         mirror: of the inputs that it runs beside the base, unseen: then its share is 0.
+        cpu_ratio, memory_bytes: what it may take meanwhile, as in :class:`ArmGoal`.
         base_version, base_digest, base_size_bytes: who answers the rest; empty where the version gets everything.
     """
 
@@ -38,6 +39,8 @@ class Assignment(Struct, frozen=True, kw_only=True):
     base_version: str = ""
     base_digest: str = ""
     base_size_bytes: int = 0
+    cpu_ratio: float = 0.25
+    memory_bytes: int = 0
 
 
 class StoredGoal(Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -21,12 +21,14 @@ class Labelled(Struct, frozen=True, kw_only=True):
 
     Attributes:
         unknown: labels whose prediction the device did not remember; reported by windows of this version.
+        lost: labels for predictions that a device lost with a worker that died; likewise.
         confidence: mean of the labelled predictions, 0–1.
     """
 
     labelled: int = 0
     correct: int = 0
     unknown: int = 0
+    lost: int = 0
     confidence: float = 0.0
 
 
@@ -53,10 +55,10 @@ def add(connection: Connection, device_id: str, windows: Iterable[Window], now_s
             "model": window.model,
             "received_at_s": now_s,
         }
-        tallies = [_label_row(tally, 0) for tally in window.labels]
-        if window.label_unknown:
+        tallies = [_label_row(tally) for tally in window.labels]
+        if window.label_unknown or window.label_lost:
             nobody = LabelTally(version=window.version, arm=window.arm, digest="", labelled=0, correct=0)
-            tallies.append(_label_row(nobody, window.label_unknown))
+            tallies.append(_label_row(nobody, unknown=window.label_unknown, lost=window.label_lost))
         label_rows += [{**key, "position": index, **row} for index, row in enumerate(tallies)]
         outcome_rows += [{**key, "position": i, **_outcome_row(tally)} for i, tally in enumerate(window.outcomes)]
         shadow_rows += [
@@ -69,24 +71,28 @@ def add(connection: Connection, device_id: str, windows: Iterable[Window], now_s
 
 
 def by_version(
-    connection: Connection, model: str, *, device_id: str = "", predicted_since_s: float = 0.0
+    connection: Connection,
+    model: str,
+    *,
+    device_ids: Collection[str] | None = None,
+    predicted_since_s: float = 0.0,
 ) -> dict[str, Labelled]:
     """Labels of every version of a model.
 
     Args:
         connection: of any transaction.
         model: its name.
-        device_id: of one device alone; empty for all.
+        device_ids: of these devices alone; None for all.
         predicted_since_s: only rows whose every prediction was made since then (the device's clock).
     """
-    names = ("labelled", "correct", "unknown", "confidence_sum_millionths")
+    names = ("labelled", "correct", "unknown", "lost", "confidence_sum_millionths")
     query = (
         select(_labels.c.version, *(func.sum(_labels.c[name]).label(name) for name in names))
         .where(_labels.c.model == model)
         .group_by(_labels.c.version)
     )
-    if device_id:
-        query = query.where(_labels.c.device_id == device_id)
+    if device_ids is not None:
+        query = query.where(_labels.c.device_id.in_(device_ids))
     if predicted_since_s:
         query = query.where(_labels.c.predicted_from_s >= predicted_since_s)
     return {
@@ -94,6 +100,7 @@ def by_version(
             labelled=int(row.labelled),
             correct=int(row.correct),
             unknown=int(row.unknown),
+            lost=int(row.lost),
             confidence=row.confidence_sum_millionths / 1e6 / row.labelled if row.labelled else 0.0,
         )
         for row in connection.execute(query)
@@ -117,7 +124,9 @@ def newest(connection: Connection, key: tuple[str, str, str], limit: int) -> Seq
     return connection.execute(query).all()
 
 
-def outcomes(connection: Connection, model: str, *, device_id: str = "", since_s: float = 0.0) -> list[OutcomeSums]:
+def outcomes(
+    connection: Connection, model: str, *, device_ids: Collection[str] | None = None, since_s: float = 0.0
+) -> list[OutcomeSums]:
     """Business figures of every version of a model, by version and name."""
     sums = [func.sum(_outcomes.c[name]).label(name) for name in ("count", "total", "square_total")]
     query = (
@@ -126,8 +135,8 @@ def outcomes(connection: Connection, model: str, *, device_id: str = "", since_s
         .group_by(_outcomes.c.version, _outcomes.c.name)
         .order_by(_outcomes.c.version, _outcomes.c.name)
     )
-    if device_id:
-        query = query.where(_outcomes.c.device_id == device_id)
+    if device_ids is not None:
+        query = query.where(_outcomes.c.device_id.in_(device_ids))
     return [
         # by place: "count" is a method of every row
         OutcomeSums(version=row[0], name=row[1], count=int(row[2]), total=float(row[3]), square_total=float(row[4]))
@@ -147,13 +156,14 @@ def shadow_sums(connection: Connection, model: str, version: str, since_s: float
     return ShadowTally(version=version, digest="", **{name: getattr(row, name) for name in names})
 
 
-def _label_row(tally: LabelTally, unknown: int) -> dict[str, Any]:
+def _label_row(tally: LabelTally, *, unknown: int = 0, lost: int = 0) -> dict[str, Any]:
     return {
         "version": tally.version,
         "arm": tally.arm,
         "labelled": tally.labelled,
         "correct": tally.correct,
         "unknown": unknown,
+        "lost": lost,
         "confidence_sum_millionths": tally.confidence_sum_millionths,
         "confusion": [list(cell) for cell in tally.confusion],
         "predicted_from_s": tally.predicted_from_s,

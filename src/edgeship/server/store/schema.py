@@ -89,6 +89,8 @@ assignments: Final = Table(
     Column("base_version", String, nullable=False, server_default=""),  # who answers the rest; "" for nobody
     Column("base_digest", String, nullable=False, server_default=""),
     Column("base_size_bytes", Integer, nullable=False, server_default="0"),
+    Column("cpu_ratio", Float, nullable=False, server_default="0.25"),  # what a shadow may take
+    Column("memory_bytes", BigInteger, nullable=False, server_default="0"),  # 0 for no limit
 )
 
 goals: Final = Table(
@@ -207,6 +209,7 @@ labels: Final = Table(
     Column("confusion", JSON, nullable=False),  # list of [predicted, label, count]
     Column("predicted_from_s", Float, nullable=False),  # the device's clock
     Column("predicted_until_s", Float, nullable=False),
+    Column("lost", BigInteger, nullable=False, server_default="0"),  # of the window, in the same row as unknown
     Index("labels_by_version", "model", "version", "received_at_s"),
 )
 
