@@ -67,6 +67,12 @@ def _worst(source: SourceModel, file: Path, folder: Path) -> float:
 
 
 class TestExportedProgram:
+    def test_a_constant_made_inside_of_forward_is_exported_again(self, files: Path, tmp_path: Path) -> None:
+        source = _load(files / "shifted.pt2")
+        converted, forms = _onnx(source, tmp_path)
+        assert _worst(source, converted, tmp_path) < 1e-6
+        assert forms.fallbacks(("torch.onnx",)) == ()
+
     def test_it_is_described_run_and_converted(self, files: Path, tmp_path: Path) -> None:
         source = _load(files / "program.pt2")
         assert [(each.name, each.shape, each.dtype) for each in source.inputs] == [("x", (-1, 1, 8, 8), "float32")]

@@ -14,6 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small_net import Branching, Counting, trained
 
 
+class Shifted(nn.Module):
+    """A constant that is made inside of forward, and one number a sample without an axis of its own."""
+
+    def forward(self, x):
+        return (x * torch.tensor([1.0, -1.0, 2.0, 0.5])).sum(dim=1)
+
+
 class Bomb:
     """Makes a file when it is unpickled."""
 
@@ -45,6 +52,7 @@ def main(folder: Path) -> None:
     free = torch.export.export(net, (sample,), dynamic_shapes={"x": {0: batch, 2: torch.export.Dim("height")}})
     torch.export.save(free, folder / "free.pt2")
     torch.export.save(torch.export.export(net, (sample,)), folder / "two.pt2")
+    torch.export.save(torch.export.export(Shifted().eval(), (torch.randn(1, 4),)), folder / "shifted.pt2")
 
     torch.jit.trace(net, sample[:1], strict=False).save(str(folder / "traced.pt"))
     torch.manual_seed(3)

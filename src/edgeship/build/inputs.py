@@ -9,11 +9,23 @@ from typing import Final
 import numpy as np
 from msgspec import Struct, structs
 
-from edgeship.build import data, folding, metrics, oracle, preprocess, sources, target_files, unlabelled, verify
+from edgeship.build import (
+    data,
+    folding,
+    label_check,
+    metrics,
+    oracle,
+    preprocess,
+    sources,
+    target_files,
+    unlabelled,
+    verify,
+)
 from edgeship.build.backends.base import Samples
 from edgeship.build.cache import Cache
 from edgeship.build.cache.memory import Memory, remembering
 from edgeship.build.data import Dataset
+from edgeship.build.features import features_of
 from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
 from edgeship.build.options import BuildOptions
@@ -38,8 +50,6 @@ _NO_FRACTIONS: Final = frozenset({"snr", "cost"})
 TASKS: Final = ("auto", "classification", "raw")
 #: Shares of a probability vector add up to one within this.
 _SUM_TOLERANCE: Final = 1e-3
-#: A vector of at most so many elements is documented element by element.
-_MOST_FEATURES: Final = 64
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
@@ -128,37 +138,36 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     progress.step("read", _described(source))
     for note in source.notes:
         progress.step("note", note, "note")
-    contracts = (
-        preprocess.read_contracts(options.preprocess, source.inputs)
-        if options.preprocess
-        else preprocess.fed_as_is(source.inputs)
-    )
+    contracts = _contracts(options, source)
     if source.state:
         contracts = data.as_sequences(options.calibration, contracts)
         if inputs_are_sequences(contracts):
             progress.step("input", "each sample is a sequence: a new state, then step by step", "note")
-    calibration = data.load(options.calibration, contracts)
-    evaluation = data.load(options.evaluation, contracts)
-    data.check_disjoint(calibration, evaluation)
+    calibration, evaluation = _sets(options, contracts, source)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
+    _tell(progress, calibration, evaluation)
     opened = oracle.RememberedOracle(source, folder, memory)
     try:
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (_stacked(each, source) for each in answers)
         _check_finite(outputs, source)
+        if options.task != "raw" and metrics.of_classes(options.metric):
+            evaluation = data.as_classes(evaluation, next(iter(outputs.values())))
         fed = _fold(options, (contracts, source), (calibration, evaluation), (calibration_inputs, evaluation_inputs))
         for sentence in fed.sentences:
             progress.step("input", sentence, "note")
         output = _output_contract(options, source, evaluation, calibration_outputs)
         task = _metric(options, evaluation, evaluation_inputs, outputs, output)
+        if doubt := label_check.check(task, evaluation, outputs, output):
+            progress.step("labels", doubt, "undecided")
         field = _field(options, (contracts, fed.contracts, calibration), opened, task, progress)
     finally:
         opened.close()
     return Inputs(
         source=source,
         contracts=fed.contracts,
-        features=_features(options, contracts, calibration),
+        features=features_of(options, contracts, calibration),
         output=_postprocessed(output, task),
         calibration=calibration,
         evaluation=evaluation,
@@ -180,6 +189,29 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         memory=memory,
         field=field,
     )
+
+
+def _contracts(options: BuildOptions, source: SourceModel) -> tuple[InputContract, ...]:
+    """Of every input: what the file says, else as the model takes it."""
+    if options.preprocess:
+        return preprocess.read_contracts(options.preprocess, source.inputs)
+    return preprocess.fed_as_is(source.inputs)
+
+
+def _sets(options: BuildOptions, contracts: tuple[InputContract, ...], source: SourceModel) -> tuple[Dataset, Dataset]:
+    """Calibration and evaluation data; labels of the latter in the order of the model's output."""
+    calibration = data.load(options.calibration, contracts, "calibration")
+    evaluation = data.load(options.evaluation, contracts, "evaluation")
+    evaluation = data.renumbered(evaluation, _classes(options, source, (calibration, evaluation)))
+    data.check_disjoint(calibration, evaluation)
+    return calibration, evaluation
+
+
+def _tell(progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
+    """How the data was read, where its names alone do not say it."""
+    for dataset, role in ((calibration, "calibration"), (evaluation, "evaluation")):
+        for note in dataset.notes:
+            progress.step("data", f"{role}: {note}", "note")
 
 
 def inputs_are_sequences(contracts: Sequence[InputContract]) -> bool:
@@ -314,13 +346,23 @@ def _output_contract(
         raise InputError("a classification needs an output with one entry per class", file=source.path,
                          key=source.outputs[0].name, got=f"{count} entry",
                          next_step="add --task raw, or --metric auc where it scores two classes")  # fmt: skip
-    labels = options.labels or evaluation.class_names
+    labels = options.labels or source.classes or evaluation.class_names
     if labels and len(labels) != count:
         raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels),
                           next_step="name every class, in the order of the output, with --labels")  # fmt: skip
     sums = first.reshape(len(first), -1).sum(axis=1)
     shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
+
+
+def _classes(options: BuildOptions, source: SourceModel, sets: tuple[Dataset, Dataset]) -> tuple[str, ...]:
+    """The model's classes in the order of its output, by whoever says so; empty where nobody does.
+
+    Where one set lacks a class that the other has, classes are those of both.
+    """
+    calibration, evaluation = (each.class_names for each in sets)
+    both = tuple(sorted({*calibration, *evaluation})) if calibration and evaluation else ()
+    return options.labels or source.classes or both
 
 
 def _kind(metric: str, evaluation: Dataset, first: Array) -> str:
@@ -417,35 +459,6 @@ def _groups(task: metrics.Metric, outputs: Mapping[str, Array]) -> tuple[Group, 
         return ()
     first = next(iter(outputs))
     return decoded_groups(task.decoding, first, outputs[first].shape)
-
-
-def _features(
-    options: BuildOptions, contracts: Sequence[InputContract], calibration: Dataset
-) -> dict[str, tuple[Feature, ...]]:
-    """Documented features, and for the rest names from the graph with the observed range."""
-    documented = preprocess.read_features(options.input_schema, contracts) if options.input_schema else {}
-    features = {}
-    for contract in contracts:
-        name = contract.tensor
-        values = np.stack([np.asarray(sample[name]).reshape(-1) for sample in calibration.samples]) if _one_size(
-            calibration, name) else None  # fmt: skip
-        features[name] = documented.get(name) or _observed(name, contract, values)
-    return features
-
-
-def _one_size(calibration: Dataset, name: str) -> bool:
-    return len({sample[name].size for sample in calibration.samples}) == 1
-
-
-def _observed(name: str, contract: InputContract, values: Array | None) -> tuple[Feature, ...]:
-    if values is None or not values.size:
-        return (Feature(name=name),)
-    if len(contract.shape) == 1 and values.shape[1] <= _MOST_FEATURES:
-        return tuple(
-            Feature(name=f"{name}[{index}]", low=float(column.min()), high=float(column.max()))
-            for index, column in enumerate(values.T)
-        )
-    return (Feature(name=name, low=float(values.min()), high=float(values.max())),)
 
 
 def _short(count: int) -> str:

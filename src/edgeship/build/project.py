@@ -61,7 +61,7 @@ class Data(Struct, frozen=True, kw_only=True):
     """The two data sets; they must not share a sample.
 
     Attributes:
-        calibration: for ranges, selection and the drift baseline: an .npz file, or a folder of images.
+        calibration: for ranges, selection and the drift baseline: an .npz, .npy, .csv or .parquet file, or a folder.
         evaluation: held out, for every claim; with labels where there are any.
         unlabelled: samples without labels, on whose disagreements the claim is made; empty for none.
     """

@@ -19,6 +19,7 @@ from edgeship_agent.contract.manifest import TensorSpec
 
 _WIDTH: Final = 110
 #: Words in names of files and folders that tell what a data set is for.
+_DATA: Final = frozenset({".npz", ".csv", ".parquet"})
 _ROLES: Final = {"calibration": ("calib", "train"), "evaluation": ("eval", "val", "test")}
 
 
@@ -40,7 +41,7 @@ def find_data(folder: Path) -> dict[str, str]:
     for role, words in _ROLES.items():
         for word in words:
             fits = [entry.name for entry in sorted(folder.iterdir())
-                    if word in entry.name.lower() and (entry.suffix == ".npz" or entry.is_dir())]  # fmt: skip
+                    if word in entry.name.lower() and (entry.suffix in _DATA or entry.is_dir())]  # fmt: skip
             if len(fits) == 1:
                 found[role] = fits[0]
                 break

@@ -63,7 +63,7 @@ class UnlabelledSamples:
         """
         if self.files:
             contract = self._contracts[0]
-            sample: Mapping[str, Array] = {contract.tensor: data.read_image(self.path / self.files[index], contract)}
+            sample: Mapping[str, Array] = {contract.tensor: data.read_file(self.path / self.files[index], contract)}
         else:
             sample = self._samples[index]
         data.check_sample(sample, self._contracts, self.path, index)

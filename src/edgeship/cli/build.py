@@ -40,7 +40,9 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--project", type=_FILE, help="Project file.  [edgeship.toml where no SOURCE is named]")
 @click.option("-t", "--target", "targets", multiple=True, metavar="TARGET",
               help="Id or TOML file of a hardware target; repeat for several. See: edgeship targets list.")  # fmt: skip
-@click.option("--calibration", type=_FILE, help="Data for ranges and the drift baseline: .npz or folder.")
+@click.option(
+    "--calibration", type=_FILE, help="Data for ranges and the drift baseline: .npz, .npy, .csv, .parquet or folder."
+)
 @click.option("--evaluation", type=_FILE, help="Held-out data for every claim, with labels y.")
 @click.option("--preprocess", type=_FILE, help="TOML: from a raw sample to the model's input.")
 @click.option("--input-schema", type=_FILE, help="TOML: name, unit, meaning and valid range of the features.")

@@ -100,9 +100,16 @@ def _float_parts(path: str, *, divisions: bool) -> list[dict[str, Any]]:
 
 def _int16x8(_scheme: Scheme, _path: str) -> Any:
     """Activations of 16 bits, weights of 8."""
-    from ai_edge_quantizer import recipe
+    from ai_edge_quantizer import recipe, recipe_manager
+    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
 
-    return recipe.static_wi8_ai16()
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai16())
+    # with one scale a channel, LiteRT's BATCH_MATMUL answers nothing but zeros
+    manager.add_static_config(
+        ".*", TFLOperationName.BATCH_MATMUL, 16, 8, weight_granularity=QuantGranularity.TENSORWISE
+    )
+    return manager.get_quantization_recipe()
 
 
 def _dynamic(_scheme: Scheme, _path: str) -> Any:

@@ -90,8 +90,9 @@ def recompute(
         InputError: other data, or another source, than the certificates name.
     """
     manifest = bundle.manifest
-    dataset = data.load(evaluation, manifest.input_contracts)
+    dataset = data.load(evaluation, manifest.input_contracts, "evaluation")
     _check_digest("evaluation data", evaluation, manifest.lineage.evaluation_digest, dataset.digest)
+    dataset = data.renumbered(dataset, manifest.output.labels)
     evidence = structs.replace(_evidence(dataset, manifest, source, progress), ground_truth=ground_truth)
     checks: list[ClaimCheck] = []
     skipped: list[Skipped] = []
@@ -187,7 +188,10 @@ def _task(
     if ":" in name and name.partition(":")[0] not in _OF_CLASS:
         raise InputError("a function of the author's is not run on a bundle's word", key=name)
     limit = next((rule.limit for rule in certificate.rules if rule.id == "relative_rms"), None)
-    dataset, output = evidence.dataset, manifest.output
+    output = manifest.output
+    dataset = evidence.dataset
+    if metrics.of_classes(name):
+        dataset = data.as_classes(dataset, next(iter(reference.values())))
     decoding = Decoding.from_steps(output.postprocessing) if name in THRESHOLDS else None
     return metrics.choose(
         metrics.MetricRequest(

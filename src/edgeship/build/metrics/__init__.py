@@ -3,7 +3,7 @@
 A new metric is one class with a name and :meth:`Metric.compare`, and one line in :mod:`edgeship.build.metrics.choose`.
 """
 
-from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose
+from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose, of_classes
 from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
 from edgeship.build.metrics.confusion import confusion
 from edgeship.build.metrics.fidelity import (
@@ -42,6 +42,7 @@ __all__ = [
     "is_exact",
     "lost_classes",
     "names_class",
+    "of_classes",
     "output_error",
     "predictions",
     "relative_rms",

@@ -88,6 +88,16 @@ def check_name(name: str) -> str:
                       next_step="choose one of these; docs/guide/metrics.md says what each needs")  # fmt: skip
 
 
+def of_classes(name: str) -> bool:
+    """Whether a metric reads class numbers, where there are some.
+
+    >>> of_classes("auto"), of_classes("recall:fault"), of_classes("rmse"), of_classes("my_metrics:dice")
+    (True, True, False, False)
+    """
+    head, colon, _ = name.partition(":")
+    return head in _OF_CLASS if colon else name not in (*_ERRORS, *THRESHOLDS)
+
+
 def choose(request: MetricRequest) -> Metric:
     """The metric that was asked for.
 
@@ -125,8 +135,15 @@ def _labels(request: MetricRequest) -> tuple[int, ...]:
     if max(request.labels) >= request.classes and request.name != "auc" and not named:
         raise InputError("a class that the model does not have", file=request.evaluation, key="y",
                          expected=f"0 … {request.classes - 1}", got=max(request.labels),
-                         next_step="number the classes in the order of the model's output")  # fmt: skip
+                         next_step=_renumber(request))  # fmt: skip
     return request.labels
+
+
+def _renumber(request: MetricRequest) -> str:
+    """The next step where a label is too large: labels that begin with 1 count from there."""
+    if request.labels and min(request.labels) >= 1 and max(request.labels) == request.classes:
+        return "count from 0, as the model does: save y - 1"
+    return "number the classes in the order of the model's output"
 
 
 def _fitting(k: int, request: MetricRequest) -> int:

@@ -113,13 +113,14 @@ def sample_rms(candidate: Array, reference: Array) -> list[float]:
         candidate: [N, …].
         reference: likewise.
 
-    >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]]))
-    [0.0, 0.5]
+    >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]])), sample_rms(np.array([3.0]), np.array([2.0]))
+    ([0.0, 0.5], [0.5])
     """
     if is_exact(reference):
         same = (candidate == reference).reshape(len(reference), -1).all(axis=1)
         return [0.0 if one else math.inf for one in same]
-    values = (relative_rms(a, b) for a, b in zip(candidate, reference, strict=True))
+    rows = (each.reshape(len(each), -1) for each in (candidate, reference))
+    values = (relative_rms(a, b) for a, b in zip(*rows, strict=True))
     return [math.inf if value is None else value for value in values]
 
 

@@ -36,6 +36,8 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         notes: what a reader found worth saying.
         facts: lineage that the source's own tracker tells, such as a run id.
         address: of the tracker that it was fetched from; empty for a file of the user's.
+        classes: what the model itself calls the entries of its first output; empty where it does not say, or where they
+            are 0, 1, … in order.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     facts: dict[str, str] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     address: str = ""
+    classes: tuple[str, ...] = ()
 
     @property
     def is_lasting(self) -> bool:

@@ -35,6 +35,7 @@ class Model:
         to_onnx: → ONNX model, and its own name of each of ``outputs``.
         operators: steps and trees.
         parameters: numbers that were learnt.
+        classes: what the entries of its first output are called; empty where they are 0, 1, … in order.
     """
 
     features: int
@@ -44,6 +45,7 @@ class Model:
     operators: int
     parameters: int
     notes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = field(default=())
 
 
 def read(request: Mapping[str, Any]) -> Model:
@@ -111,6 +113,7 @@ def _of_sklearn(estimator: Any, notes: tuple[str, ...]) -> Model:
     outputs, answer = _sklearn_outputs(estimator)
     return Model(
         features=features, outputs=outputs, answer=answer, notes=(*notes, *_class_note(estimator)),
+        classes=_class_names(estimator, outputs),
         to_onnx=lambda: _sklearn_to_onnx(estimator, features, list(outputs)),
         operators=len(getattr(estimator, "steps", [None])), parameters=_learnt(estimator),
     )  # fmt: skip
@@ -120,6 +123,12 @@ def _class_note(estimator: Any) -> tuple[str, ...]:
     classes = [str(name) for name in getattr(estimator, "classes_", ())]
     shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")
     return (f"classes in the order of its output: {shown}",) if classes else ()
+
+
+def _class_names(estimator: Any, outputs: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
+    names = tuple(str(name) for name in getattr(estimator, "classes_", ()))
+    counted = names == tuple(str(index) for index in range(len(names)))
+    return () if counted or next(iter(outputs.values()))[1] != len(names) else names
 
 
 def _sklearn_outputs(estimator: Any) -> tuple[dict[str, tuple[str, int]], Callable[[Any], dict[str, Any]]]:

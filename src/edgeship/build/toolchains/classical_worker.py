@@ -69,6 +69,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": model.parameters,
         "quantized": False,
         "notes": [*model.notes, *_about_the_label(model, names)],
+        "classes": list(model.classes) if names[0] == next(iter(model.outputs)) else [],
     }
 
 
@@ -79,7 +80,8 @@ def _spec(name: str, dtype: str, width: int) -> dict[str, Any]:
 def _about_the_label(model: Any, names: Sequence[str]) -> list[str]:
     if "label" not in model.outputs or "label" in names:
         return []
-    reason = f"its label is left out: it is the position of the largest of its {names[0]} (--output-tensor adds it)"
+    place = "class at the position" if model.classes else "position"
+    reason = f"its label is left out: it is the {place} of the largest of its {names[0]} (--output-tensor adds it)"
     return [reason]
 
 

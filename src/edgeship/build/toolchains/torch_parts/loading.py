@@ -94,7 +94,25 @@ def _exported(request: Mapping[str, Any]) -> Model:
 
     parameters = pin(found, options.get("input_shapes", []))
     # without the guards, which are source code in the file
-    return Model(module=program.module(check_guards=False), parameters=parameters, arrange=arrange)
+    module = program.module(check_guards=False)
+    _without_detaching(module)
+    return Model(module=module, parameters=parameters, arrange=arrange)
+
+
+def _without_detaching(module: Any) -> None:
+    """Take out ``detach_``, which ``torch.tensor([…])`` inside ``forward`` leaves: exporting again cannot detach views.
+
+    Nothing is trained here, so that it says nothing.
+    """
+    detaching = torch.ops.aten.detach_.default
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in list(part.graph.nodes):
+            if node.target is detaching:
+                node.replace_all_uses_with(node.args[0])
+                part.graph.erase_node(node)
+        part.recompile()
 
 
 def _program_parameter(name: str, held: Any, *, constant: bool) -> Parameter:

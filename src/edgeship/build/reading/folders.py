@@ -1,0 +1,171 @@
+"""Folders of samples: one sub-folder per class, each sample an image, a sound or an array."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from edgeship.build.reading.archives import load_array
+from edgeship.build.reading.found import HALVES, Read
+from edgeship.build.reading.sound import SOUNDS, read_sound
+from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.runtime.engine import Array
+
+IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+_ARRAYS: Final = frozenset({".npy"})
+SAMPLES: Final = IMAGES | SOUNDS | _ARRAYS
+#: What file browsers and shells leave behind.
+_LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
+_SIXTEEN_BITS: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
+#: Tag of the way a camera was held. Source: EXIF 2.32, 4.6.4.A, Orientation; 1 is upright.
+_ORIENTATION: Final = 0x0112
+_MOST_NAMED: Final = 3
+
+
+def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
+    """The samples of a folder, in the order of classes and names.
+
+    Classes are its sub-folders in alphabetical order, as the loaders of Keras and torchvision take them, whatever lies
+    below each; without sub-folders nothing is labelled.
+
+    Raises:
+        InputError: the model has several inputs, a sample cannot be read, or the folder holds halves of a data set.
+    """
+    if len(contracts) != 1:
+        raise InputError("a folder feeds a model with one input", file=path,
+                         expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
+                         next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
+    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    _check_no_halves(path, [folder.name for folder in classes])
+    found = [(file, label) for label, folder in enumerate(classes) for file in samples_in(folder, deep=True)]
+    labelled = bool(found)
+    if not labelled:
+        found = [(file, 0) for file in samples_in(path)]
+    files = [file for file, _ in found]
+    _check_one_kind(path, files)
+    return Read(
+        samples=tuple({contracts[0].tensor: read_file(file, contracts[0])} for file in files),
+        labels=tuple(label for _, label in found) if labelled else None,
+        class_names=tuple(folder.name for folder in classes) if labelled else (),
+        files=tuple(str(file.relative_to(path)) for file in files),
+        notes=(*_unread(path, files), *_image_notes(files)),
+    )
+
+
+def samples_in(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Files of samples in a folder, by name; with ``deep`` those below it too."""
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(file for file in found if file.suffix.lower() in SAMPLES and not _hidden(file, folder))
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def read_file(file: Path, contract: InputContract) -> Array:
+    """One sample from one file, by what its name ends in.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    suffix = file.suffix.lower()
+    if suffix in SOUNDS:
+        return read_sound(file, contract)
+    return load_array(file) if suffix in _ARRAYS else read_image(file, contract)
+
+
+def read_image(file: Path, contract: InputContract) -> Array:
+    """Pixels [height, width, 3], or as the contract's shape says: grey, grey with an axis of one, or with alpha.
+
+    They are bytes; of a picture with 16 bits a pixel they are uint16 where the contract takes that.
+
+    Raises:
+        InputError: damaged, or more bits than the contract takes.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    shape = contract.shape
+    channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 3
+    try:
+        with Image.open(file) as image:
+            if image.mode in _SIXTEEN_BITS:
+                pixels = _sixteen_bits(np.asarray(image), file, contract)
+            else:
+                pixels = np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError("not a readable image", file=file, next_step="take it out or save it again") from error
+    return pixels[..., np.newaxis] if pixels.ndim == 2 and len(shape) == 3 else pixels
+
+
+def _sixteen_bits(pixels: Array, file: Path, contract: InputContract) -> Array:
+    """Of a grey picture: as they are, never cut off at 255."""
+    if contract.dtype != "uint16":
+        raise InputError("a picture with 16 bits a pixel", file=file, expected=contract.dtype, got="uint16",
+                         next_step='say dtype = "uint16" in --preprocess FILE.toml, with the steps to the model\'s '
+                                   "input, or save the pictures with 8 bits")  # fmt: skip
+    return pixels.astype(np.uint16)
+
+
+def _check_no_halves(path: Path, names: Sequence[str]) -> None:
+    """Refuse a folder whose sub-folders are halves of a data set instead of classes.
+
+    Raises:
+        InputError: names one of them.
+    """
+    words = {word for half in HALVES.values() for word in half}
+    halves = [name for name in names if name.lower() in words]
+    if halves and len(halves) == len(names):
+        raise InputError("its sub-folders are parts of a data set, and no classes", file=path,
+                         expected="one sub-folder per class", got=", ".join(halves),
+                         next_step=f"name one of them, such as {path / halves[0]}")  # fmt: skip
+
+
+def _check_one_kind(path: Path, files: Iterable[Path]) -> None:
+    kinds = {"sounds" if file.suffix.lower() in SOUNDS else "arrays" if file.suffix.lower() in _ARRAYS else "images"
+             for file in files}  # fmt: skip
+    if len(kinds) > 1:
+        raise InputError("samples of different kinds in one folder", file=path, expected="one kind",
+                         got=", ".join(sorted(kinds)), next_step="take out what is no sample")  # fmt: skip
+
+
+def _unread(path: Path, files: Iterable[Path]) -> tuple[str, ...]:
+    """What is said of files that are no samples, or lie outside of the classes."""
+    read = set(files)
+    left = sorted(file for file in path.rglob("*") if file.is_file() and file not in read
+                  and not _hidden(file, path) and file.name.lower() not in _LITTER)  # fmt: skip
+    if not left:
+        return ()
+    shown = ", ".join(str(file.relative_to(path)) for file in left[:_MOST_NAMED])
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in left)
+    return (
+        f"{len(left)} files are not read ({', '.join(kinds)}): {shown}" + (" …" if len(left) > _MOST_NAMED else ""),
+    )
+
+
+def _image_notes(files: Iterable[Path]) -> tuple[str, ...]:
+    """What is said of pictures that a viewer shows otherwise than they are read."""
+    turned, clear = [], []
+    for file in files:
+        if file.suffix.lower() in IMAGES:
+            orientation, alpha = _facts(file)
+            turned += [file] if orientation not in {0, 1} else []
+            clear += [file] if alpha else []
+    notes = []
+    if turned:
+        notes.append(f"{len(turned)} images are turned by their EXIF tag ({turned[0].name}): read as they are stored")
+    if clear:
+        notes.append(f"{len(clear)} images are transparent in part ({clear[0].name}): their colours are read alone")
+    return tuple(notes)
+
+
+def _facts(file: Path) -> tuple[int, bool]:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        tag: Any = image.getexif().get(_ORIENTATION, 0)
+        return int(tag) if isinstance(tag, int) else 0, image.mode in {"RGBA", "LA", "PA"}

@@ -1,0 +1,241 @@
+"""Tables: a ``.csv`` (or ``.tsv``) or ``.parquet`` file with one sample a row, and a column of right answers."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct, structs
+
+from edgeship.build.reading.archives import joined
+from edgeship.build.reading.found import LABEL_NAMES, Read, plain
+from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.patterns import rows
+from edgeship_agent.runtime.engine import Array
+
+TABLES: Final = frozenset({".csv", ".tsv", ".parquet"})
+_SEPARATORS: Final = ",;\t|"
+#: Cells that stand for no value. Source: what pandas.read_csv takes for NaN, and the question mark of UCI's files.
+_NOTHING: Final = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "#n/a", "<na>"})
+#: Names of a first column that only counts the rows.
+_INDICES: Final = frozenset({"", "index", "id", "rowid", "unnamed0"})
+_MOST_NAMED: Final = 8
+
+
+class _Table(Struct, frozen=True, kw_only=True):
+    """A header, and one list of cells a row."""
+
+    header: tuple[str, ...]
+    lines: tuple[Sequence[Any], ...]
+    decimal_comma: bool = False
+
+
+def read_table(path: Path, contracts: Sequence[InputContract]) -> Read:
+    """The samples of a table, and the answers of its label column.
+
+    Columns are read by the names of inputs (``INPUT_0``, ``INPUT_1`` …, or ``INPUT`` for a single value), else in their
+    order, where there are as many beside the label as the model takes.
+
+    Raises:
+        ConfigError: Parquet, and no package that reads it.
+        InputError: unreadable, other columns than the model takes, or a cell that is no number.
+    """
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    if not table.lines:
+        raise InputError("the data set is empty", file=path, expected="a header and one sample a row", got="no rows",
+                         next_step="give at least one sample")  # fmt: skip
+    columns, label, notes = _columns(table, contracts, path)
+    inputs = {each.tensor: _numbers(table, columns[each.tensor], each, path) for each in contracts}
+    answers = None if label is None else _answers([line[label] for line in table.lines])
+    key = "y" if label is None else table.header[label]
+    read = joined(inputs, answers, path, key, notes)
+    names = {tensor: tuple(table.header[index] for index in found) for tensor, found in columns.items()}
+    return structs.replace(read, columns=names if len(set(table.header)) == len(table.header) else {})
+
+
+def _csv(path: Path) -> _Table:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as text: {error}", file=path, expected="UTF-8",
+                         next_step="save it as UTF-8") from error  # fmt: skip
+    separator = _separator(text)
+    try:
+        lines = [cells for cells in csv.reader(text.splitlines(keepends=True), delimiter=separator) if cells]
+    except csv.Error as error:
+        raise InputError(f"cannot be read as CSV: {error}", file=path, next_step="save it again as CSV") from error
+    if not lines:
+        return _Table(header=(), lines=())
+    widths = {len(cells) for cells in lines}
+    if len(widths) != 1:
+        wrong = next(index for index, cells in enumerate(lines) if len(cells) != len(lines[0]))
+        raise InputError("a row of another length", file=path, key=f"row {wrong}", expected=f"{len(lines[0])} cells",
+                         got=f"{len(lines[wrong])} cells", next_step="correct that row")  # fmt: skip
+    named = not all(_is_number(cell, comma=separator == ";") for cell in lines[0])
+    header = [cell.strip() for cell in lines[0]] if named else [f"column {index}" for index in range(len(lines[0]))]
+    return _Table(header=tuple(header), lines=tuple(lines[1:] if named else lines), decimal_comma=separator == ";")
+
+
+def _separator(text: str) -> str:
+    """What splits the first lines into the most columns, as many in each."""
+    first = text.splitlines(keepends=True)[:20]
+
+    def columns(separator: str) -> tuple[int, int]:
+        try:
+            widths = Counter(len(cells) for cells in csv.reader(first, delimiter=separator) if cells)
+        except csv.Error:
+            return 0, 0
+        commonest = widths.most_common(1)[0][0] if widths else 0
+        return commonest if len(widths) == 1 and commonest > 1 else 0, commonest
+
+    return max(_SEPARATORS, key=columns)
+
+
+def _parquet(path: Path) -> _Table:
+    try:
+        file = rows.parquet().ParquetFile(path)
+        found = file.read().to_pydict()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as Parquet: {error}", file=path,
+                         next_step="save it again, or as CSV") from error  # fmt: skip
+    except ConfigError as error:
+        raise ConfigError("Parquet needs pyarrow, which is not installed", file=path,
+                          next_step="pip install pyarrow, or save the table as .csv") from error  # fmt: skip
+    found.pop("__index_level_0__", None)
+    return _Table(header=tuple(found), lines=tuple(zip(*found.values(), strict=True)))
+
+
+def _is_number(cell: Any, *, comma: bool = False) -> bool:
+    text = str(cell).strip()
+    try:
+        float(text.replace(",", ".") if comma else text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns(
+    table: _Table, contracts: Sequence[InputContract], path: Path
+) -> tuple[dict[str, list[int]], int | None, tuple[str, ...]]:
+    """Columns of each input, that of the label, and what is worth saying."""
+    named = {contract.tensor: _own_columns(table.header, contract) for contract in contracts}
+    used = {index for found in named.values() for index in found}
+    label = _label_column(table, used)
+    if all(named.values()):
+        rest = [name for index, name in enumerate(table.header) if index not in used and index != label]
+        return named, label, (f"not read: {_few(rest)}",) if rest else ()
+    if len(contracts) != 1:
+        missing = next(each for each in contracts if not named[each.tensor])
+        raise InputError("no columns for an input", file=path, key=missing.tensor, got=_few(table.header),
+                         expected=f"{missing.tensor}_0, {missing.tensor}_1 …",
+                         next_step="name the columns so, or save arrays with numpy.savez")  # fmt: skip
+    return _in_order(table, contracts[0], label, path)
+
+
+def _in_order(
+    table: _Table, contract: InputContract, label: int | None, path: Path
+) -> tuple[dict[str, list[int]], int | None, tuple[str, ...]]:
+    """As many columns beside the label as the only input takes."""
+    size = math.prod(contract.shape) if -1 not in contract.shape else 0
+    rest = [index for index in range(len(table.header)) if index != label]
+    notes = []
+    if len(rest) == size + 1 and rest[0] == 0 and plain(table.header[0]) in _INDICES:
+        notes.append(
+            f"the first column{f' ({table.header[0]})' if table.header[0] else ''} is not read: it numbers rows"
+        )
+        rest = rest[1:]
+    texts = [index for index in rest if _holds_text(table, index)]
+    if label is None and len(rest) == size + 1 and len(texts) == 1:
+        label = texts[0]
+        rest.remove(label)
+    if len(rest) != size:
+        besides = f" beside the label ({table.header[label]})" if label is not None else ""
+        wanted = f"{size} columns of numbers" if size else "an input of a fixed shape"
+        more = ", and call that of the right answers label" if label is None else ""
+        raise InputError("not as many columns as the model takes", file=path, key=contract.tensor, expected=wanted,
+                         got=f"{len(rest)} columns{besides}: {_few([table.header[index] for index in rest])}",
+                         next_step=f"take out what is no feature{more}")  # fmt: skip
+    if label is not None:
+        notes.append(f"{table.header[label]} is read as the label, the other {size} columns in their order")
+    return {contract.tensor: rest}, label, tuple(notes)
+
+
+def _own_columns(header: Sequence[str], contract: InputContract) -> list[int]:
+    size = math.prod(contract.shape) if -1 not in contract.shape else 0
+    names = [f"{contract.tensor}_{index}" for index in range(size)]
+    if names and set(names) <= set(header):
+        return [header.index(name) for name in names]
+    return [header.index(contract.tensor)] if size == 1 and contract.tensor in header else []
+
+
+def _label_column(table: _Table, used: set[int]) -> int | None:
+    """The one column that is called as labels are."""
+    found = [index for index, name in enumerate(table.header) if plain(name) in LABEL_NAMES and index not in used]
+    return found[0] if len(found) == 1 else None
+
+
+def _holds_text(table: _Table, index: int) -> bool:
+    return any(not _is_number(line[index], comma=table.decimal_comma) and not _is_nothing(line[index])
+               for line in table.lines)  # fmt: skip
+
+
+def _is_nothing(cell: Any) -> bool:
+    return cell is None or str(cell).strip().lower() in _NOTHING
+
+
+def _numbers(table: _Table, columns: Sequence[int], contract: InputContract, path: Path) -> Array:
+    """[N, …] of the contract's type; a cell without a value is NaN, where the type has that."""
+    dtype = np.dtype(contract.dtype)
+    values = [[_number(line[index], dtype, comma=table.decimal_comma) for index in columns] for line in table.lines]
+    for row, line in enumerate(values):
+        for index, value in zip(columns, line, strict=True):
+            if value is None:
+                raise InputError(f"not a number of the type {dtype.name}", file=path,
+                                 key=f"{table.header[index]}, row {row + 1}", got=repr(table.lines[row][index])[:60],
+                                 next_step="encode the column as the training did; fill what is missing")  # fmt: skip
+    try:
+        array = np.array(values, dtype)
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"a number that the type cannot hold: {error}", file=path, key=contract.tensor,
+                         expected=dtype.name, next_step="correct the table")  from error  # fmt: skip
+    return array.reshape((len(values), *contract.shape))
+
+
+def _number(cell: Any, dtype: np.dtype[Any], *, comma: bool) -> float | int | None:
+    """A cell's value; None where it has none of that type."""
+    if dtype.kind == "f" and _is_nothing(cell):
+        return math.nan
+    text = str(cell).strip()
+    if dtype.kind == "b":
+        return {"true": 1, "false": 0, "1": 1, "0": 0}.get(text.lower())
+    try:
+        value = float(text.replace(",", ".") if comma else text)
+    except ValueError:
+        return {"true": 1, "false": 0}.get(text.lower())
+    if dtype.kind == "f":
+        return value
+    return int(value) if value.is_integer() else None
+
+
+def _answers(cells: Sequence[Any]) -> Array:
+    """Class numbers, targets or names, whichever all cells are."""
+    texts = ["" if _is_nothing(cell) else str(cell).strip() for cell in cells]
+    try:
+        return np.array([int(text) for text in texts])
+    except ValueError:
+        pass
+    try:
+        return np.array([float(text or "nan") for text in texts])
+    except ValueError:
+        return np.array(texts)
+
+
+def _few(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
