@@ -23,7 +23,7 @@ def check(model: Path, cache: Path, *targets: str, **environment: str) -> subpro
 
 @pytest.mark.skipif(not RESNET.is_file(), reason="no models of others")
 def test_a_keras_file_is_converted_once_and_checked(tmp_path: Path) -> None:
-    targets = ("x86-64-server", "raspberry-pi-5")
+    targets = ("x86-64-server",)
     done = check(RESNET, tmp_path / "cache", *targets)
     if "edgeship toolchains install" in done.stderr:
         pytest.skip("the converter is not installed")
@@ -32,7 +32,7 @@ def test_a_keras_file_is_converted_once_and_checked(tmp_path: Path) -> None:
     assert set(results) == set(targets)
     for found in results.values():
         assert any(each["id"] == "operators" and each["holds"] for each in found)
-    assert "keras → tf2onnx" in done.stderr and "keras → TFLiteConverter" in done.stderr
+    assert "keras → tf2onnx" in done.stderr
     # again where no converter is
     again = check(RESNET, tmp_path / "cache", *targets, XDG_CACHE_HOME=str(tmp_path / "nowhere"))
     assert (again.returncode, again.stdout) == (done.returncode, done.stdout), again.stderr
