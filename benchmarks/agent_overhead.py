@@ -39,7 +39,7 @@ from benchmarks.agents.paired import (
 from benchmarks.agents.parts import parts_us
 from benchmarks.agents.raw import open_raw
 from benchmarks.agents.slots import Case, known_cases, write_slot
-from benchmarks.agents.through_socket import SPIN_US, socket_ways
+from benchmarks.agents.through_socket import socket_ways
 from benchmarks.agents.workers import worker
 
 from edgeship_agent.serving.library import LocalModel
@@ -157,11 +157,11 @@ def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) ->
     """Whole frames through the worker: against the raw runtime, against the library, and against a bare socket."""
     with socket_ways(case, slot) as ways, priority(*ways.processes):
         times = take_turns(ways.calls)
-        processor = {name: [ways.processor_us(name) for _ in range(3)] for name in ("ours", "looking")}
+        processor = {name: [ways.processor_us(name) for _ in range(3)] for name in ("ours", "sleeping")}
     times |= ways.on_the_way(times)
     name = f"socket/{case.name}"
     yield added(f"{name}: in process, added p50", times, "in process", "raw", 0.5, None)
-    for way, title in (("ours", name), ("looking", f"{name}, looking for {SPIN_US} us")):
+    for way, title in (("ours", name), ("sleeping", f"{name}, sleeping")):
         yield added(f"{title}: added p50", times, way, "raw", 0.5, goals[0])
         yield added(f"{title}: added p99 over the raw p50", times, way, "raw", 0.99, goals[1])
         yield added(f"{title}: more than in process, p50", times, way, "in process", 0.5, None)

@@ -8,9 +8,9 @@ in process
     :class:`LocalModel`: preprocessing, runtime and telemetry without a socket. What was counted is counted before the
     call returns; the worker counts after its answer, while the application works on.
 ours
-    :class:`Client` and worker as they are by default: both sleep while there is nothing to do.
-looking
-    the same with ``spin_us`` on both sides: neither sleeps within that time.
+    :class:`Client` and worker as they are by default: both look for what is to come where it came soon the last times.
+sleeping
+    the same with ``spin_us = 0`` on both sides: both sleep while there is nothing to do.
 room
     as ours, but the application had its frame written into :meth:`Client.room`.
 echo, wake
@@ -38,9 +38,8 @@ from benchmarks.agents.workers import Echo, worker
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.serving.client import Client
 from edgeship_agent.serving.library import LocalModel
+from edgeship_agent.serving.looking import LONGEST_LOOK_US
 
-#: How long the looking client and its worker look, in µs.
-SPIN_US = 200
 _SAMPLES = 4
 _SHORT_BYTES = 128
 #: At this pace an application asks when the processor time of a call is measured, in s.
@@ -116,7 +115,7 @@ def socket_ways(case: Case, slot: Path) -> Iterator[SocketWays]:
     try:
         with ExitStack() as stack:
             ways = SocketWays(case, case.samples(_SAMPLES), stack.enter_context(LocalModel.open(slot)))
-            for name, spin_us in (("ours", 0), ("looking", SPIN_US)):
+            for name, spin_us in (("ours", LONGEST_LOOK_US), ("sleeping", 0)):
                 path = slot.parent / f"{slot.name}.{name}.sock"
                 ways.add_client(name, *stack.enter_context(worker(slot, path, spin_us)))
             ways.add_room("room", *stack.enter_context(worker(slot, slot.parent / f"{slot.name}.room.sock")))

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeship_agent.serving.client import Client
+from edgeship_agent.serving.looking import LONGEST_LOOK_US
 
 READY_TIMEOUT_S = 60.0
 _ANSWER_BYTES = 128
 
 
 @contextmanager
-def worker(slot: Path, path: Path, spin_us: int = 0) -> Iterator[tuple[Client, int]]:
+def worker(slot: Path, path: Path, spin_us: int = LONGEST_LOOK_US) -> Iterator[tuple[Client, int]]:
     """A worker on its socket: a client of it, and its process id; both look for so long before they sleep."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "edgeship_agent.serving.worker", "--slot", str(slot), "--arm", "main"]

@@ -66,6 +66,10 @@ typedef struct {
     char path[108];
     double timeout_s;
     double spin_us;
+    int is_looking;
+    int short_waits;
+    int short_waits_needed;
+    double answered_s;
     int fd;
     uint64_t request_id;
     char error[256];
@@ -83,8 +87,10 @@ typedef struct {
 /* Makes a client ready; connects at the first call. timeout_s: how long one call may take. */
 int edgeship_open(edgeship_client *client, const char *socket_path, double timeout_s);
 
-/* How long a call looks for its answer again and again before it sleeps until the answer comes, in microseconds; 0, as
- * at the beginning, for not at all. Spares what the system takes to wake a thread, and keeps a core busy for as long. */
+/* How long a call looks for its answer again and again, at most, before it sleeps until the answer comes, in
+ * microseconds: 200 at the beginning, 0 for not at all. Spares what the system takes to wake a thread, and keeps a core
+ * busy for as long; so a client looks only where the last answers came so soon, where the application asks again at
+ * once, and where there is more than one core. */
 void edgeship_spin(edgeship_client *client, double spin_us);
 
 /* Runs a model on one raw sample (no batch axis). model: its name, or "" for the only one. deadline_ms: a request that
@@ -148,6 +154,7 @@ void edgeship_close(edgeship_client *client);
 #define EDGESHIP__SHARED_ABOVE ((size_t)32768)
 #define EDGESHIP__ALIGNMENT ((size_t)64)
 #define EDGESHIP__HEAD 8192
+#define EDGESHIP__LONGEST_LOOK_US 200.0
 #define EDGESHIP__PARTS (2 * EDGESHIP_MAX_TENSORS + 1)
 
 /* A frame: what this client writes itself, cut where the application's data goes in between. */
@@ -429,11 +436,37 @@ static int edgeship__grow(unsigned char **buffer, size_t *size, size_t wanted)
     return 1;
 }
 
+/* Whether looking is worth its price: as edgeship_agent/serving/looking.py decides. */
+static int edgeship__looks(edgeship_client *client, double now_s)
+{
+    cpu_set_t cores;
+    if (client->spin_us <= 0.0)
+        return 0;
+    if (now_s - client->answered_s > 10e-6 * client->spin_us)
+        client->is_looking = client->short_waits = 0;
+    if (client->is_looking && (sched_getaffinity(0, sizeof cores, &cores) != 0 || CPU_COUNT(&cores) < 2))
+        client->is_looking = 0;
+    return client->is_looking;
+}
+
+/* Takes how long an answer was waited for; who slept saw it later than it came. */
+static void edgeship__waited(edgeship_client *client, double waited_s)
+{
+    double longest_s = client->spin_us * (client->is_looking ? 1e-6 : 2e-6);
+    int is_short = waited_s <= longest_s, needed = client->short_waits_needed;
+    if (client->is_looking)
+        needed = is_short ? needed / 2 : needed * 2;
+    client->short_waits_needed = needed < 2 ? 2 : needed > 64 ? 64 : needed;
+    client->short_waits = is_short ? client->short_waits + (client->short_waits < 64) : 0;
+    client->is_looking = client->short_waits >= client->short_waits_needed;
+}
+
 /* One whole frame into client->received; 1 for a frame, 0 for a connection that is gone, -1 for no frame. */
 static int edgeship__receive(edgeship_client *client, size_t *length)
 {
     size_t filled = 0, wanted = 4;
-    double spin_until_s = client->spin_us > 0.0 ? edgeship__now_s() + client->spin_us * 1e-6 : 0.0;
+    double started_s = edgeship__now_s();
+    double spin_until_s = edgeship__looks(client, started_s) ? started_s + client->spin_us * 1e-6 : 0.0;
     if (!edgeship__grow(&client->received, &client->received_size, 65536))
         return -1;
     while (filled < wanted) {
@@ -450,6 +483,10 @@ static int edgeship__receive(edgeship_client *client, size_t *length)
             if (count == 0)
                 errno = ECONNRESET;
             return 0;
+        }
+        if (filled == 0) {
+            client->answered_s = edgeship__now_s();
+            edgeship__waited(client, client->answered_s - started_s);
         }
         filled += (size_t)count;
         if (wanted == 4 && filled >= 4) {
@@ -654,6 +691,7 @@ int edgeship_open(edgeship_client *client, const char *socket_path, double timeo
     memset(client, 0, sizeof *client);
     client->fd = client->memory_fd = -1;
     client->timeout_s = timeout_s;
+    client->spin_us = EDGESHIP__LONGEST_LOOK_US;
     if (strlen(socket_path) >= sizeof client->path)
         return edgeship__fail(client, EDGESHIP_BAD_CALL, "the socket's path has more than 107 bytes: %s", socket_path);
     strcpy(client->path, socket_path);

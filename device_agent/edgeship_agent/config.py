@@ -93,14 +93,15 @@ class ServingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Attributes:
         threads: of the runtime, for one inference.
         http: where status and predictions are had by HTTP, for a quick ``curl``: ``127.0.0.1:8080``; empty for nowhere.
-        spin_us: how long a worker that has answered looks for the next request before it sleeps, in µs; 0 for not at
-            all. Who asks again within that time need not wait until the system has woken the worker; the core is busy
-            for as long. For fast loops on devices with a core to spare, together with ``Client(..., spin_us=...)``.
+        spin_us: how long a worker that has answered looks for the next request, at most, before it sleeps, in µs; 0 for
+            not at all. Who asks again within that time need not wait until the system has woken the worker; the core
+            is busy for as long. A worker looks only where the last requests came so soon and it may use more than one
+            core. ``Client(..., spin_us=...)`` is the same for an application.
     """
 
     threads: int = 1
     http: str = ""
-    spin_us: int = 0
+    spin_us: int = 200
 
 
 class UpdateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

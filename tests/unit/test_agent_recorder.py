@@ -158,3 +158,29 @@ def lasting(block):
     """A block whose arrays are its own."""
     measured = {name: values.copy() for name, values in block.measured.items()}
     return msgspec.structs.replace(block, measured=measured)
+
+
+@given(
+    calls=st.integers(1, 40),
+    steps=st.lists(st.integers(0, 5), min_size=40, max_size=40),
+    shape=st.sampled_from([(96, 96), (200, 240, 3)]),
+)
+@settings(derandomize=True, max_examples=30, deadline=None)
+def test_images_measured_one_at_a_time_between_calls_give_the_same_numbers(calls, steps, shape):
+    random = np.random.default_rng(calls)
+    images = [random.integers(0, 256, shape).astype(np.uint8) for _ in range(calls)]
+    blocks: list[dict[str, np.ndarray]] = []
+
+    def keep(block) -> None:
+        blocks.append({name: values.copy() for name, values in block.measured.items()})
+
+    recorder = CallRecorder(("x",), keep)
+    for image, count in zip(images, steps, strict=False):
+        recorder.record({"x": image}, {"p": np.zeros((1, 4), np.float32)}, 1000, False)
+        done = [recorder.measure_one() for _ in range(count)]
+        assert done == sorted(done, reverse=True)
+    recorder.flush()
+    assert not recorder.measure_one()
+    whole = measure_many({"x": np.stack(images)}, {}, OutputContract())
+    for name, values in whole.items():
+        np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)

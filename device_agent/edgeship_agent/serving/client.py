@@ -43,6 +43,7 @@ from edgeship_agent.contract.frames import (
 )
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import dtype_of, is_possible_shape, to_array, to_tensor
+from edgeship_agent.serving.looking import LONGEST_LOOK_US, Look, usable_cores
 from edgeship_agent.serving.shared import OutgoingMemory, aligned_bytes, can_share
 
 _SEND_BUFFER_BYTES: Final = 1 << 20
@@ -82,9 +83,11 @@ class Client:
     Args:
         socket_path: ``run/infer.sock`` in the agent's state directory.
         timeout_s: how long one call may take, reconnecting included.
-        spin_us: how long a call looks for its answer again and again before it sleeps until the answer comes, in µs.
-            A thread that sleeps is late by what the system takes to wake it, some 10 to 50 µs; one that looks keeps a
-            core busy for as long. Of use with a spare core, and with ``serving.spin_us`` in the agent's configuration.
+        spin_us: how long a call looks for its answer again and again, at most, before it sleeps until the answer comes,
+            in µs; 0 for not at all. A thread that sleeps is late by what the system takes to wake it, some 10 to 50 µs;
+            one that looks keeps a core busy for as long. So a client looks only where the last answers came so soon,
+            where the application asks again at once, and where there is more than one core. The worker does likewise:
+            ``serving.spin_us`` in the agent's configuration.
         on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
             Two versions that share the traffic are two arms: each is told of once, not at every turn.
     """
@@ -94,7 +97,7 @@ class Client:
         socket_path: str | os.PathLike[str],
         timeout_s: float = 5.0,
         on_release_change: Callable[[Prediction], None] | None = None,
-        spin_us: float = 0.0,
+        spin_us: float = LONGEST_LOOK_US,
     ) -> None:
         self._path = os.fspath(socket_path)
         self._timeout_s = timeout_s
@@ -103,7 +106,8 @@ class Client:
         self._socket: socket.socket | None = None
         self._frame = bytearray(_FRAME_BYTES)
         self._received = memoryview(bytearray(_RECEIVE_BYTES))
-        self._spin_ns = round(spin_us * 1000.0)
+        self._look = Look(spin_us, usable_cores())
+        self._answered_ns = 0
         self._memory: OutgoingMemory | None = None
         self._request_id = 0
 
@@ -363,19 +367,27 @@ class Client:
             raise ContractError(f"unreadable answer: {error}", file=self._path) from error
 
     def _first_bytes(self, connection: socket.socket) -> int:
-        """The beginning of an answer, looked for where that was asked for, then waited for; into this client's buffer.
+        """The beginning of an answer, looked for where that is worth it, then waited for; into this client's buffer.
 
         Raises:
             OSError: as :func:`_received`.
         """
-        if self._spin_ns:
-            end_ns = time.perf_counter_ns() + self._spin_ns
-            while time.perf_counter_ns() < end_ns:
-                try:
-                    return _received(connection, self._received, _AT_ONCE)
-                except BlockingIOError:
-                    os.sched_yield()  # the agent may be waiting for this very core
-        return _received(connection, self._received)
+        look = self._look
+        if not look.longest_ns:
+            return _received(connection, self._received)
+        started_ns = now_ns = time.perf_counter_ns()
+        look.on_pause(started_ns - self._answered_ns)
+        count, end_ns = 0, started_ns + look.look_ns
+        while not count and now_ns < end_ns:
+            try:
+                count = _received(connection, self._received, _AT_ONCE)
+            except BlockingIOError:
+                os.sched_yield()  # the agent may be waiting for this very core
+            now_ns = time.perf_counter_ns()
+        count = count or _received(connection, self._received)
+        self._answered_ns = time.perf_counter_ns()
+        look.on_wait(self._answered_ns - started_ns)
+        return count
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

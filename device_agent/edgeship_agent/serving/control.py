@@ -14,6 +14,7 @@ from msgspec import Struct
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.frames import LENGTH_BYTES
 from edgeship_agent.contract.messages import Window
+from edgeship_agent.serving.looking import LONGEST_LOOK_US
 
 #: Longest control message: a window with 64 classes and some hundred signals stays far below.
 MAX_CONTROL_BYTES: Final = 4 * 1024 * 1024
@@ -170,7 +171,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         clock_quality: written into every window.
         counters_s: how often :class:`Counters` is sent.
         remembered_predictions: how many predictions labels and outcomes may still come for.
-        spin_us: how long the worker looks for the next request, after an answer, before it sleeps.
+        spin_us: how long the worker looks for the next request, after an answer, before it sleeps; at most.
     """
 
     threads: int = 1
@@ -183,7 +184,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clock_quality: str = "unknown"
     counters_s: float = 1.0
     remembered_predictions: int = 10_000
-    spin_us: int = 0
+    spin_us: int = LONGEST_LOOK_US
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

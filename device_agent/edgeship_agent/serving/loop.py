@@ -14,9 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Final
+from typing import Final, TypeVar
+
+from edgeship_agent.serving.looking import Look, usable_cores
 
 Call = Callable[[], None]
+Result = TypeVar("Result")
 _READABLE: Final = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -26,13 +29,16 @@ class Loop:
 
     Args:
         spin_us: how long the loop looks at its sockets again and again, after one of them was ready, before it sleeps
-            until the next is, in µs. Who asks next then need not wait until the system has woken this process; what it
-            costs is a core for as long.
+            until the next is, in µs, where the last times say that one will be ready so soon. Who asks next then need
+            not wait until the system has woken this process; what it costs is a core for as long.
+        spare: called between two looks, for work that can wait but has to be done: a little of it at a time. Returns
+            whether there was any.
     """
 
-    def __init__(self, spin_us: float = 0.0) -> None:
-        self._spin_ns = round(spin_us * 1000.0)
-        self._was_ready = False
+    def __init__(self, spin_us: float = 0.0, spare: Callable[[], bool] | None = None) -> None:
+        self._look = Look(spin_us, usable_cores())
+        self._spare = spare
+        self._waiting_since_ns = 0
         self._poll = select.epoll()
         self._readers: dict[int, Call] = {}
         self._writers: dict[int, Call] = {}
@@ -123,18 +129,33 @@ class Loop:
 
     def _ready(self) -> list[tuple[int, int]]:
         patience_s = self._patience_s()
-        if self._was_ready and patience_s and self._spin_ns:
-            longest_ns = self._spin_ns if patience_s < 0.0 else min(self._spin_ns, round(patience_s * 1e9))
-            end_ns = time.perf_counter_ns() + longest_ns
-            while time.perf_counter_ns() < end_ns:
-                ready = self._poll.poll(0)
-                if ready:
-                    return ready
-                os.sched_yield()  # whoever asks next may be waiting for this very core
-            self._was_ready = False
-        ready = self._poll.poll(patience_s)
-        self._was_ready = bool(ready)
+        if not self._look.longest_ns:
+            return self._poll.poll(patience_s)
+        if not patience_s:
+            ready = self._poll.poll(0)
+            self._waiting_since_ns = 0
+            return ready
+        if not self._waiting_since_ns:
+            self._waiting_since_ns = time.perf_counter_ns()
+        ready = self._looked_for(patience_s) if self._look.look_ns else []
+        ready = ready or self._poll.poll(self._patience_s())
+        if ready:  # a timer does not end the wait
+            self._look.on_wait(time.perf_counter_ns() - self._waiting_since_ns)
+            self._waiting_since_ns = 0
         return ready
+
+    def _looked_for(self, patience_s: float) -> list[tuple[int, int]]:
+        """What is ready before the look ends, or a call is due."""
+        now_ns, end_ns = time.perf_counter_ns(), self._waiting_since_ns + self._look.look_ns
+        if patience_s > 0.0:
+            end_ns = min(end_ns, now_ns + round(patience_s * 1e9))
+        while now_ns < end_ns:
+            if ready := self._poll.poll(0):
+                return ready
+            if self._spare is None or not _guarded(self._spare):
+                os.sched_yield()  # whoever asks next may be waiting for this very core
+            now_ns = time.perf_counter_ns()
+        return []
 
     def _patience_s(self) -> float:
         if self._soon or not self._is_running:
@@ -154,11 +175,12 @@ class Loop:
             self._poll.modify(fd, wanted)
 
 
-def _guarded(call: Call) -> None:
+def _guarded(call: Callable[[], Result]) -> Result | None:
     """One call that fails ends neither the loop nor the others."""
     try:
-        call()
+        return call()
     except Exception:  # noqa: BLE001 (the process's outermost loop)
         import traceback
 
         traceback.print_exc()
+        return None

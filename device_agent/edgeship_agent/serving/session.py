@@ -108,6 +108,10 @@ class ModelSession:
         self.deadline_misses += late
         self._recorder.record(raw, outputs, latency_ns, late)
 
+    def measure_some(self) -> bool:
+        """Use a moment in which nobody asks: measure one image that waits; whether there was one."""
+        return self._recorder.measure_one()
+
     def _count_block(self, block: Block) -> None:
         """Measure some answered calls."""
         finite_inputs = self._check_schema(block.raw, len(block.latencies_ns))

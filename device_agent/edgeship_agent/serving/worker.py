@@ -93,7 +93,7 @@ class Worker:
         self._handler = RequestHandler(session, round(options.settings.deadline_ms * 1000.0))
         self._waiting: deque[tuple[Connection, Request, int]] = deque()
         self._connections: set[Connection] = set()
-        self._loop = Loop(options.settings.spin_us)
+        self._loop = Loop(options.settings.spin_us, spare=session.measure_some)
         self._splitter = Splitter(self._loop, session, options.boot_id, self._answer_here, self._settled)
         self._since_window = 0  # requests; as many answers at most are in the window that is open
         self._pump_is_due = False

@@ -121,6 +121,7 @@ class ImageColumn:
         self._places = places
         size = sample.shape if places.flat is None else places.flat.shape
         kept = size if places.rows is None else (places.rows.size, places.row_size)
+        self._next = self._measured = 0  # the calls between wait
         self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
         self._in_pass = min(max(PASS_VALUES // math.prod(size), 2), self._images)
         self._kept = np.zeros((self._images, *kept), sample.dtype)
@@ -144,28 +145,42 @@ class ImageColumn:
             array.reshape(-1).take(places.flat, out=self._kept[place], mode="clip")
         else:
             self._kept[place] = array
-        if place == self._images - 1:
-            self._measure(index - place, self._images)
+        self._next = index + 1
+        if self._next - self._measured == self._images:
+            self._measure_waiting()
+        return True
+
+    def measure_one(self) -> bool:
+        """Measure the image that waits longest; whether there was one."""
+        if self._measured == self._next:
+            return False
+        self._measure(1)
         return True
 
     def columns(self, calls: int) -> Columns:
         """Signals of the first calls; lent, as the arrays of a block are."""
-        if rest := calls % self._images:
-            self._measure(calls - rest, rest)
+        self._measure_waiting()
+        self._next = self._measured = 0
         return {name: self._figures[index, :calls] for index, name in enumerate(self._names)}
 
-    def _measure(self, start: int, count: int) -> None:
-        for first in range(0, count, self._in_pass):
-            kept = self._kept[first : min(first + self._in_pass, count)]
-            images = len(kept)
-            if self._gathered is not None and self._places.flat is not None:
-                gathered = self._gathered[:images]
-                kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
-            numbers = self._numbers[:images]
-            np.copyto(numbers, kept)
-            figures = _statistics([numbers[part] for part in self._places.parts], self._scratch)
-            for index, values in enumerate(figures):
-                self._figures[index, start + first : start + first + images] = values
+    def _measure_waiting(self) -> None:
+        while waiting := self._next - self._measured:
+            self._measure(min(waiting, self._in_pass))
+
+    def _measure(self, most: int) -> None:
+        """Measure the oldest images that wait, as many as lie beside each other."""
+        start = self._measured
+        kept = self._kept[start % self._images :][:most]
+        images = len(kept)
+        if self._gathered is not None and self._places.flat is not None:
+            gathered = self._gathered[:images]
+            kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
+        numbers = self._numbers[:images]
+        np.copyto(numbers, kept)
+        figures = _statistics([numbers[part] for part in self._places.parts], self._scratch)
+        for index, values in enumerate(figures):
+            self._figures[index, start : start + images] = values
+        self._measured = start + images
 
 
 def _statistics(parts: list[Array], scratch: Array) -> tuple[Array, Array, Array]:

@@ -123,6 +123,10 @@ class CallRecorder:
         if self.waiting >= self._capacity:
             self.flush()
 
+    def measure_one(self) -> bool:
+        """Measure one image of those that wait, before a block needs it; whether there was one."""
+        return any(image.measure_one() for image in self._images)
+
     def flush(self) -> None:
         """Hand on what waits."""
         count, late = self.waiting, self._late

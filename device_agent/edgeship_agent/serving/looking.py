@@ -1,0 +1,96 @@
+"""Whether to look for what is awaited, or to sleep until the system wakes this process: decided from what came before.
+
+A process that sleeps is late by what waking it takes; one that looks keeps a core busy. Looking is worth its price
+where what is awaited comes soon, and whether it comes soon is best known from the last times.
+Source: the halt polling of KVM (Linux, Documentation/virt/kvm/halt-polling.rst), which decides likewise; ADR 0021.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+#: Longest look of clients and workers that are not told otherwise, in µs.
+LONGEST_LOOK_US: Final = 200
+#: Who slept saw the event later than it came: so many looks may have passed, and looking would have paid all the same.
+_ASLEEP_RATIO: Final = 2
+#: An application that comes back later than after so many looks is in no hurry.
+_PACE_RATIO: Final = 10
+#: Waits in a row that must have paid before the next look: at first, and at most after looks that did not.
+_FEWEST, _MOST = 2, 64
+
+
+class Look:
+    """Decides how long to look before the next sleep: the longest time, or not at all.
+
+    Waits that were slept through are judged as well, so that no look is made only to find out. A look that did not pay
+    ends the looking, and twice as many waits as before must have been short until it begins again.
+
+    Args:
+        longest_us: of a look, in µs; 0 for never.
+        cores: that this process may use. Where there is one, looking keeps it from whoever is waited for.
+
+    >>> look = Look(longest_us=100, cores=2)
+    >>> look.look_ns
+    0
+    >>> for _ in range(2):
+    ...     look.on_wait(150_000)  # asleep, which cost some of it
+    >>> look.look_ns
+    100000
+    >>> look.on_wait(5_000_000)
+    >>> look.look_ns
+    0
+    """
+
+    def __init__(self, longest_us: float, cores: int) -> None:
+        #: Longest look, in ns; 0 where nobody ever looks.
+        self.longest_ns = round(longest_us * 1000.0) if cores > 1 else 0
+        #: How long to look now, in ns.
+        self.look_ns = 0
+        self._short_waits = 0
+        self._needed = _FEWEST
+
+    def on_wait(self, waited_ns: int) -> None:
+        """Take how long the wait took that was begun with :attr:`look_ns`."""
+        self.on_outcome(paid=waited_ns <= (self.look_ns or _ASLEEP_RATIO * self.longest_ns))
+
+    def on_outcome(self, *, paid: bool) -> None:
+        """Take whether looking paid; of a wait that was slept through, whether it would have.
+
+        >>> look = Look(longest_us=50, cores=2)
+        >>> look.on_outcome(paid=True), look.on_outcome(paid=True), look.on_outcome(paid=False)
+        (None, None, None)
+        >>> lengths = []
+        >>> for _ in range(4):  # now it takes four
+        ...     look.on_outcome(paid=True)
+        ...     lengths.append(look.look_ns)
+        >>> lengths
+        [0, 0, 0, 50000]
+        """
+        if paid:
+            self._short_waits += 1
+            if self.look_ns:
+                self._needed = max(self._needed // 2, _FEWEST)
+        else:
+            self._short_waits = 0
+            if self.look_ns:
+                self._needed = min(2 * self._needed, _MOST)
+        self.look_ns = self.longest_ns if self._short_waits >= self._needed else 0
+
+    def on_pause(self, paused_ns: int) -> None:
+        """Take how long the application did not ask: after a long pause no look is worth its price.
+
+        >>> look = Look(longest_us=100, cores=2)
+        >>> look.on_outcome(paid=True), look.on_outcome(paid=True), look.on_pause(5_000_000)
+        (None, None, None)
+        >>> look.look_ns
+        0
+        """
+        if paused_ns > _PACE_RATIO * self.longest_ns:
+            self._short_waits = 0
+            self.look_ns = 0
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
