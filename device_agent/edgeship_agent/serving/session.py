@@ -109,7 +109,7 @@ class ModelSession:
         self._recorder.record(raw, outputs, latency_ns, late)
 
     def measure_some(self) -> bool:
-        """Use a moment in which nobody asks: measure one image that waits; whether there was one."""
+        """Use a moment in which nobody asks: measure one image that waits. Returns whether there was one."""
         return self._recorder.measure_one()
 
     def _count_block(self, block: Block) -> None:
