@@ -87,10 +87,10 @@ def test_spare_work_is_done_between_looks_and_its_failure_ends_nothing(capsys):
         return len(spare) % 3 > 0
 
     loop, (ours, theirs) = Loop(200_000.0, work), socket.socketpair()
-    came: list[bytes] = []
+    came = bytearray()
 
     def read() -> None:
-        came.append(ours.recv(10))
+        came.extend(ours.recv(1))
         if len(came) == 20:
             loop.stop()
 

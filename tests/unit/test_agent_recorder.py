@@ -184,3 +184,35 @@ def test_images_measured_one_at_a_time_between_calls_give_the_same_numbers(calls
     whole = measure_many({"x": np.stack(images)}, {}, OutputContract())
     for name, values in whole.items():
         np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
+
+
+def recorded(calls: int, pressed: bool) -> tuple[int, int]:
+    """Calls that were handed on, and images that were measured."""
+    blocks: list[tuple[int, int]] = []
+    recorder = CallRecorder(
+        ("x",), lambda block: blocks.append((len(block.latencies_ns), len(block.measured["input/x/brightness"])))
+    )
+    image, scores = np.zeros((96, 96, 3), np.uint8), np.zeros((1, 4), np.float32)
+    for _ in range(calls):
+        recorder.record({"x": image}, {"p": scores}, 1000, False, pressed=pressed)
+        recorder.measure_one()
+    recorder.flush()
+    return sum(block[0] for block in blocks), sum(block[1] for block in blocks)
+
+
+@pytest.mark.parametrize(("calls", "images"), [(20, 20), (32, 32), (100, 41), (256, 60), (512, 120)])
+def test_under_pressure_images_are_sampled_by_their_place_and_no_call_is_lost(calls, images):
+    assert recorded(calls, pressed=True) == (calls, images)
+    assert recorded(calls, pressed=False) == (calls, calls)
+
+
+def test_values_that_were_not_looked_at_are_not_missing():
+    values = [measure({"x": np.full((8, 8), index, np.uint8)}, {}, OutputContract()) for index in range(100)]
+    sums = SignalAccumulator(make_profile(values))
+    columns = {name: np.array([each[name] for each in values[:60]]) for name in values[0]}
+    short, *others = columns
+    columns[short] = np.append(columns[short][:50], math.nan)
+    sums.add_many(columns, 60)
+    sketches = sums.take()
+    assert (sum(sketches[short].counts), sketches[short].missing_count) == (50, 1)
+    assert all((sum(sketches[name].counts), sketches[name].missing_count) == (60, 0) for name in others)

@@ -47,6 +47,11 @@ class Loop:
         self._order = count()
         self._is_running = False
 
+    @property
+    def is_pressed(self) -> bool:
+        """Whether sockets are ready one right after the other, so that whatever is done delays the next."""
+        return self._look.look_ns > 0
+
     def add_reader(self, endpoint: socket.socket, call: Call) -> None:
         """Call whenever there is something to read, until :meth:`remove_reader`."""
         fd = endpoint.fileno()

@@ -141,11 +141,16 @@ class RequestHandler:
         )
         return Answer(frame=_frame(reply))
 
-    def count(self, answer: Answer) -> None:
-        """Measure and count an answer that was sent; a signal that cannot be measured loses no answer."""
+    def count(self, answer: Answer, *, pressed: bool = False) -> None:
+        """Measure and count an answer that was sent; a signal that cannot be measured loses no answer.
+
+        Args:
+            answer: that was sent.
+            pressed: see :meth:`ModelSession.count_answer`.
+        """
         if answer.raw is None or answer.outputs is None:
             return
-        self._session.count_answer(answer.raw, answer.outputs, answer.latency_ns, late=answer.late)
+        self._session.count_answer(answer.raw, answer.outputs, answer.latency_ns, late=answer.late, pressed=pressed)
 
     def _answer_other(self, request: StatusRequest | NoteRequest) -> Answer:
         return Answer(frame=_frame(self._status(request) if isinstance(request, StatusRequest) else self.note(request)))

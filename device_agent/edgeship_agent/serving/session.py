@@ -101,12 +101,26 @@ class ModelSession:
         return self._predictor.run(raw)
 
     def count_answer(
-        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, *, late: bool
+        self,
+        raw: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        latency_ns: int,
+        *,
+        late: bool,
+        pressed: bool = False,
     ) -> None:
-        """Count an answered call and keep it until its block is measured; the arrays may be changed afterwards."""
+        """Count an answered call and keep it until its block is measured; the arrays may be changed afterwards.
+
+        Args:
+            raw: model input name → raw sample.
+            outputs: of the model.
+            latency_ns: from receipt to answer.
+            late: it missed its deadline.
+            pressed: the next request is here already or will be at once: of large images, some are left out.
+        """
         self.inferences += 1
         self.deadline_misses += late
-        self._recorder.record(raw, outputs, latency_ns, late)
+        self._recorder.record(raw, outputs, latency_ns, late, pressed=pressed)
 
     def measure_some(self) -> bool:
         """Use a moment in which nobody asks: measure one image that waits. Returns whether there was one."""

@@ -206,7 +206,7 @@ class Worker:
         answer = self._handler.answer(request, received_ns, connection.memory)
         connection.reply(answer.frame)
         try:
-            self._handler.count(answer)
+            self._handler.count(answer, pressed=self._loop.is_pressed)
             if not self._splitter.is_alone:
                 self._splitter.mirror(request, answer)
         finally:

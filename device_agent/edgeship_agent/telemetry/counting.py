@@ -48,19 +48,24 @@ class NumberCounts:
         """Count several calls.
 
         Args:
-            columns: signal name → [calls] of float64, NaN where a call has none; a signal that is absent has none.
+            columns: signal name → [calls] of float64, NaN where a call has none; a signal that is absent has none. One
+                that was measured of some calls only is shorter: the others are not missing, they were not looked at.
             calls: how many.
         """
         if not self._names or not calls:
             return
         nothing = np.full(calls, math.nan)
-        values = np.asarray([columns.get(name, nothing) for name in self._names], np.float64)
+        rows_given = [columns.get(name, nothing) for name in self._names]
+        unseen = [calls - len(row) for row in rows_given]
+        if any(unseen):
+            rows_given = [np.append(row, nothing[:count]) for row, count in zip(rows_given, unseen, strict=True)]
+        values = np.asarray(rows_given, np.float64)
         finite = np.isfinite(values)
         if finite.all():
             rows: Sequence[Array] = list(values)
         else:
             rows = [row[known] for row, known in zip(values, finite, strict=True)]
-            self._missing = _added(self._missing, np.logical_not(finite).sum(axis=1))
+            self._missing = _added(self._missing, np.logical_not(finite).sum(axis=1) - unseen)
             values = np.where(finite, values, self._centers)  # which is 0 steps
         for index, (edges, row) in enumerate(zip(self._edges, rows, strict=True)):
             self._bins[index] += np.bincount(edges.searchsorted(row, side="right"), minlength=len(edges) + 1)

@@ -136,6 +136,8 @@ class ImageColumn:
         """Keep what is measured of one call's image, the calls in their order; whether it has the column's shape."""
         if array.shape != self._shape:
             return False
+        if not index:
+            self._measured = 0  # whatever came before was handed on, or belonged to a call that went alone
         place, places = index % self._images, self._places
         # "clip" since the default would gather into a copy first; every place is inside
         if places.rows is not None:

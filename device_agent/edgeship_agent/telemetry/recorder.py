@@ -21,6 +21,9 @@ from edgeship_agent.telemetry.signals import Columns
 MOST_CALLS: Final = 256
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
 BLOCK_BYTES: Final = 1 << 18
+#: Where requests come one right after the other, images of so many calls of a block are measured and then of one in so
+#: many. By their place alone, so that the sample is fair; a window that may be sent, of 20 calls, holds 20 of them.
+_FIRST_IMAGES, _IMAGE_EVERY = 32, 8
 #: Keeps one call's array under its index; whether it has the shape of those before.
 _Put = Callable[[int, Array], bool]
 
@@ -30,7 +33,8 @@ class Block(Struct, frozen=True, kw_only=True):
 
     Attributes:
         raw: model input name → [n, …] raw samples.
-        measured: signals that are known already, of large images; these are not in ``raw``.
+        measured: signals that are known already, of large images; these are not in ``raw``. Of the calls whose images
+            were measured, which may be fewer than n.
         outputs: output name → [n, 1, …].
         latencies_ns: [n].
         times_s: [n], when each was answered, on the recorder's clock.
@@ -64,6 +68,10 @@ class _Column:
         return True
 
 
+def _is_sampled(index: int) -> bool:
+    return index < _FIRST_IMAGES or not index % _IMAGE_EVERY
+
+
 class CallRecorder:
     """Collects calls and hands them on in blocks.
 
@@ -93,6 +101,8 @@ class CallRecorder:
         self._images: list[ImageColumn] = []
         self._outputs: list[_Column] = []
         self._put_inputs: list[tuple[str, _Put]] = []
+        self._put_images: list[tuple[str, _Put]] = []
+        self._sampled = 0  # calls whose images are kept or measured
         self._put_outputs: list[tuple[str, _Put]] = []
         self._capacity = 0
         self._goes_alone = False
@@ -102,9 +112,17 @@ class CallRecorder:
         #: Calls that were recorded and not handed on yet.
         self.waiting = 0
 
-    def record(self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool) -> None:
-        """Take one answered call."""
-        index = self.waiting
+    def record(
+        self,
+        raw: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        latency_ns: int,
+        late: bool,
+        *,
+        pressed: bool = False,
+    ) -> None:
+        """Take one answered call; where the next one presses, large images of some calls are not measured."""
+        index, sampled = self.waiting, self._sampled
         if not self._capacity:
             if not self._goes_alone:
                 self._reserve(raw, outputs)
@@ -116,6 +134,12 @@ class CallRecorder:
                 if not put(index, arrays[name]):
                     self._hand_on_alone(raw, outputs, latency_ns, late)
                     return
+        if not pressed or _is_sampled(index):
+            for name, put in self._put_images:
+                if not put(sampled, raw[name]):
+                    self._hand_on_alone(raw, outputs, latency_ns, late)
+                    return
+            self._sampled = sampled + 1
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
         self._late += late
@@ -129,14 +153,14 @@ class CallRecorder:
 
     def flush(self) -> None:
         """Hand on what waits."""
-        count, late = self.waiting, self._late
+        count, late, sampled = self.waiting, self._late, self._sampled
         if not count:
             return
-        self.waiting = self._late = 0
+        self.waiting = self._late = self._sampled = 0
         self._on_block(
             Block(
                 raw={column.name: column.rows[:count] for column in self._inputs},
-                measured={name: values for image in self._images for name, values in image.columns(count).items()},
+                measured={name: values for image in self._images for name, values in image.columns(sampled).items()},
                 outputs={column.name: column.rows[:count] for column in self._outputs},
                 latencies_ns=self._latencies_ns[:count],
                 times_s=self._times_s[:count],
@@ -159,7 +183,7 @@ class CallRecorder:
         self._images = [ImageColumn(name, raw[name], found, calls) for name, found in places.items() if found]
         self._outputs = [_Column(name, array, calls) for name, array in outputs.items()]
         self._put_inputs = [(each.name, each.put) for each in self._inputs]
-        self._put_inputs += [(each.name, each.put) for each in self._images]
+        self._put_images = [(each.name, each.put) for each in self._images]
         self._put_outputs = [(column.name, column.put) for column in self._outputs]
 
     def _hand_on_alone(
