@@ -123,12 +123,9 @@ class CallRecorder:
     ) -> None:
         """Take one answered call; where the next one presses, large images of some calls are not measured."""
         index, sampled = self.waiting, self._sampled
-        if not self._capacity:
-            if not self._goes_alone:
-                self._reserve(raw, outputs)
-            if self._goes_alone:
-                self._hand_on_alone(raw, outputs, latency_ns, late)
-                return
+        if not self._capacity and not self._found_room(raw, outputs):
+            self._hand_on_alone(raw, outputs, latency_ns, late)
+            return
         for arrays, puts in ((raw, self._put_inputs), (outputs, self._put_outputs)):
             for name, put in puts:
                 if not put(index, arrays[name]):
@@ -167,6 +164,11 @@ class CallRecorder:
                 late=late,
             )
         )
+
+    def _found_room(self, raw: Mapping[str, Array], outputs: Mapping[str, Array]) -> bool:
+        if not self._goes_alone:
+            self._reserve(raw, outputs)
+        return not self._goes_alone
 
     def _reserve(self, raw: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         places = {name: None if name in self._whole else places_of(raw[name]) for name in self._tensors}
