@@ -13,7 +13,8 @@ from ai_edge_litert import schema_py_generated as schema
 from msgspec import structs
 
 from edgeship.build import layout, sources, toolchains
-from edgeship.build.backends import Artifact, Backend, Job, open_backend
+from edgeship.build.backends import Artifact, Backend, Job, open_backend, tflite_quantizer
+from edgeship.build.backends.base import Scheme
 from edgeship.build.schemes import S8S8
 from edgeship.build.tflite_file import read_tflite
 from edgeship_agent.contract.errors import ConversionError
@@ -72,6 +73,19 @@ class TestLiteRt(BackendTemplate):
         assert operators[place].growth_bytes == 0
         assert layer.weight.size in _weight_sizes(artifact.model)
         assert self.error(artifact, job) < self.error(int8_artifact, job)
+
+    def test_sixteen_bits_inside_have_float_ends_like_eight(
+        self, backend: Backend, job: Job, float_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scheme = Scheme(precision="int16x8")
+        artifact = backend.quantize(job, float_artifact, scheme)
+        assert {each.dtype for each in (*artifact.inputs, *artifact.outputs)} == {"float32"}
+        monkeypatch.setattr(tflite_quantizer, "_keep_ends", lambda *_arguments, **_options: None)
+        other = structs.replace(job, folder=job.folder / "integers")
+        integers = backend.quantize(other, float_artifact, scheme)
+        assert {each.dtype for each in (*integers.inputs, *integers.outputs)} == {"int16"}
+        for name, expected in self.outputs(integers, job).items():  # what the caller did is done inside
+            np.testing.assert_array_equal(self.outputs(artifact, job)[name], expected)
 
     def test_the_converter_rewrites_its_input_and_gets_a_copy(self, job: Job, tmp_path: Path) -> None:
         copy = job.source.copy_to(tmp_path)

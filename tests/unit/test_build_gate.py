@@ -95,6 +95,21 @@ def test_a_drop_is_proven_refuted_or_undecided(cells: Cells, holds: bool | None)
     assert sum(value for name, value in gates["top1"].evidence.items() if name != "confidence") == cells.n
 
 
+def test_a_refusal_by_closeness_says_what_that_is_and_which_option_decides() -> None:
+    cells = Cells(both=92, only_reference=58, only_candidate=0, neither=0)
+    paired = metrics.Paired(figures=metrics.figures("closeness", cells), cells=cells)
+    refused = next(each for each in gate.judge(_candidate(cells, paired=paired, classes=False), LIMITS)
+                   if each.id == "closeness")  # fmt: skip
+    assert refused.holds is False
+    assert f"within relative RMS {LIMITS.max_relative_rms:g}" in refused.sentence
+    assert "--metric" in refused.next
+    assert "--max-relative-rms" in refused.next
+    assert follows(refused)
+    top1 = next(each for each in gate.judge(_candidate(cells), LIMITS) if each.id == "top1")
+    assert top1.holds is False
+    assert "closeness" not in top1.sentence + top1.next
+
+
 def test_without_labels_another_answer_is_no_lost_class_but_silence_is() -> None:
     """120 samples of each of two classes, by what the source says; labels of disagreements judge the metric."""
     said = [index // 120 for index in range(240)]

@@ -25,6 +25,9 @@ MAX_DROP_DB: Final = 0.1
 #: Largest loss of a class against what the source says where labels of disagreements judge the metric: whether another
 #: answer is a loss is for them to say, but a class that is hardly said any more is lost.
 UNLABELLED_LOSS: Final = 0.5
+#: What decides where small answers need not be met as closely as large ones.
+_CLOSER: Final = ("so that small answers count like large ones; where they need not, let --metric with the evaluation's "
+                  "labels or targets (y) decide, or widen --max-relative-rms")  # fmt: skip
 #: How much smaller or faster a quantized variant must be to be worth its loss.
 WORTH: Final = 0.95
 
@@ -192,10 +195,14 @@ def _metric(candidate: Candidate, limits: Limits) -> GateReport:
     if field is not None and (name != field.metric or answer.holds is not False):
         # the claim was moved to the unlabelled samples before either was looked at: one of them proves, not both
         name, answer = field.metric, judge_field(field, limit)
-    found = answer.difference
+    found, sentence, hint = answer.difference, answer.sentence, answer.hint
+    if name == "closeness" and answer.holds is False:
+        sentence += f": closeness is the share of samples within relative RMS {limits.max_relative_rms:g} of the " \
+                    "source's answer, each measured by its own size"  # fmt: skip
+        hint = _CLOSER
     return structs.replace(
-        _gate(candidate, name, f"{name} drop_high ≤ {limit:g}", answer.holds, answer.sentence),
-        value=found.drop, limit=limit, low=found.low, high=found.high, n=answer.n, next=answer.hint,
+        _gate(candidate, name, f"{name} drop_high ≤ {limit:g}", answer.holds, sentence),
+        value=found.drop, limit=limit, low=found.low, high=found.high, n=answer.n, next=hint,
         evidence=answer.evidence, unit=metric.drop_unit,
     )  # fmt: skip
 

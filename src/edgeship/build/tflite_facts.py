@@ -14,8 +14,9 @@ from edgeship.build.microcontroller import operators
 from edgeship.build.microcontroller.arena import estimate
 from edgeship.build.microcontroller.lifetimes import buffers_of
 from edgeship.build.microcontroller.planner import least_bytes
-from edgeship.build.tflite_file import TfliteModel, read_tflite
+from edgeship.build.tflite_file import TfliteModel, TfliteTensor, read_tflite
 from edgeship.targets import ModelFacts, OperatorUse, Partitions
+from edgeship.targets.wording import free_shape
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.runtime import runtime_version
 
@@ -61,27 +62,34 @@ def _facts(asked: Path, runtimes: Collection[str], path: Path) -> ModelFacts:
         raise InputError(str(error), file=path, expected="graphs that call each other in order") from error
     unsupported = {"tflm": operators.unsupported(model)}
     pieces = {}
-    if "litert" in runtimes and runtime_version("litert"):
+    main = model.main
+    ends = [main.tensors[index] for index in (*main.inputs, *main.outputs)]
+    free = [tensor for tensor in ends[: len(main.inputs)] if max(tensor.free_axes, default=0)]
+    if "litert" in runtimes and runtime_version("litert") and not free:  # with sizes of 1 it may not even load
         pieces["litert"] = partitions.of_model("litert", "XNNPACK", asked)
         unsupported["litert"] = _refused_by_litert(pieces["litert"])
     if "openvino" in runtimes and runtime_version("openvino"):
         from edgeship.build.model_facts import unknown_to_openvino
 
         unsupported["openvino"] = unknown_to_openvino(asked)
-    main = model.main
-    ends = [main.tensors[index] for index in (*main.inputs, *main.outputs)]
     return ModelFacts(
         format="tflite",
         operators=_uses(model),
         weight_bytes=model.weight_bytes,
-        peak_activation_bytes=peak,
-        dynamic_inputs=tuple(tensor.name for tensor in ends[: len(main.inputs)] if max(tensor.free_axes, default=0)),
+        peak_activation_bytes=None if free else peak,
+        dynamic_inputs=tuple(tensor.name for tensor in free),
+        shape_options=tuple(free_shape(tensor.name, _sizes(tensor)) for tensor in free),
         io_dtypes=tuple(sorted({tensor.dtype for tensor in ends})),
         quantized=is_quantized(model),
         unsupported=unsupported,
         partitions=pieces,
-        arena_bytes=estimate(model).total_bytes if operators.is_full_int8(model) else None,
+        arena_bytes=estimate(model).total_bytes if operators.is_full_int8(model) and not free else None,
     )
+
+
+def _sizes(tensor: TfliteTensor) -> tuple[int, ...]:
+    """A tensor's sizes, -1 for those that are free."""
+    return tuple(-1 if axis in tensor.free_axes else size for axis, size in enumerate(tensor.shape))
 
 
 def is_quantized(model: TfliteModel) -> bool:

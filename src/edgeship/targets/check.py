@@ -65,6 +65,12 @@ def _operators(target: Target, entry: RuntimeEntry, facts: ModelFacts) -> CheckR
             sentence="a quantized TFLite file is passed through to LiteRT alone: build from its float model",
             next_step="build from its float model, or choose a target with LiteRT: edgeship targets list",
         )  # fmt: skip
+    if facts.shape_options and entry.name == "litert" and not entry.is_micro:
+        return CheckResult(
+            id="operators", runtime=entry.name, holds=None,
+            sentence=f"sizes of {listed(facts.dynamic_inputs)} are free: what litert takes is known once they are set",
+            next_step=f"give them to the build: {' '.join(facts.shape_options)}",
+        )  # fmt: skip
     refused = set(_not_allowed(target, facts))
     known = _unsupported(entry, facts)
     wrong = sorted(refused | set(known or ()))
@@ -100,7 +106,7 @@ def _not_asked(entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
             )  # fmt: skip
         return CheckResult(id="operators", runtime=entry.name, holds=None,
                            sentence="what onnxruntime takes is known once the file is converted to ONNX",
-                           next_step="bring the model in the format it was trained in")  # fmt: skip
+                           next_step="edgeship build converts the file and says so")  # fmt: skip
     return CheckResult(
         id="operators", runtime=entry.name, holds=None, sentence=f"{entry.name} is not installed here to be asked",
         next_step=f"pip install edgeship-agent[{entry.name}]",
@@ -157,10 +163,13 @@ def _pieces(entry: RuntimeEntry, facts: ModelFacts) -> list[CheckResult]:
 def _shapes(target: Target, facts: ModelFacts) -> CheckResult:
     if not facts.dynamic_inputs:
         return CheckResult(id="shapes", holds=True, sentence="every input has one shape")
-    names = listed(facts.dynamic_inputs)
+    names, options = listed(facts.dynamic_inputs), " ".join(facts.shape_options)
     if target.static_shapes:
         return CheckResult(id="shapes", holds=False, sentence=f"{target.id} needs fixed shapes, not those of {names}",
-                           next_step="export the model with fixed input shapes")  # fmt: skip
+                           next_step=options or "export the model with fixed input shapes")  # fmt: skip
+    if options:
+        return CheckResult(id="shapes", holds=None, sentence=f"sizes of {names} are free, and are fixed by the build",
+                           next_step=f"give them to the build: {options}")  # fmt: skip
     return CheckResult(id="shapes", holds=True, sentence=f"sizes of {names} vary; {target.id} takes that")
 
 

@@ -58,7 +58,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         format: ``onnx`` or ``tflite``.
         weight_bytes: of all constants.
         peak_activation_bytes: largest sum of live tensors for a batch of one; None where shapes are not known.
-        dynamic_inputs: inputs with an unknown size besides the batch.
+        dynamic_inputs: inputs with an unknown size besides the batch; ``shape_options``: the options that give it to
+            them, where the file cannot be looked into before.
         io_dtypes: types of inputs and outputs.
         quantized: whether its operators work on integers already.
         opset: of ONNX's own domain, 0 for other formats; ``ir_version`` likewise.
@@ -73,6 +74,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     weight_bytes: int
     peak_activation_bytes: int | None = None
     dynamic_inputs: tuple[str, ...] = ()
+    shape_options: tuple[str, ...] = ()
     io_dtypes: tuple[str, ...] = ()
     quantized: bool = False
     opset: int = 0

@@ -29,3 +29,13 @@ def size_text(size_bytes: int) -> str:
             value = size_bytes / factor
             return f"{value:,.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
     return f"{size_bytes} bytes"
+
+
+def free_shape(name: str, shape: Sequence[int]) -> str:
+    """The option that gives an input's free axes sizes, to start from: 1 for the batch and SIZE for the rest.
+
+    >>> free_shape("audio", (-1, 80, -1))
+    '--input-shape audio=1,80,SIZE'
+    """
+    sizes = (str(size) if size >= 0 else "1" if axis == 0 else "SIZE" for axis, size in enumerate(shape))
+    return f"--input-shape {name}={','.join(sizes)}"

@@ -98,8 +98,8 @@ def _float_parts(path: str, *, divisions: bool) -> list[dict[str, Any]]:
     return rules
 
 
-def _int16x8(_scheme: Scheme, _path: str) -> Any:
-    """Activations of 16 bits, weights of 8."""
+def _int16x8(_scheme: Scheme, path: str) -> Any:
+    """Activations of 16 bits, weights of 8; the ends in float, as they are with int8."""
     from ai_edge_quantizer import recipe, recipe_manager
     from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
 
@@ -109,7 +109,17 @@ def _int16x8(_scheme: Scheme, _path: str) -> Any:
     manager.add_static_config(
         ".*", TFLOperationName.BATCH_MATMUL, 16, 8, weight_granularity=QuantGranularity.TENSORWISE
     )
+    _keep_ends(manager, outputs=not _outputs_are_used(path))
     return manager.get_quantization_recipe()
+
+
+def _keep_ends(manager: Any, *, inputs: bool = True, outputs: bool) -> None:
+    """Leave a model's inputs, its outputs or both in float."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    for end in [TFLOperationName.INPUT] * inputs + [TFLOperationName.OUTPUT] * outputs:
+        manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
 
 def _dynamic(_scheme: Scheme, _path: str) -> Any:
@@ -173,9 +183,7 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
         for product, granularity in ((TFLOperationName.FULLY_CONNECTED, QuantGranularity.CHANNELWISE),
                                      (TFLOperationName.BATCH_MATMUL, QuantGranularity.CHANNELWISE)):  # fmt: skip
             manager.add_weight_only_config(kept, product, 8, granularity)
-    ends = [TFLOperationName.INPUT] if float_ends else []
-    for end in [*ends, *([TFLOperationName.OUTPUT] if float_outputs else [])]:
-        manager.add_quantization_config(regex=".*", operation_name=end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    _keep_ends(manager, inputs=float_ends, outputs=float_outputs)
     return manager.get_quantization_recipe()
 
 

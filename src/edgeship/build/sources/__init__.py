@@ -26,6 +26,8 @@ BY_SCHEME: Final[dict[str, str]] = {"models:/": "mlflow", "runs:/": "mlflow"}
 _FACTORIES: Final = "torch"
 #: Readers that make inputs constants, or hand the request on to one that does.
 _KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
+#: Readers of files that can be looked into as they are, once their shapes are given.
+_PINNED: Final = frozenset({"onnx", "tflite"})
 #: Reader → the toolchain that it needs to look into a source.
 TOOLCHAINS: Final[dict[str, str]] = {"classical": "classical", "tensorflow": "tensorflow", "torch": "torch"}
 #: Readers that ask one, or hand the request on to one that does.
@@ -81,13 +83,13 @@ def resolved(request: SourceRequest) -> SourceRequest:
 
 
 def file_to_check(request: SourceRequest, folder: Path) -> Path:
-    """The model's file for checks of its operators; where an ONNX file is pinned, what is left of it then.
+    """The model's file for checks of its operators; where an ONNX or a TFLite file is pinned, what is left of it then.
 
     Raises:
         InputError, ConfigError, ConversionError: it cannot be read, or a value or a shape does not fit.
     """
     request = resolved(request)
-    if not (request.input_values or request.input_shapes) or reader_of(request) != "onnx":
+    if not (request.input_values or request.input_shapes) or reader_of(request) not in _PINNED:
         return request.path
     return load(request).copy_to(folder)
 

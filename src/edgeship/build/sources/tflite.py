@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ import numpy as np
 from msgspec import structs
 
 from edgeship.build.backends.tflite_plain import TRANSPOSED
+from edgeship.build.backends.tflite_shapes import with_shapes
 from edgeship.build.sources.model import SourceModel, digest_of_files
-from edgeship.build.sources.request import SourceRequest
+from edgeship.build.sources.request import InputShape, SourceRequest
+from edgeship.targets.wording import free_shape
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.contract.manifest import TensorSpec
 
@@ -51,22 +54,18 @@ def load(request: SourceRequest) -> SourceModel:
 
     Raises:
         InputError: not a TFLite file, damaged, or a signature that the fleet cannot serve.
-        ConfigError: a shape was given: a TFLite file says its own.
+        ConfigError: a given shape that does not fit.
         ConversionError: an operator that LiteRT does not have.
     """
     path = request.path
-    if request.input_shapes:
-        raise ConfigError("a TFLite file says its own shapes", file=path, key="--input-shape",
-                          next_step="leave the option out")  # fmt: skip
     check(request)
-    data = path.read_bytes()
-    model, schema = _parsed(data, path)
+    data, (model, schema) = _pinned(request)
     graph = model.subgraphs[0]
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     codes = [_operator_name(code, schema) for code in model.operatorCodes]
     _check_operators(codes, path)
     state = _state(model, codes)
-    inputs = tuple(_spec(graph.tensors[index], types, path) for index in graph.inputs)
+    inputs = tuple(_input(graph.tensors[index], types, path) for index in graph.inputs)
     outputs = tuple(_output(graph.tensors[index], types, path) for index in graph.outputs)
     weights = [tensor for tensor in graph.tensors if _has_contents(model.buffers, tensor.buffer)]
     quantized = any(_is_quantized(tensor, types) for tensor in graph.tensors)
@@ -76,7 +75,7 @@ def load(request: SourceRequest) -> SourceModel:
         data=data,
         digest=digest_of_files((path,)),
         files=(path,),
-        size_bytes=len(data),
+        size_bytes=path.stat().st_size,
         operators=len(graph.operators or ()),
         parameters=sum(math.prod(map(int, tensor.shape)) for tensor in weights if tensor.shape is not None),
         inputs=inputs,
@@ -86,6 +85,56 @@ def load(request: SourceRequest) -> SourceModel:
         notes=(*_notes(inputs, [types.get(tensor.type, "") for tensor in weights], quantized=quantized),
                *((_KEEPS[state],) if state else ())),
     )  # fmt: skip
+
+
+def _pinned(request: SourceRequest) -> tuple[bytes, tuple[Any, Any]]:
+    """The file with the shapes that the user gave, and the same as objects.
+
+    Raises:
+        InputError: not a TFLite file.
+        ConfigError: a name or a shape that the model does not have.
+    """
+    path = request.path
+    data = path.read_bytes()
+    parsed = _parsed(data, path)
+    if not request.input_shapes:
+        return data, parsed
+    codes = [_operator_name(code, parsed[1]) for code in parsed[0].operatorCodes]
+    _check_operators(codes, path)
+    graph = parsed[0].subgraphs[0]
+    shapes = _given(request.input_shapes, [graph.tensors[index] for index in graph.inputs], path)
+    try:
+        data = with_shapes(data, shapes)
+    except ValueError as error:
+        given = "; ".join(str(list(shape)) for shape in shapes.values())
+        raise ConfigError(f"the model cannot work with these sizes: {error}", file=path, key="--input-shape", got=given,
+                          next_step="give the sizes that the model is called with") from error  # fmt: skip
+    return data, _parsed(data, path)
+
+
+def _given(shapes: Sequence[InputShape], entries: Sequence[Any], path: Path) -> dict[int, tuple[int, ...]]:
+    """Position of an input → the shape that the user gave.
+
+    Raises:
+        ConfigError: a name or a shape that the model does not have.
+    """
+    names = [_name(tensor) for tensor in entries]
+    found = {}
+    for position, given in enumerate(shapes):
+        name = given.name or (names[position] if position < len(names) else "")
+        if name not in names:
+            raise ConfigError("not an input of the model", file=path, key="--input-shape", expected=" | ".join(names),
+                              got=given.name or "one shape more than inputs", next_step="name one of them")  # fmt: skip
+        sizes = _sizes(entries[names.index(name)])
+        fits = len(sizes) == len(given.shape) and all(
+            size in {-1, wanted} and wanted > 0 for size, wanted in zip(sizes, given.shape, strict=True)
+        )
+        if not fits:
+            shown = "[" + ", ".join("?" if size < 0 else str(size) for size in sizes) + "]"
+            raise ConfigError("does not fit the model's input", file=path, key=f"--input-shape {name}", expected=shown,
+                              got=list(given.shape), next_step="give sizes for the free axes only")  # fmt: skip
+        found[names.index(name)] = given.shape
+    return found
 
 
 def _state(model: Any, codes: list[str]) -> str:
@@ -139,23 +188,40 @@ def _check_operators(codes: list[str], path: Path) -> None:
 
 
 def _spec(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
-    name = tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
-    sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-    shape = tuple(int(size) for size in (() if sizes is None else sizes))
+    name, shape = _name(tensor), _sizes(tensor)
     dtype = types.get(tensor.type, "unknown")
     if dtype in {"string", "resource", "variant", "unknown"}:
         raise InputError("not a tensor of numbers", file=path, key=name, got=dtype,
                          next_step="export the model with numeric inputs and outputs")  # fmt: skip
-    if any(size < 0 for size in shape[1:]):
-        raise InputError("an input that cannot be served one sample at a time", file=path, key=name,
-                         expected="every axis after the first fixed", got=list(shape),
-                         next_step="export the model with fixed sizes")  # fmt: skip
-    return TensorSpec(name=name, dtype=dtype, shape=tuple(-1 if size < 0 else size for size in shape))
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def _input(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
+    spec = _spec(tensor, types, path)
+    if -1 in spec.shape[1:]:
+        raise InputError("an input that cannot be served one sample at a time", file=path, key=spec.name,
+                         expected="every axis after the first fixed", got=list(spec.shape),
+                         next_step=f"give its sizes: {free_shape(spec.name, spec.shape)}")  # fmt: skip
+    return spec
+
+
+def _sizes(tensor: Any) -> tuple[int, ...]:
+    """A tensor's sizes, -1 for those that are free."""
+    sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+    return tuple(-1 if size < 0 else int(size) for size in (() if sizes is None else sizes))
+
+
+def _name(tensor: Any) -> str:
+    return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
 
 
 def _output(tensor: Any, types: dict[int, str], path: Path) -> TensorSpec:
     """An output in the numbers that it stands for: float where the file holds a scale."""
     spec = _spec(tensor, types, path)
+    if -1 in spec.shape[1:]:
+        raise InputError("an output whose size is not known before a call", file=path, key=spec.name,
+                         expected="every axis after the first fixed", got=list(spec.shape),
+                         next_step="export the model with fixed sizes")  # fmt: skip
     return structs.replace(spec, dtype="float32") if _is_quantized(tensor, types) else spec
 
 
