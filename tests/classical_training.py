@@ -15,18 +15,29 @@ import numpy as np
 import skops.io
 import xgboost
 from sklearn.cluster import KMeans
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     IsolationForest,
     RandomForestClassifier,
+    VotingClassifier,
 )
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
+
+
+def voters() -> list[tuple[str, object]]:
+    """Names and estimators that have one voice each."""
+    return [
+        ("line", LogisticRegression(max_iter=500)),
+        ("near", KNeighborsClassifier(3)),
+        ("ridge", LogisticRegression(C=0.1)),
+    ]
 
 
 def estimators(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> dict[str, object]:
@@ -42,6 +53,12 @@ def estimators(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> dict[str, object]
         "vectors": (SVC(), y),
         "linear-vectors": (LinearSVC(), y),
         "two-classes": (LinearSVC(), np.minimum(y, 1)),
+        "two-vectors": (make_pipeline(StandardScaler(), SVC()), np.minimum(y, 1)),
+        "two-lines": (make_pipeline(StandardScaler(), LinearSVC()), np.minimum(y, 1)),
+        "two-ridges": (make_pipeline(StandardScaler(), RidgeClassifier()), np.minimum(y, 1)),
+        "discriminant": (LinearDiscriminantAnalysis(), np.minimum(y, 1)),
+        "vote": (VotingClassifier(voters(), voting="soft"), y),
+        "majority": (VotingClassifier(voters()), y),
         "neighbours": (KNeighborsClassifier(3), y),
         "two-values": (make_pipeline(StandardScaler(), Ridge()), np.stack([r, -r], axis=1)),
         "clusters": (KMeans(3, n_init=2, random_state=0), None),

@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", ROOT.parent / "shared" / "data"))
 #: Relative RMS of a conversion in float32. Source: measured on 22 models of the three libraries, at most 2.4e-6.
 CLOSE = 1e-5
-CLASSES = {"forest", "text-classes", "histogram", "logistic", "network", "neighbours", "xgboost-in-a-pipeline"}
-SCORES = {"vectors", "linear-vectors", "two-classes", "outliers"}
+CLASSES = {"forest", "text-classes", "histogram", "logistic", "network", "neighbours", "xgboost-in-a-pipeline",
+           "discriminant", "vote"}  # fmt: skip
+SCORES = {"vectors", "linear-vectors", "two-classes", "two-vectors", "two-lines", "two-ridges", "outliers"}
 VALUES = {"boosted-values", "two-values", "clusters", "lightgbm-in-a-pipeline"}
 BOOSTERS = {
     "xgboost-classes.json": "probabilities", "xgboost-two.ubj": "probabilities", "xgboost-values.ubj": "values",
@@ -35,6 +36,7 @@ MODELS = {
     **{f"{name}.skops": "probabilities" for name in CLASSES},
     **{f"{name}.skops": "scores" for name in SCORES},
     **{f"{name}.skops": "values" for name in VALUES},
+    "majority.skops": "label",
     **BOOSTERS,
 }
 
@@ -70,7 +72,7 @@ def _read(path: Path, **options: object) -> sources.SourceModel:
 
 
 #: Converted in every run; the others in the long ones.
-EVERY_TIME = ("histogram.skops", "xgboost-label.json")
+EVERY_TIME = ("histogram.skops", "two-vectors.skops", "xgboost-label.json")
 CASES = [pytest.param(name, marks=() if name in EVERY_TIME else pytest.mark.slow) for name in sorted(MODELS)]
 
 

@@ -144,6 +144,8 @@ def _sklearn_outputs(estimator: Any) -> tuple[dict[str, tuple[str, int]], Callab
         classes = getattr(estimator, "classes_", None)
         if classes is None or not isinstance(classes, np.ndarray):
             raise UnusableError("a classifier with several answers a sample; give one model an answer")
+        if not hasattr(estimator, "predict_proba") and not hasattr(estimator, "decision_function"):
+            return _label_alone(estimator)
         name, method = ("probabilities", estimator.predict_proba) if hasattr(estimator, "predict_proba") else (
             "scores", scores)  # fmt: skip
         labelled = {"label": ("int64", 0)} if np.issubdtype(classes.dtype, np.integer) else {}
@@ -160,6 +162,15 @@ def _sklearn_outputs(estimator: Any) -> tuple[dict[str, tuple[str, int]], Callab
     answer = _sequentially({name: method})
     some = np.asarray(answer(np.zeros((1, int(estimator.n_features_in_)), np.float32))[name])
     return {name: ("float32", int(some.size))}, answer
+
+
+def _label_alone(estimator: Any) -> tuple[dict[str, tuple[str, int]], Callable[[Any], dict[str, Any]]]:
+    """Of a classifier that scores nothing, such as a vote by majority."""
+    if estimator.classes_.dtype.kind not in "iu":
+        kind = type(_last(estimator)).__name__
+        raise UnusableError(f"a {kind} without probabilities or scores says nothing but names; train it on class "
+                            "numbers")  # fmt: skip
+    return {"label": ("int64", 0)}, _sequentially({"label": estimator.predict})
 
 
 def _sequentially(methods: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], dict[str, Any]]:
@@ -182,9 +193,12 @@ def _sklearn_to_onnx(estimator: Any, features: int, outputs: Sequence[str]) -> t
 
     _register_boosters()
     _round_thresholds(estimator)
+    _answer_as_a_classifier(estimator)
+    kind = type(_last(estimator))
+    scored = ({kind: {"raw_scores": True, "zipmap": False}}, {kind: {"raw_scores": True}})
     failures: list[Exception] = []
     for avoided in (AVOIDED, set()):
-        for options in ({"zipmap": False}, {"raw_scores": True}, {}):
+        for options in (*(scored if "scores" in outputs else ()), {"zipmap": False}, {"raw_scores": True}, {}):
             try:
                 model = to_onnx(estimator, initial_types=[("features", FloatTensorType([None, features]))],
                                 options=options, target_opset=OPSETS, black_op=avoided)  # fmt: skip
@@ -193,6 +207,27 @@ def _sklearn_to_onnx(estimator: Any, features: int, outputs: Sequence[str]) -> t
             else:
                 return model, _own_names(model, outputs)
     raise failures[0]
+
+
+def _last(estimator: Any) -> Any:
+    """The estimator that answers: of a search the best, of a pipeline the last step."""
+    if hasattr(estimator, "best_estimator_"):
+        return _last(estimator.best_estimator_)
+    return _last(estimator.steps[-1][1]) if getattr(estimator, "steps", None) else estimator
+
+
+def _answer_as_a_classifier(estimator: Any) -> None:
+    """Change what skl2onnx takes for something else, in a copy that answers nothing itself.
+
+    A vote is refused for ``flatten_transform``, which its probabilities do not depend on. Of the two scores −v and v of
+    a discriminant the softmax is taken, σ(2v), where scikit-learn says σ(v).
+    """
+    for part in _parts(estimator):
+        kind = type(part).__name__
+        if kind == "VotingClassifier":
+            part.flatten_transform = False
+        elif kind == "LinearDiscriminantAnalysis" and len(part.classes_) == 2:
+            part.coef_, part.intercept_ = part.coef_ / 2.0, part.intercept_ / 2.0
 
 
 def _own_names(model: Any, outputs: Sequence[str]) -> dict[str, str]:
