@@ -26,8 +26,8 @@ MAX_DROP_DB: Final = 0.1
 #: answer is a loss is for them to say, but a class that is hardly said any more is lost.
 UNLABELLED_LOSS: Final = 0.5
 #: What decides where small answers need not be met as closely as large ones.
-_CLOSER: Final = ("so that small answers count like large ones; where they need not, let --metric with the evaluation's "
-                  "labels or targets (y) decide, or widen --max-relative-rms")  # fmt: skip
+_CLOSER: Final = ("so that small answers count like large ones; where they need not, let --metric with labels or "
+                  "targets (y in the evaluation data) decide, or widen --max-relative-rms")  # fmt: skip
 #: How much smaller or faster a quantized variant must be to be worth its loss.
 WORTH: Final = 0.95
 
