@@ -106,7 +106,7 @@ def _not_asked(entry: RuntimeEntry, facts: ModelFacts) -> CheckResult:
             )  # fmt: skip
         return CheckResult(id="operators", runtime=entry.name, holds=None,
                            sentence="what onnxruntime takes is known once the file is converted to ONNX",
-                           next_step="edgeship build converts the file and says so")  # fmt: skip
+                           next_step="edgeship build converts the file and compares the answers")  # fmt: skip
     return CheckResult(
         id="operators", runtime=entry.name, holds=None, sentence=f"{entry.name} is not installed here to be asked",
         next_step=f"pip install edgeship-agent[{entry.name}]",
