@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edgeship.build import checks, target_files
+from edgeship.build.model_facts import facts_of
 from edgeship.targets import Target
 from edgeship_agent.contract.errors import ConversionError
 from tests import models
@@ -37,6 +41,28 @@ def test_what_holds_is_told_in_a_line_a_target(tmp_path: Path) -> None:
     checks.before_build(models.classifier(tmp_path / "m.onnx"), targets, heard)
     assert [line[0] for line in heard.lines] == ["checked", "checked"]
     assert heard.lines[0][1] == "raspberry-pi-4 · 12 of 12 checks hold"
+
+
+@pytest.mark.parametrize("first", [1, "batch"])
+def test_activations_are_known_where_sizes_inside_are_computed_from_given_ones(
+    tmp_path: Path, first: int | str
+) -> None:
+    half = numpy_helper.from_array(np.array([1, 0.5, 1], np.float32), "half")
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]), helper.make_node("Cast", ["sizes"], ["floats"], to=1),
+        helper.make_node("Mul", ["floats", "half"], ["halved"]), helper.make_node("Cast", ["halved"], ["wanted"], to=7),
+        helper.make_node("ConstantOfShape", ["wanted"], ["zeros"]),
+        helper.make_node("Concat", ["x", "zeros"], ["y"], axis=1),
+    ]  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, 1, [first, size, 8]) for name, size in (("x", "steps"), ("y", None))]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [half]),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    assert facts_of(tmp_path / "m.onnx", (), pieces=False).peak_activation_bytes is None
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 100
+    onnx.save(model, tmp_path / "m.onnx")
+    peak = facts_of(tmp_path / "m.onnx", (), pieces=False).peak_activation_bytes
+    assert peak == (100 + 150) * 8 * 4  # the zeros became a constant
 
 
 def test_sure_failure_stops_with_its_reason(tmp_path: Path) -> None:

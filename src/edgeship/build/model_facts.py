@@ -7,9 +7,10 @@ import re
 import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from edgeship.build import partitions
+from edgeship.build import fixed_sizes, partitions
 from edgeship.build.tflite_file import read_tflite
 from edgeship.targets import ModelFacts, OperatorUse, Partitions
 from edgeship_agent.contract.errors import InputError
@@ -77,12 +78,14 @@ def _facts_of_onnx(path: Path, runtimes: Collection[str], *, pieces: bool) -> Mo
     inputs = [value for value in model.graph.input if value.name not in constants]
     unsupported, split = _asked(path, model, runtimes, pieces=pieces)
     operators = _operators(model, types)
+    dynamic = tuple(value.name for value in inputs if None in (types.get(value.name) or ("", ()))[1][1:])
+    peak = _peak_activation_bytes(model, types, constants)
     return ModelFacts(
         format="onnx",
         operators=operators,
         weight_bytes=weight_bytes(model),
-        peak_activation_bytes=_peak_activation_bytes(model, types, constants),
-        dynamic_inputs=tuple(value.name for value in inputs if None in (types.get(value.name) or ("", ()))[1][1:]),
+        peak_activation_bytes=_peak_once_folded(path, weight_bytes(model)) if peak is None and not dynamic else peak,
+        dynamic_inputs=dynamic,
         io_dtypes=tuple(sorted({types[v.name][0] for v in [*inputs, *model.graph.output] if v.name in types})),
         quantized=any(use.op in _INTEGER_OPERATORS for use in operators),
         opset=next((each.version for each in model.opset_import if each.domain in _STANDARD), 0),
@@ -175,6 +178,17 @@ def _operators(model: Any, types: dict[str, tuple[str, tuple[int | None, ...]]])
             )
         )
     return tuple(uses)
+
+
+def _peak_once_folded(path: Path, size_bytes: int) -> int | None:
+    """The same where sizes inside are computed from fixed ones."""
+    if not runtime_version("onnxruntime"):
+        return None
+    with TemporaryDirectory(prefix="edgeship-") as folder:
+        model = fixed_sizes.folded(path, Path(folder), size_bytes)
+    if model is None:
+        return None
+    return _peak_activation_bytes(model, _tensor_types(model), {tensor.name for tensor in model.graph.initializer})
 
 
 def _peak_activation_bytes(
