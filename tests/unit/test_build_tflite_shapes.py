@@ -143,6 +143,14 @@ def test_a_size_that_depends_on_values_stays_free_and_is_refused(tmp_path: Path)
     assert "--input-shape" not in (refused.value.next_step or "")
 
 
+def test_a_model_that_cannot_work_with_zeros_is_pinned_all_the_same(tmp_path: Path) -> None:
+    writer = TfliteWriter()
+    value, answer = (writer.tensor(name, [1, -1], Types.INT32) for name in ("value", "answer"))
+    writer.operator(Ops.FLOOR_MOD, [value, value], [answer], options=schema.FloorModOptionsT())
+    path = writer.write(tmp_path / "modulo.tflite", [value], [answer])
+    assert _pinned(path, "1,6").outputs[0].shape == (1, 6)
+
+
 def test_a_free_batch_alone_needs_no_sizes(tmp_path: Path) -> None:
     def fix(model: Any, _schema: Any) -> bool:
         for tensor in model.subgraphs[0].tensors:

@@ -11,8 +11,8 @@ from edgeship.build.backends.tflite_edit import edited
 from edgeship.build.quiet import quiet
 
 Shape = tuple[int, ...]
-#: What a size depends on if not the shapes alone: values of one kind, and of another.
-_FILLS: Final = (0, 1)
+#: Values to tell sizes that depend on them by. Some models end a call on one of them, such as integers divided by 0.
+_FILLS: Final = (0, 1, 2)
 
 
 def with_shapes(data: bytes, shapes: Mapping[int, Shape]) -> bytes:
@@ -61,11 +61,27 @@ def _worked_out(data: bytes, shapes: Mapping[int, Shape]) -> dict[int, Shape]:
             for position, shape in shapes.items():
                 interpreter.resize_tensor_input(entries[position]["index"], list(shape))
             interpreter.allocate_tensors()
-            seen = [_shapes_for(interpreter, fill) for fill in _FILLS]
+            first, *others = _seen(interpreter)
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(str(error).strip().split("\n", 1)[0] or type(error).__name__) from error
-    first, second = seen
-    return {index: shape for index, shape in first.items() if second[index] == shape}
+    return {index: shape for index, shape in first.items() if all(other[index] == shape for other in others)}
+
+
+def _seen(interpreter: Any) -> list[dict[int, Shape]]:
+    """Shapes of all tensors after calls with different values, at least two.
+
+    Raises:
+        RuntimeError: hardly any values can be computed.
+    """
+    found, failures = [], []
+    for fill in _FILLS:
+        try:
+            found.append(_shapes_for(interpreter, fill))
+        except RuntimeError as error:
+            failures.append(error)
+    if len(found) < 2:
+        raise failures[0]
+    return found
 
 
 def _shapes_for(interpreter: Any, fill: int) -> dict[int, Shape]:
