@@ -19,7 +19,7 @@ import pytest
 
 from edgeship_agent.contract.manifest import Feature
 from edgeship_agent.patterns.model import open_model
-from edgeship_agent.patterns.rows import columns_of
+from edgeship_agent.patterns.rows import columns_of, open_rows
 from edgeship_agent.serving.library import LocalModel
 from tests.agents import make_bundle
 from tests.conformance.slots import classifier_onnx, images, make_slot
@@ -246,3 +246,18 @@ def test_columns_by_documented_features(slot: Path) -> None:
         features = {"t": (Feature(name="temperature"), Feature(name="pressure"))}
         manifest = msgspec.structs.replace(model.manifest, input_contracts=(contract,), input_schema=features)
     assert columns_of(manifest, ["pressure", "id", "temperature"], Path("t"))["t"] == ("temperature", "pressure")
+
+
+@pytest.mark.parametrize("text", ["a,b,id\n0.5,-2,x\n", "a;b;id\n0,5;-2,0;x,y\n", "\ufeffa\tb\tid\n0.5\t-2\tx\n"])
+def test_tables_as_spreadsheets_write_them(slot: Path, tmp_path: Path, text: str) -> None:
+    with open_model(slot) as model:
+        contract = msgspec.structs.replace(model.manifest.input_contracts[0], tensor="t", dtype="float32", shape=(2,))
+        features = {"t": (Feature(name="a"), Feature(name="b"))}
+        manifest = msgspec.structs.replace(model.manifest, input_contracts=(contract,), input_schema=features)
+    path = tmp_path / "in.csv"
+    path.write_text(text, encoding="utf-8")
+    (row,) = open_rows(path, manifest, "id").begin(0)
+    assert row.error is None
+    assert row.raw is not None
+    assert row.raw["t"].tolist() == [0.5, -2.0]
+    assert row.key == text.split()[-1].split(";")[-1]

@@ -96,6 +96,11 @@ def test_the_onnx_file_says_what_the_model_says(trained: _Trained, name: str, tm
     source.check_unchanged()
 
 
+def test_what_answers_missing_values_says_so(trained: _Trained) -> None:
+    taken = {name: _read(trained.folder / name).takes_gaps for name in EVERY_TIME}
+    assert taken == {"histogram.skops": True, "two-vectors.skops": False, "xgboost-label.json": True}
+
+
 def test_probabilities_and_the_label_where_both_are_asked_for(trained: _Trained, tmp_path: Path) -> None:
     source = _read(trained.folder / "forest.skops", output_tensors=("label", "probabilities"))
     assert [(spec.name, spec.dtype, spec.shape) for spec in source.outputs] == [

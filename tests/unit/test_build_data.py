@@ -109,3 +109,15 @@ def test_ranges_and_selection_are_disjoint_and_nothing_is_wasted(count: int) -> 
     ranges, selection = data.split(count)
     assert not set(ranges) & set(selection)
     assert sorted(ranges + selection) == list(range(count))
+
+
+def test_missing_values_are_taken_where_the_model_takes_them_and_infinity_nowhere(tmp_path: Path) -> None:
+    x = _numbers(4)
+    x[1, 0] = np.nan
+    path = _save(tmp_path / "gaps.npz", x=x)
+    assert np.isnan(data.load(path, VECTOR, gaps=True).samples[1]["x"][0])
+    with pytest.raises(InputError, match="NaN or infinity"):
+        data.load(path, VECTOR)
+    x[2, 0] = np.inf
+    with pytest.raises(InputError, match="sample 2"):
+        data.load(_save(tmp_path / "infinite.npz", x=x), VECTOR, gaps=True)

@@ -23,6 +23,7 @@ from edgeship_agent.processing.arrays import Array
 IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _FILES: Final = frozenset({".npy", ".npz", ".wav"}) | IMAGES
 _KINDS: Final = "a folder, .csv, .parquet or .npz"
+_SEPARATORS: Final = ",;\t"
 _MOST_NAMED: Final = 8
 
 
@@ -264,12 +265,14 @@ def _number(cell: Any, column: str, dtype: np.dtype[Any]) -> float | int:
 
 
 def _csv(path: Path, manifest: BundleManifest, key_column: str) -> Rows:
-    header = next(_lines(path), [])
+    separator = _separator(path)
+    header = next(_lines(path, separator), [])
     columns = columns_of(manifest, header, path)
+    values = {name for names in columns.values() for name in names} if separator == ";" else set()
     _check_key(key_column, header, path)
 
     def begin(first: int) -> Iterator[Row]:
-        for index, cells in enumerate(islice(_lines(path), 1 + first, None), first):
+        for index, cells in enumerate(islice(_lines(path, separator), 1 + first, None), first):
             named = dict(zip(header, cells, strict=False))
             key = named.get(key_column, str(index))
             yield guarded(index, key, path, partial(_csv_row, cells, named))
@@ -277,18 +280,35 @@ def _csv(path: Path, manifest: BundleManifest, key_column: str) -> Rows:
     def _csv_row(cells: list[str], named: dict[str, str]) -> dict[str, Array]:
         if len(cells) != len(header):
             raise InputError("a row of another length", expected=f"{len(header)} cells", got=f"{len(cells)}")
-        return _cells(named, columns, manifest)
+        points = {
+            name: named[name].replace(",", ".") for name in values
+        }  # 0,5 in what spreadsheets write with semicolons
+        return _cells({**named, **points}, columns, manifest)
 
-    return Rows(count=sum(1 for _ in _lines(path)) - 1, identity=_identity_of(path), begin=begin)
+    return Rows(count=sum(1 for _ in _lines(path, separator)) - 1, identity=_identity_of(path), begin=begin)
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
+def _separator(path: Path) -> str:
+    """What splits the header into the most columns; a comma where nothing does."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            header = next((line for line in file if line.strip()), "")
+        return max(_SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _lines(path: Path, separator: str) -> Iterator[list[str]]:
     """Rows of a CSV that are not empty, the header first."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from (cells for cells in csv.reader(file) if cells)
+            yield from (cells for cells in csv.reader(file, delimiter=separator) if cells)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot be read as CSV: {error}", file=path, expected="UTF-8, a header") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"cannot be read as CSV: {error}", file=path, expected="UTF-8, a header")
 
 
 def _check_key(key_column: str, header: Sequence[str], path: Path) -> None:

@@ -76,7 +76,7 @@ class Dataset(Struct, frozen=True, kw_only=True):
         return [prepare(contracts, sample) for sample in self.samples]
 
 
-def load(path: Path, contracts: Sequence[InputContract], role: str = "") -> Dataset:
+def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps: bool = False) -> Dataset:
     """Read a data set and check every sample against the contract.
 
     It is labelled where the file has ``y``, or where the samples lie in sub-folders of the folder.
@@ -85,6 +85,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "") -> Data
         path: an archive, an array, a table or a folder.
         contracts: of the model's inputs.
         role: ``calibration`` or ``evaluation``: which half is read of a file that holds both.
+        gaps: whether the model itself takes NaN.
 
     Raises:
         InputError: not there, not readable, empty, or with a sample of the wrong shape or dtype, or with NaN.
@@ -104,7 +105,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "") -> Data
     if not samples:
         raise InputError("the data set is empty", file=path, expected="at least one sample", got=0, next_step=_SUPPLY)
     for index, sample in enumerate(samples):
-        check_sample(sample, contracts, path, index, read.files[index] if read.files else "")
+        check_sample(sample, contracts, path, index, read.files[index] if read.files else "", gaps=gaps)
     digests = tuple(sample_digest(sample) for sample in samples)
     answers = repr(read.labels) if read.targets is None else hashlib.sha256(read.targets.tobytes()).hexdigest()
     whole = hashlib.sha256("\n".join((*digests, answers)).encode()).hexdigest()
@@ -203,7 +204,13 @@ def split(count: int) -> tuple[list[int], list[int]]:
 
 
 def check_sample(
-    sample: Mapping[str, Array], contracts: Sequence[InputContract], path: Path, index: int, file: str = ""
+    sample: Mapping[str, Array],
+    contracts: Sequence[InputContract],
+    path: Path,
+    index: int,
+    file: str = "",
+    *,
+    gaps: bool = False,
 ) -> None:
     """Check one sample against the contracts.
 
@@ -213,9 +220,10 @@ def check_sample(
         path: of the data.
         index: of the sample in it.
         file: where the sample is one by itself.
+        gaps: whether the model itself takes NaN.
 
     Raises:
-        InputError: another shape or dtype, or NaN that no step of the contract fills.
+        InputError: another shape or dtype, infinity, or NaN that neither a step of the contract nor the model takes.
     """
     for contract in contracts:
         array = sample[contract.tensor]
@@ -225,7 +233,7 @@ def check_sample(
         except InputError as error:
             raise InputError("not what the model takes", file=path, key=key, expected=error.expected, got=error.got,
                              next_step=_mend(contract, array, file)) from error  # fmt: skip
-        fills = any(isinstance(step, Impute) for step in contract.steps)
+        fills = gaps or any(isinstance(step, Impute) for step in contract.steps)
         if array.dtype.kind == "f" and not (np.isfinite(array) | (np.isnan(array) & fills)).all():
             broken = int((~np.isfinite(array)).sum())
             raise InputError("NaN or infinity in the data", file=path, key=key, expected="finite numbers",

@@ -161,7 +161,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         task = _metric(options, evaluation, evaluation_inputs, outputs, output)
         if doubt := label_check.check(task, evaluation, outputs, output):
             progress.step("labels", doubt, "undecided")
-        field = _field(options, (contracts, fed.contracts, calibration), opened, task, progress)
+        field = _field(options, (contracts, fed.contracts, calibration, source.takes_gaps), opened, task, progress)
     finally:
         opened.close()
     return Inputs(
@@ -200,8 +200,10 @@ def _contracts(options: BuildOptions, source: SourceModel) -> tuple[InputContrac
 
 def _sets(options: BuildOptions, contracts: tuple[InputContract, ...], source: SourceModel) -> tuple[Dataset, Dataset]:
     """Calibration and evaluation data; labels of the latter in the order of the model's output."""
-    calibration = data.load(options.calibration, contracts, "calibration")
-    evaluation = data.load(options.evaluation, contracts, "evaluation")
+    calibration, evaluation = (
+        data.load(path, contracts, role, gaps=source.takes_gaps)
+        for path, role in ((options.calibration, "calibration"), (options.evaluation, "evaluation"))
+    )
     evaluation = data.renumbered(evaluation, _classes(options, source, (calibration, evaluation)))
     data.check_disjoint(calibration, evaluation)
     return calibration, evaluation
@@ -417,7 +419,7 @@ def _metric(
 
 def _field(
     options: BuildOptions,
-    known: tuple[Sequence[InputContract], tuple[InputContract, ...], Dataset],
+    known: tuple[Sequence[InputContract], tuple[InputContract, ...], Dataset, bool],
     opened: oracle.Oracle,
     task: metrics.Metric,
     progress: Progress,
@@ -426,7 +428,7 @@ def _field(
 
     Args:
         options: say where they are.
-        known: contracts of the source and of the files, and the calibration data.
+        known: contracts of the source and of the files, the calibration data, and whether the model itself takes NaN.
         opened: the source.
         task: the metric.
         progress: told how far it is.
@@ -441,8 +443,8 @@ def _field(
         raise ConfigError("labels of disagreements decide about answers alone", key="unlabelled",
                           expected="--metric top1, or another top-k", got=f"--metric {task.name}",
                           next_step="leave --unlabelled out, or choose --metric top1")  # fmt: skip
-    contracts, fed, calibration = known
-    samples = unlabelled.open_samples(options.unlabelled, contracts)
+    contracts, fed, calibration, gaps = known
+    samples = unlabelled.open_samples(options.unlabelled, contracts, gaps=gaps)
     k = task.k if isinstance(task, metrics.Top) else 1
     return structs.replace(unlabelled.read_field(samples, opened, k, calibration, progress), fed=fed)
 

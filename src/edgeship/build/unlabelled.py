@@ -38,6 +38,7 @@ class UnlabelledSamples:
         contracts: what a sample must be.
         files: the images, relative to ``path``; empty for an .npz file.
         samples: those of an .npz file.
+        gaps: whether the model itself takes NaN.
     """
 
     def __init__(
@@ -46,11 +47,14 @@ class UnlabelledSamples:
         contracts: Sequence[InputContract],
         files: tuple[str, ...],
         samples: tuple[Mapping[str, Array], ...],
+        *,
+        gaps: bool = False,
     ) -> None:
         self.path = path
         self.files = files
         self._contracts = contracts
         self._samples = samples
+        self._gaps = gaps
 
     def __len__(self) -> int:
         return len(self.files) or len(self._samples)
@@ -66,7 +70,7 @@ class UnlabelledSamples:
             sample: Mapping[str, Array] = {contract.tensor: data.read_file(self.path / self.files[index], contract)}
         else:
             sample = self._samples[index]
-        data.check_sample(sample, self._contracts, self.path, index)
+        data.check_sample(sample, self._contracts, self.path, index, gaps=self._gaps)
         return sample
 
     def name(self, index: int) -> str:
@@ -124,8 +128,13 @@ class Field(Struct, frozen=True, kw_only=True):
         return found
 
 
-def open_samples(path: Path, contracts: Sequence[InputContract]) -> UnlabelledSamples:
+def open_samples(path: Path, contracts: Sequence[InputContract], *, gaps: bool = False) -> UnlabelledSamples:
     """Find the samples; images are read later.
+
+    Args:
+        path: an archive, or a folder of images.
+        contracts: of the model's inputs.
+        gaps: whether the model itself takes NaN.
 
     Raises:
         InputError: there are none, or a folder is to feed a model with several inputs.
@@ -141,7 +150,7 @@ def open_samples(path: Path, contracts: Sequence[InputContract]) -> UnlabelledSa
         files = tuple(sorted(str(each.relative_to(path)) for each in found))
     elif path.is_file():
         samples = data.read_archive(path, contracts).samples
-    opened = UnlabelledSamples(path, contracts, files, samples)
+    opened = UnlabelledSamples(path, contracts, files, samples, gaps=gaps)
     if not len(opened):
         raise InputError("no unlabelled samples", file=path, expected="an .npz file with x, or a folder with images",
                          next_step="check the path")  # fmt: skip

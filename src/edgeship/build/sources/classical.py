@@ -55,6 +55,7 @@ def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
         toolchain=TOOLCHAIN,
         options=options,
         notes=tuple(answer["notes"]),
+        takes_gaps=bool(answer.get("takes_gaps")),
         classes=tuple(answer["classes"]),
     )
 

@@ -36,6 +36,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         notes: what a reader found worth saying.
         facts: lineage that the source's own tracker tells, such as a run id.
         address: of the tracker that it was fetched from; empty for a file of the user's.
+        takes_gaps: whether a sample may lack values: the model itself answers NaN with numbers.
         classes: what the model itself calls the entries of its first output; empty where it does not say, or where they
             are 0, 1, … in order.
     """
@@ -59,6 +60,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     facts: dict[str, str] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     address: str = ""
+    takes_gaps: bool = False
     classes: tuple[str, ...] = ()
 
     @property

@@ -58,6 +58,20 @@ def read(request: Mapping[str, Any]) -> Model:
     return readers[request["format"]](Path(request["model"]), request)
 
 
+def takes_gaps(model: Model) -> bool:
+    """Whether any feature may be missing: the model answers NaN with numbers, as boosted trees do."""
+    import numpy as np
+
+    rows = np.zeros((model.features + 1, model.features), np.float32)
+    rows[np.arange(model.features), np.arange(model.features)] = np.nan
+    rows[-1] = np.nan
+    try:
+        said = model.answer(rows)
+    except Exception:  # noqa: BLE001 (each library refuses in its own way)
+        return False
+    return all(bool(np.isfinite(np.asarray(each, np.float64)).all()) for each in said.values())
+
+
 def _read_sklearn(path: Path, request: Mapping[str, Any]) -> Model:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
