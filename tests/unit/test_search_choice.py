@@ -12,6 +12,7 @@ from edgeship.build.backends.base import Scheme
 from edgeship.build.schemes import S8S8, U8S7, U8S8
 from edgeship.build.search import floats, halving, space
 from edgeship.build.search.engine import Search, Terms, speed_class
+from edgeship.build.search.expected import most_candidates
 from edgeship.build.search.graph import Layer, Operator, sized
 from edgeship.build.search.halving import Trial
 
@@ -253,3 +254,44 @@ def test_names_of_schemes_are_folders_and_tell_them_apart() -> None:
     names = {scheme.name for scheme in schemes}
     assert len(names) == len(schemes) - 1  # minmax is the plain one
     assert not any("/" in name or ":" in name for name in names)
+
+
+def test_a_bound_keeps_the_first_candidates_and_says_how_many_it_left_out() -> None:
+    whole = Table(_rule)
+    unbounded = Search([U8S8, S8S8], _classifier(), whole, _terms()).run()
+    proxies = list(dict.fromkeys(name for name, samples in whole.asked if samples))
+    assert unbounded is not None
+    assert unbounded.left_out == 0
+    for most in (6, 9):
+        bench = Table(_rule)
+        found = Search([U8S8, S8S8], _classifier(), bench, structs.replace(_terms(), most=most)).run()
+        assert found is not None
+        assert [name for name, samples in bench.asked if samples] == proxies[:most]
+        assert found.left_out > 0
+        # what is taken is the best of those that were tried, judged on all samples
+        tried = {name: trial.error for name, trial in found.trials.items() if trial.speed_class == "u8s8"}
+        assert found.trials[found.chosen.name].error == min(tried.values())
+
+
+def test_a_bound_that_nothing_reaches_changes_nothing() -> None:
+    free, bound = Table(_rule), Table(_rule)
+    one = Search([S8S8], _classifier(), free, _terms()).run()
+    other = Search([S8S8], _classifier(), bound, structs.replace(_terms(), most=1000)).run()
+    assert one == other
+    assert free.asked == bound.asked
+
+
+def test_a_larger_graph_is_never_given_more_candidates() -> None:
+    for effort in space.EFFORT.values():
+        counts = [space.most_tried(effort, operators) for operators in (0, 1, 40, 300, 1_000, 3_000, 100_000)]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[-1] == 6
+        # graphs of some hundred operators are searched as before
+        assert counts[3] >= {10_000: 33, 40_000: 133, 160_000: 533}[effort.work]
+
+
+def test_the_clock_expects_no_more_than_the_bound_allows() -> None:
+    effort = space.EFFORT["normal"]
+    free, bound = (most_candidates([S8S8, U8S8], _classifier(), effort, most) for most in (10_000, 6))
+    assert bound < free
+    assert bound >= 6

@@ -27,7 +27,7 @@ from edgeship.build.search.engine import Outcome, Search, Terms, speed_class
 from edgeship.build.search.expected import most_candidates
 from edgeship.build.search.graph import Operator
 from edgeship.build.search.halving import Trial
-from edgeship.build.search.space import EFFORT, Effort
+from edgeship.build.search.space import EFFORT, Effort, most_tried
 from edgeship.build.stages import at, named
 from edgeship.build.trial_figures import by_group, error_of, faulty, said
 from edgeship.build.unlabelled import AnswerSet, Field
@@ -132,13 +132,14 @@ class Workshop:
             scheme = self._scheme(f"{target.id}/{runtime}", precision)
             return self._run(as_on(target, self._final(runtime, scheme)))
         known = self._operators(runtime)
-        terms = Terms(effort=self._effort(runtime, known), limit=self._goals.max_relative_rms,
-                      size_bytes=self._goals.size_bytes)  # fmt: skip
+        effort = self._effort(runtime, known)
+        terms = Terms(effort=effort, limit=self._goals.max_relative_rms, size_bytes=self._goals.size_bytes,
+                      most=most_tried(effort, len(known)))  # fmt: skip
         bases = schemes(target, runtime, on_target=on_target)
         floats = not target.dtypes.activations or "float32" in target.dtypes.activations
         keep = self.keep_float.among(known, runtime, allowed=floats)
         operators = known if floats else ()
-        most = most_candidates(bases, operators, terms.effort)
+        most = most_candidates(bases, operators, effort, terms.most)
         bench = _Trials(self, target, runtime, on_target=on_target, plan=(keep, most))
         outcome = Search(bases, operators, bench, terms).run()
         if outcome is None:
@@ -146,7 +147,7 @@ class Workshop:
             failure = ConversionError(tried[-1].reason if tried else "no scheme applies", target=runtime)
             failure.stage = tried[-1].stage if tried else "quantization"
             raise failure
-        self._record(target, runtime, outcome)
+        self._record(target, runtime, outcome, len(known))
         outcome = structs.replace(outcome, chosen=kept(outcome.chosen, keep))
         self.searches[f"{target.id}/{runtime}"] = outcome
         return self._run(as_on(target, self._final(runtime, outcome.chosen)))
@@ -386,7 +387,7 @@ class Workshop:
                       closeness_limit=whole.closeness_limit, groups=whole.groups)  # fmt: skip
         return verify.compare(truth, outputs)
 
-    def _record(self, target: Target, runtime: str, outcome: Outcome) -> None:
+    def _record(self, target: Target, runtime: str, outcome: Outcome, operator_count: int) -> None:
         """What was tried and not taken, the closest first."""
         taken = outcome.trials[outcome.chosen.name]
         others = [each for each in outcome.trials.values() if each.name != taken.name]
@@ -394,6 +395,9 @@ class Workshop:
             self._note(target, runtime, "not chosen",
                        f"{outcome.schemes[trial.name].text}: {said(trial)} on the selection samples; "
                        f"taken: {said(taken)}")  # fmt: skip
+
+        if outcome.left_out:
+            self._note(target, runtime, "left out", left_out_words(outcome.left_out, operator_count))
 
     def _note(self, target: Target, runtime: str, outcome: str, reason: str, stage: str = "") -> None:
         reason = named(reason, self._inputs.source.path.name)
@@ -447,6 +451,16 @@ def as_on(target: Target, artifact: Artifact) -> Artifact:
         return artifact
     note = "verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has"
     return structs.replace(artifact, reference=True, notes=(*artifact.notes, note))
+
+
+def left_out_words(count: int, operator_count: int) -> str:
+    """What the bound on a large graph's search left out.
+
+    >>> left_out_words(9, 1_250)
+    '9 candidates left out: the graph has 1,250 operators; a higher --effort tries more'
+    """
+    word = f"{count} candidate{'' if count == 1 else 's'}"
+    return f"{word} left out: the graph has {operator_count:,} operators; a higher --effort tries more"
 
 
 class _Trials:

@@ -47,11 +47,13 @@ class Terms(Struct, frozen=True, kw_only=True):
     Attributes:
         limit: largest relative RMS that may ship.
         size_bytes: budget, 0 for none.
+        most: candidates that are tried on few samples, 0 for no bound.
     """
 
     effort: Effort
     limit: float
     size_bytes: int = 0
+    most: int = 0
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -61,12 +63,14 @@ class Outcome(Struct, frozen=True, kw_only=True):
         chosen: the scheme that is taken.
         trials: scheme's name → its last trial, in the order of trying.
         layers: operator → share of the net's squared error that goes when it alone is left in float.
+        left_out: candidates that the bound left no room for.
     """
 
     chosen: Scheme
     trials: dict[str, Trial]
     schemes: dict[str, Scheme]
     layers: dict[str, float]
+    left_out: int = 0
 
 
 class Search:
@@ -88,6 +92,8 @@ class Search:
         self._schemes: dict[str, Scheme] = {}
         self._full: dict[str, Trial] = {}
         self._layers: dict[str, float] = {}
+        self._asked: set[str] = set()
+        self._left_out: set[str] = set()
 
     def run(self) -> Outcome | None:
         """The best that was found, or None where no candidate can be made.
@@ -113,7 +119,7 @@ class Search:
         chosen = halving.choose([self._full[each.name] for each in finalists], times_ms,
                                 size_bytes=self._terms.size_bytes, limit=self._terms.limit)  # fmt: skip
         return Outcome(chosen=self._schemes[chosen.name], trials={**self._proxies, **self._full},
-                       schemes=self._schemes, layers=self._layers)  # fmt: skip
+                       schemes=self._schemes, layers=self._layers, left_out=len(self._left_out))  # fmt: skip
 
     def _first_base(self) -> Scheme | None:
         """The first plain type that is no worse than the others beyond what types differ by."""
@@ -125,8 +131,12 @@ class Search:
         return next(base for base, trial in sound if trial.error <= halving.CLEARLY_CLOSER * least)
 
     def _try(self, scheme: Scheme) -> Trial | None:
-        """A proxy: on few samples, once."""
+        """A proxy: on few samples, once; none where the bound is reached, and the best so far stands."""
         if scheme.name not in self._proxies:
+            if scheme.name not in self._asked and 0 < self._terms.most <= len(self._asked):
+                self._left_out.add(scheme.name)
+                return None
+            self._asked.add(scheme.name)
             trial = self._bench.attempt(scheme, self._terms.effort.proxy_samples)
             if trial is None:
                 return None

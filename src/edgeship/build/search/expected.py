@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from edgeship.build.backends.base import Scheme
@@ -11,7 +12,9 @@ from edgeship.build.search.graph import Operator
 from edgeship.build.search.space import Effort
 
 
-def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effort: Effort) -> int:
+def most_candidates(
+    bases: Sequence[Scheme], operators: Sequence[Operator], effort: Effort, most: int = sys.maxsize
+) -> int:
     """Attempts of all waves, the second look at the survivors included.
 
     A search that is close enough ends earlier; one that comes within no limit tries more layers in float.
@@ -20,6 +23,7 @@ def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effo
         bases: plain schemes by type.
         operators: of the float file, sized; none where nothing may stay in float.
         effort: how much may be tried.
+        most: candidates that are tried on few samples.
 
     >>> most_candidates([Scheme(), Scheme(activation="uint8")], [], space.EFFORT["quick"])
     11
@@ -32,4 +36,4 @@ def most_candidates(bases: Sequence[Scheme], operators: Sequence[Operator], effo
     layers = suspects + min(suspects, MOST_LAYERS)
     tools = len(effort.tools) * (3 if parts else 2)
     finals = effort.survivors + len(bases) - 1 + effort.per_tensor + len(effort.tools) + bool(parts)
-    return waves + layers + tools + finals
+    return min(waves + layers + tools, most) + finals

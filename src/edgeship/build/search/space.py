@@ -11,6 +11,8 @@ from edgeship.build.backends.base import Scheme
 from edgeship.build.search import floats
 from edgeship.build.search.graph import Operator
 
+#: Candidates that a search tries however large the graph is: plain types, another range, rounded weights.
+_FEWEST_TRIED: Final = 6
 EFFORTS: Final = ("quick", "normal", "thorough")
 
 
@@ -27,6 +29,7 @@ class Effort(Struct, frozen=True, kw_only=True):
         tools: other quantizers for the same runtime: NNCF for ONNX files, and its own bias corrections.
         per_tensor: whether the winner is also made with one scale for all weights of a layer.
         symmetric: whether the best is also made without zero points, or with them.
+        work: operators × candidates that a search may go through; see :func:`most_tried`.
     """
 
     estimators: tuple[str, ...]
@@ -38,19 +41,35 @@ class Effort(Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
     per_tensor: bool = True
     symmetric: bool = True
+    work: int = 10_000
 
 
 EFFORT: Final = {
     "quick": Effort(estimators=("minmax", "p99.999"), roundings=("compensated",), suspects=0, float_share=0.0,
                     proxy_samples=16, survivors=2, per_tensor=False),
     "normal": Effort(estimators=("minmax", "p99.999", "p99.99", "mse"), roundings=("compensated",), suspects=3,
-                     float_share=0.04, proxy_samples=128, survivors=4, tools=("nncf",)),
+                     float_share=0.04, proxy_samples=128, survivors=4, tools=("nncf",), work=40_000),
     "thorough": Effort(
         estimators=("minmax", "p99.999", "p99.99", "p99.9", "mse", "mean", "average"),
         roundings=("compensated", "corrected"), suspects=12, float_share=0.1, proxy_samples=128, survivors=8,
-        tools=("nncf", "fast", "full"),
+        tools=("nncf", "fast", "full"), work=160_000,
     ),
 }  # fmt: skip
+
+
+def most_tried(effort: Effort, operator_count: int) -> int:
+    """Candidates that may be tried on few samples: fewer of a graph of a thousand operators, whose every file is dear.
+
+    A count and not a time: the same graph gets the same candidates on a busy machine.
+
+    Args:
+        effort: that was asked for.
+        operator_count: of the float file.
+
+    >>> most_tried(EFFORT["quick"], 40), most_tried(EFFORT["quick"], 1_250), most_tried(EFFORT["quick"], 9_000)
+    (250, 8, 6)
+    """
+    return max(effort.work // max(operator_count, 1), _FEWEST_TRIED)
 
 
 class Part(Struct, frozen=True, kw_only=True):
