@@ -218,3 +218,11 @@ def test_an_operator_that_was_tried_in_vain_is_not_named() -> None:
     found = words.to_keep(untried)
     assert found is not None
     assert found.name == "conv0"
+
+
+def test_every_look_at_the_samples_is_counted() -> None:
+    samples = [{"x": np.ones((1, 4), np.float32)} for _ in range(20)]
+    calibration, told = Calibration(Graph(), samples, Path, Path("net.onnx")), []
+    calibration.told = lambda done, total: told.append((done, total))
+    assert len(calibration.operators) == 4
+    assert told == [(index, 20) for index in range(20)]

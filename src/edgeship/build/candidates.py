@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -232,7 +233,9 @@ class Workshop:
             ConversionError: there is no float file.
         """
         float_artifact = self._artifact(runtime, None)
-        return self._backend(runtime).calibration(self._job(runtime), float_artifact)
+        found = self._backend(runtime).calibration(self._job(runtime), float_artifact)
+        found.told = partial(self._progress.count, f"ranges {runtime}")
+        return found
 
     def _operators(self, runtime: str) -> tuple[Operator, ...]:
         """Of the float file, sized."""

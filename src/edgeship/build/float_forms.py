@@ -74,9 +74,16 @@ class FloatForms:
     def _made(self, backend: Backend, job: Job, route: routes.Route, position: int) -> Artifact:
         attempt = structs.replace(job, folder=job.folder / f"route{position}")
         with at("conversion"):
-            artifact = backend.convert(attempt, self._forms.file(route))
+            artifact = backend.convert(attempt, self._form(route))
         by = routes.words(job.source.format, route)
         return structs.replace(artifact, notes=(*artifact.notes, f"converted by {by}"))
+
+    def _form(self, route: routes.Route) -> Path:
+        """The end of a route, step by step: one of a graph of a thousand operators may take half a minute."""
+        for done in range(len(route)):
+            self._progress.count("convert", done, len(route) + 1)
+            self._forms.file(route[: done + 1])
+        return self._forms.file(route)
 
     def _written_out(self, backend: Backend, job: Job, looping: Artifact, positions: range) -> Artifact:
         """The quicker one of a file that loops and the same without loops; the file itself where it does not loop."""

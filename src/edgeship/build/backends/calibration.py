@@ -23,6 +23,10 @@ _MOMENT_SAMPLES: Final = 48
 _SATURATION_SAMPLES: Final = 8
 
 
+def _nobody(_done: int, _total: int) -> None:
+    """Listens to no count."""
+
+
 class FloatGraph(Protocol):
     """A float file's operators, weights and tensors."""
 
@@ -44,6 +48,8 @@ class Calibration:
         samples: that set ranges.
         place: name of a variant → where its file goes.
         original: the float file.
+
+    ``told`` hears how many samples of how many were looked at.
     """
 
     def __init__(self, graph: FloatGraph, samples: Samples, place: Callable[[str], Path], original: Path) -> None:
@@ -52,13 +58,14 @@ class Calibration:
         self._place = place
         self._rounded: dict[tuple[str, int, bool], Path] = {}
         self.original = original
+        self.told: Callable[[int, int], None] = _nobody
 
     @cached_property
     def statistics(self) -> Statistics:
         """Of every tensor, over all samples."""
         seen = Statistics()
         with quiet():
-            for tensors in self._graph.watch(self._samples):
+            for tensors in self._watched(self._samples):
                 seen.add(tensors)
         return seen
 
@@ -100,7 +107,7 @@ class Calibration:
                   if each.layer is not None and each.inputs}  # fmt: skip
         seen = {name: rounding.LayerInputs(layer) for name, (layer, _) in layers.items()}
         with quiet():
-            for tensors in self._graph.watch(self._samples[:_MOMENT_SAMPLES]):
+            for tensors in self._watched(self._samples[:_MOMENT_SAMPLES]):
                 for name, (_, source) in layers.items():
                     if source in tensors:
                         seen[name].add(tensors[source])
@@ -128,7 +135,7 @@ class Calibration:
                   if each.layer is not None and each.name not in scheme.floats and each.inputs]  # fmt: skip
         grids = {each.name: self._integers(each.layer, scheme) for each in layers if each.layer is not None}
         with quiet():
-            for tensors in self._graph.watch(self._samples[:_SATURATION_SAMPLES]):
+            for tensors in self._watched(self._samples[:_SATURATION_SAMPLES]):
                 for each in layers:
                     if each.layer is None or each.name in found or each.inputs[0] not in tensors:
                         continue
@@ -137,6 +144,12 @@ class Calibration:
                     if any(saturation.could_saturate(weights, group) for weights, group in groups):
                         found[each.name] = None
         return tuple(found)
+
+    def _watched(self, samples: Samples) -> Iterator[dict[str, Array]]:
+        """Every tensor of every sample; of a graph of a thousand tensors each sample takes a while."""
+        for done, tensors in enumerate(self._graph.watch(samples)):
+            self.told(done, len(samples))
+            yield tensors
 
     def _integers(self, layer: Layer, scheme: Scheme) -> Array:
         """Weights as integers of their grid: [groups, outputs of a group, inputs of one output]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,16 +55,21 @@ class OpenVinoGraph:
 
     def watch(self, samples: Samples) -> Iterator[dict[str, Array]]:
         """Every float tensor of every sample, the graph's inputs among them."""
-        network = self._read()
-        ports = [port for node in network.get_ordered_ops() if node.get_type_name() not in {"Constant", "Result"}
-                 for port in node.outputs() if port.get_element_type() == openvino.Type.f32]  # fmt: skip
-        watched = openvino.Model([openvino.opset13.result(port) for port in ports], network.get_parameters())
-        request = openvino.compile_model(watched, "CPU", _SETTINGS).create_infer_request()
+        names, request = self._watched
         order = sorted(self._inputs, key=lambda each: each.artifact_index)
         for sample in samples:
             request.infer([to_artifact(each, sample[each.name]) for each in order])
-            yield {tensor_name(port): np.array(request.get_output_tensor(index).data)
-                   for index, port in enumerate(ports)}  # fmt: skip
+            yield {name: np.array(request.get_output_tensor(index).data) for index, name in enumerate(names)}
+
+    @cached_property
+    def _watched(self) -> tuple[list[str], Any]:
+        """Every float tensor's name, and a request for all of them: a graph of a thousand compiles for seconds."""
+        network = self._read()
+        ports = [port for node in network.get_ordered_ops() if node.get_type_name() not in {"Constant", "Result"}
+                 for port in node.outputs() if port.get_element_type() == openvino.Type.f32]  # fmt: skip
+        names = [tensor_name(port) for port in ports]
+        watched = openvino.Model([openvino.opset13.result(port) for port in ports], network.get_parameters())
+        return names, openvino.compile_model(watched, "CPU", _SETTINGS).create_infer_request()
 
     def write(self, weights: Mapping[str, Array], biases: Mapping[str, Array], file: Path) -> None:
         """The same network with other weights, and with something added to biases.
