@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -43,31 +44,36 @@ class TensorStatistics:
         self.high = -np.inf
         self.samples = 0
         self.shape: tuple[int, ...] = ()
-        self._mean = np.zeros(2)
-        self._average = np.zeros(2)
+        self._mean = self._average = (0.0, 0.0)
         self._reach = 0.0
         self._counts = np.zeros(BINS, np.int64)
 
     def add(self, array: Array) -> None:
         """Take one sample in; values that are not finite count for nothing."""
         values = array.reshape(-1)
-        if not np.isfinite(values).all():
-            values = values[np.isfinite(values)]
         if not values.size:
             return
-        ends = np.array([float(values.min()), float(values.max())])
+        # numbers and not arrays of two: a graph of thousands of small tensors spends its time in such calls
+        ends = (float(values.min()), float(values.max()))
+        if not (math.isfinite(ends[0]) and math.isfinite(ends[1])):
+            values = values[np.isfinite(values)]
+            if not values.size:
+                return
+            ends = (float(values.min()), float(values.max()))
         self.shape = array.shape
-        self._average = ends if not self.samples else _PAST * self._average + (1.0 - _PAST) * ends
+        past, now = (_PAST, 1.0 - _PAST) if self.samples else (0.0, 1.0)
+        self._average = (past * self._average[0] + now * ends[0], past * self._average[1] + now * ends[1])
         self.samples += 1
-        self._mean += (ends - self._mean) / self.samples
-        self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
+        low, high = self._mean
+        self._mean = (low + (ends[0] - low) / self.samples, high + (ends[1] - high) / self.samples)
+        self.low, self.high = min(self.low, ends[0]), max(self.high, ends[1])
         self._widen(max(abs(ends[0]), abs(ends[1])))
         if self._reach:
             step = -(-values.size // MOST_VALUES)
             places = (values[::step] / self._reach * (BINS // 2)).astype(np.int64) + BINS // 2
             # truncation towards zero would put both neighbours of zero in one bin
             places -= (values[::step] < 0).astype(np.int64)
-            places = np.clip(places, 0, BINS - 1)
+            places = np.minimum(np.maximum(places, 0), BINS - 1)
             if places.size < _FEW_VALUES:
                 np.add.at(self._counts, places, 1)
             else:
@@ -88,7 +94,7 @@ class TensorStatistics:
         if estimator == "minmax":
             return self.low, self.high
         ends = self._mean if estimator == "mean" else self._average
-        return float(ends[0]), float(ends[1])
+        return ends
 
     def sqnr_db(self, bounds: Range) -> float | None:
         """Signal to noise in dB where this tensor is held in 8 bits within ``bounds``; None where it is exact."""
