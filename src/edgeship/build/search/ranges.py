@@ -93,8 +93,7 @@ class TensorStatistics:
             return self._least_error()
         if estimator == "minmax":
             return self.low, self.high
-        ends = self._mean if estimator == "mean" else self._average
-        return ends
+        return self._mean if estimator == "mean" else self._average
 
     def sqnr_db(self, bounds: Range) -> float | None:
         """Signal to noise in dB where this tensor is held in 8 bits within ``bounds``; None where it is exact."""
