@@ -3,6 +3,7 @@ the server's side of the conversation, and the agent as a real process."""
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -359,8 +360,10 @@ class AgentProcess:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, **environment})
 
     def status(self) -> dict[str, Any]:
-        path = self.state / "run" / "status.json"
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        """What it says of itself; before it says anything, that nothing runs."""
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.state / "run" / "status.json").read_bytes())
+        return {"running": []}
 
     def worker_pid(self) -> int:
         """Process id of the worker that serves."""

@@ -20,7 +20,7 @@ def install(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedPro
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        ((), 2, "--runtime: expected litert, onnxruntime or openvino, got ''"),
+        ((), 2, "--runtime: expected litert, onnxruntime, openvino or tflite, got ''"),
         (("--runtime", "tensorrt"), 2, "got 'tensorrt'"),
         (("--runtime",), 2, "--runtime needs a value"),
         (("--surprise",), 2, "unknown option --surprise"),

@@ -81,8 +81,8 @@ def other_numbering(said: Sequence[int], labels: Sequence[int], classes: int, na
     ''
     """
     told, wanted = np.asarray(said), np.asarray(labels)
-    if len(wanted) < _LEAST_SAMPLES or classes < 2:
-        return ""
+    if len(wanted) < _LEAST_SAMPLES or classes < 2 or len(np.unique(wanted)) < 2:
+        return ""  # labels of one class prove no order: the model may be wrong on that class
     own = float((told == wanted).mean())
     for words, changed, found in _numberings(told, wanted, classes, names):
         share = float((told == changed).mean())
@@ -133,18 +133,20 @@ def _numberings(told: Array, wanted: Array, classes: int, names: Sequence[str]) 
     if len(wanted) >= _SAMPLES_PER_CLASS * classes and wanted.max() < classes and told.max() < classes:
         matched = _best_order(told, wanted, classes)
         shown = [f"{_named(index, names)} → {_named(int(matched[index]), names)}"
-                 for index in np.unique(wanted) if matched[index] != index]  # fmt: skip
+                 for index in np.unique(wanted) if matched[index] not in (-1, index)]  # fmt: skip
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         yield f"in another order of classes ({', '.join(shown[:5])}{more})", matched[wanted], _FOUND_BY_ANY_ORDER
 
 
 def _best_order(told: Array, wanted: Array, classes: int) -> Array:
-    """Label → class, one to one, by which the source is right most often."""
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped, unused-ignore]
-
-    counts = np.zeros((classes, classes))
+    """Label → class, one to one: the pairs that are found most often first."""
+    counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (wanted, told), 1)
-    order: Array = linear_sum_assignment(-counts)[1]
+    order, is_taken = np.full(classes, -1), np.zeros(classes, bool)
+    pairs = np.argwhere(counts)
+    for label, answer in pairs[np.argsort(-counts[tuple(pairs.T)], kind="stable")]:
+        if order[label] < 0 and not is_taken[answer]:
+            order[label], is_taken[answer] = answer, True
     return order
 
 

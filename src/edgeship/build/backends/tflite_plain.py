@@ -203,6 +203,8 @@ def _code(model: Any, operator: Any) -> int:
 
 
 def _held(model: Any, tensor: Any) -> bool:
+    if not 0 <= tensor.buffer < len(model.buffers):  # a broken file, which the runtime refuses in its own words
+        return False
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
 
