@@ -12,6 +12,7 @@ import pytest
 
 from edgeship_agent.contract.messages import RunningArm, UpdateState
 from edgeship_agent.contract.topics import Kind
+from edgeship_agent.telemetry.window import MIN_INFERENCES
 from edgeship_agent.update.slots import Slots
 from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, model_goal, until
 from tests.conformance.slots import images
@@ -112,6 +113,9 @@ def test_full_precision_is_the_last_resort(device: Device) -> None:
     os.kill(killed, signal.SIGKILL)  # what starts again is the same
     until(lambda: device.agent.worker_pid() != killed, 30.0, "another worker")
     device.serves(FP32, "golden_mismatch")
+    with device.agent.client() as client:
+        for image in images(MIN_INFERENCES):
+            client.infer(image)
     assert device.agent.stop() == 0
 
     device.agent.start()  # the runtime as it was: so is the variant

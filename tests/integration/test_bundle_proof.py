@@ -92,7 +92,7 @@ def test_verify_recomputes_from_counts_from_data_and_from_the_source(work: Works
     )
     assert everything.returncode == 0, everything.stderr
     found = [each["claim"] for each in json.loads(everything.stdout)["claims"] if "from the data" in each["claim"]]
-    assert len(found) == 10
+    assert len(found) == 20
     assert all(each.endswith("the same") for each in found)
 
 
