@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 
 # What one test has built must not be what another one finds: tests of the cache name a folder of their own.
 os.environ["EDGESHIP_CACHE"] = "none"
@@ -12,6 +11,3 @@ os.environ["EDGESHIP_CACHE"] = "none"
 # that interrupt a child would wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# A command that looks into files of anybody's works in a copy of its process, unless that has threads: a copy of a
-# process that runs tests would go on with them.
-threading.Thread(target=threading.Event().wait, name="tests", daemon=True).start()

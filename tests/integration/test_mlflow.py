@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 
 from edgeship.build import pipeline, sources, tracker, tracking
 from edgeship.build.options import BuildOptions
 from edgeship.build.quiet import quiet
 from edgeship.build.sources import SourceRequest
-from edgeship.cli.main import main
+from edgeship.cli.main import edgeship
 from edgeship_agent.contract.errors import ConfigError, InputError, TransferError
 from tests import builds, models
 
@@ -285,20 +286,16 @@ def test_what_cannot_be_logged_is_said_and_takes_nothing_from_the_build(
         assert "FAILED" in {run.info.status for run in store.new_runs()}
 
 
-def test_a_failure_to_log_leaves_the_exit_code(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_to_log_leaves_the_exit_code(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = _options(tmp_path, str(store.model))  # its MLmodel names a run that this store does not have
     argv = ["edgeship", "build", str(options.source), "-t", TARGET, "--calibration", str(options.calibration),
             "--evaluation", str(options.evaluation), "--key", str(options.key), "-o", str(options.output),
             "--effort", "quick", "--log-mlflow", "--json"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr()
-    assert end.value.code == 0
-    assert "not logged" in said.err
-    assert json.loads(said.out)["verdict"] == "pass"
+    said = CliRunner().invoke(edgeship, argv[1:])
+    assert said.exit_code == 0, said.output
+    assert "not logged" in said.stderr
+    assert json.loads(said.stdout)["verdict"] == "pass"
     assert (options.output / "bundle").is_dir()
 
 

@@ -17,6 +17,7 @@ from edgeship.build.survival.supervisor import Stopped, Supervisor, Terms, memor
 from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
 from edgeship.cli.pace import Pace, shown
+from edgeship.cli.watched import has_own_process
 from edgeship_agent.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def build(
     from edgeship.build import jobs
 
     live = _Live()
-    supervisor = Supervisor(live.tell, Terms(silence_s=step_timeout_s, memory_bytes=memory_limit_bytes()), live.show)
+    terms = Terms(silence_s=step_timeout_s, memory_bytes=memory_limit_bytes(), may_copy=has_own_process())
+    supervisor = Supervisor(live.tell, terms, live.show)
     try:
         try:
             jobs.prepare(supervisor, options, live, _agree)

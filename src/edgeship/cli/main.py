@@ -13,6 +13,7 @@ import click
 
 from edgeship import __version__
 from edgeship.cli import console
+from edgeship.cli.watched import OWN_PROCESS
 from edgeship_agent.contract.errors import EdgeshipError
 
 #: A variable that lets an error that nobody foresaw end with its traceback.
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     try:
         # click turns ``Exit`` into a return value where it does not stand alone
-        code = edgeship.main(args=arguments, prog_name="edgeship", standalone_mode=False)
+        code = edgeship.main(args=arguments, prog_name="edgeship", standalone_mode=False, obj=OWN_PROCESS)
         sys.exit(code if isinstance(code, int) else 0)
     except EdgeshipError as error:
         console.print_error(error)

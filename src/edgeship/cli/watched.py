@@ -5,11 +5,20 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Final, ParamSpec
+
+import click
 
 from edgeship.cli import console
 
 P = ParamSpec("P")
+#: The object of a command line that has its process to itself: ``main`` hands it on, other programs do not.
+OWN_PROCESS: Final = "own process"
+
+
+def has_own_process() -> bool:
+    """Whether the command that runs came from ``main``."""
+    return click.get_current_context().find_root().obj is OWN_PROCESS
 
 
 def watched(command: Callable[P, None]) -> Callable[P, None]:
@@ -27,7 +36,8 @@ def watched(command: Callable[P, None]) -> Callable[P, None]:
             console.step("crash", sentence, "failed")
 
         try:
-            code = Supervisor(tell, Terms(memory_bytes=memory_limit_bytes())).run(work)
+            terms = Terms(memory_bytes=memory_limit_bytes(), may_copy=has_own_process())
+            code = Supervisor(tell, terms).run(work)
         except Stopped as stopped:
             code = 128 + stopped.number
         if code:

@@ -46,10 +46,13 @@ class Terms(Struct, frozen=True, kw_only=True):
     Attributes:
         silence_s: a step that says nothing for so long is ended.
         memory_bytes: address space of each process; 0 for no limit of ours.
+        may_copy: whether this process belongs to the work alone, so that copies of it may do the work. Where a program
+            calls a command in its own process, a copy would return into that program and go on with it.
     """
 
     silence_s: float = 900.0
     memory_bytes: int = 0
+    may_copy: bool = True
 
 
 def memory_limit_bytes() -> int:
@@ -128,9 +131,7 @@ class Supervisor:
             ConversionError: it died outside of every step, or again and again.
             Stopped: somebody told us to end.
         """
-        if threading.active_count() > 1:  # a fork would copy locks that nobody opens again
-            return work()
-        return self._all([work], 1, last=True)[0]
+        return self._all([work], 1, last=True)[0] if self._may_copy() else work()
 
     def prepare(self, works: Sequence[Work], at_once: int) -> list[int]:
         """Several pieces of work whose results lie in the cache, so many at once; their errors are told later.
@@ -138,7 +139,10 @@ class Supervisor:
         Raises:
             Stopped: somebody told us to end.
         """
-        return [0] * len(works) if threading.active_count() > 1 else self._all(works, at_once, last=False)
+        return self._all(works, at_once, last=False) if self._may_copy() else [0] * len(works)
+
+    def _may_copy(self) -> bool:
+        return self._terms.may_copy and threading.active_count() == 1  # locks of threads are never opened in a copy
 
     def _all(self, works: Sequence[Work], at_once: int, *, last: bool) -> list[int]:
         codes = [1] * len(works)
