@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import paho.mqtt.client as mqtt
@@ -32,7 +32,7 @@ from edgeship_agent.contract.topics import Kind, Topic, fleet_filter
 from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
-from edgeship_agent.serving.client import Client
+from edgeship_agent.serving.client import Client, Prediction
 from edgeship_agent.supervisor.places import find_socket
 from edgeship_agent.telemetry.signals import make_profile, measure
 from tests.conformance.slots import classifier_onnx, images, manifest_of, quantized_onnx, variant_of
@@ -389,16 +389,29 @@ class AgentProcess:
         return Client(self.socket, timeout_s)
 
 
+class Asked(Protocol):
+    """What an application asks: an agent's process."""
+
+    def client(self) -> Client:
+        """A connection of its own."""
+
+
 class Traffic:
     """An application that keeps asking; every answer and every error is kept."""
 
-    def __init__(self, agent: AgentProcess, pause_s: float = 0.002) -> None:
-        self.versions: list[str] = []
+    def __init__(self, agent: Asked, pause_s: float = 0.002, deadline_ms: float = 0.0) -> None:
+        self.answers: list[Prediction] = []
         self.errors: list[EdgeshipError] = []
         self._stopped = threading.Event()
         self._agent = agent
         self._pause_s = pause_s
+        self._deadline_ms = deadline_ms
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def versions(self) -> list[str]:
+        """Of the answers so far."""
+        return [answer.version for answer in self.answers]
 
     def __enter__(self) -> Traffic:
         self._thread.start()
@@ -414,7 +427,7 @@ class Traffic:
             number = 0
             while not self._stopped.is_set():
                 try:
-                    self.versions.append(client.infer(samples[number % 50]).version)
+                    self.answers.append(client.infer(samples[number % 50], deadline_ms=self._deadline_ms))
                 except EdgeshipError as error:
                     self.errors.append(error)
                 number += 1

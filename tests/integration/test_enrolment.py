@@ -173,7 +173,7 @@ def test_a_second_host_enrols_serves_updates_and_rolls_back(server: ServerProces
         device = wait_for(lambda: next(iter(server.get("devices")["devices"]), None), "the device")
         assert (device["tags"], device["online"]) == ({"group": "lab"}, True)
         roll_out(server, "1.0")
-        with Traffic(agent) as traffic:  # type: ignore[arg-type]
+        with Traffic(agent) as traffic:
             wait_for(lambda: running(server, "press-1") == {"1.0": "committed"}, "1.0 committed")
             wait_for(lambda: ends(server)[0] == "completed", "the end of its rollout")
             roll_out(server, "2.0")

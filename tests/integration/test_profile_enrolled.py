@@ -6,16 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgeship_agent.contract.errors import EdgeshipError
-from edgeship_agent.serving.client import Prediction
-from tests.agents import make_bundle, until
-from tests.conformance.slots import images
+from tests.agents import Traffic, make_bundle, until
 from tests.integration import test_enrolment as enrolment
 from tests.server_process import ServerProcess, wait_for
 
@@ -26,36 +22,6 @@ DEVICE = "press-9"
 _DEADLINE_MS = 500.0
 
 
-class Application:
-    """Asks without a break, each time with a deadline; every answer and every error is kept."""
-
-    def __init__(self, agent: enrolment.Agent, deadline_ms: float = _DEADLINE_MS) -> None:
-        self.answers: list[Prediction] = []
-        self.errors: list[EdgeshipError] = []
-        self._agent, self._deadline_ms = agent, deadline_ms
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Application:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join(60)
-
-    def _run(self) -> None:
-        samples = images(50, seed=4)
-        with self._agent.client() as client:
-            number = 0
-            while not self._stopped.wait(0.002):
-                number += 1
-                try:
-                    self.answers.append(client.infer(samples[number % 50], deadline_ms=self._deadline_ms))
-                except EdgeshipError as error:
-                    self.errors.append(error)
-
-
 @pytest.fixture(scope="module")
 def agent(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[enrolment.Agent]:
     tmp_path = tmp_path_factory.mktemp("device")
@@ -63,7 +29,7 @@ def agent(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> It
     agent = enrolment.Agent(tmp_path, DEVICE)
     wait_for(lambda: any(each["id"] == DEVICE for each in server.get("devices")["devices"]), "the device")
     enrolment.roll_out(server, "1.0")
-    with Application(agent):  # what probation wants to see
+    with Traffic(agent, deadline_ms=_DEADLINE_MS):  # what probation wants to see
         wait_for(lambda: enrolment.running(server, DEVICE) == {"1.0": "committed"}, "1.0 committed")
     yield agent
     assert agent.stop() == 0, agent.log.read_text()
@@ -100,7 +66,7 @@ def test_a_job_over_mutual_tls_beside_an_application(
     server: ServerProcess, agent: enrolment.Agent, tmp_path: Path
 ) -> None:
     other = make_bundle(tmp_path, "2", seed_scale=1.5)
-    with Application(agent) as application:
+    with Traffic(agent, deadline_ms=_DEADLINE_MS) as application:
         until(lambda: len(application.answers) > 50, 30.0, "traffic")
         begun = len(application.answers)
         job = start_profile(server, other, "--warm-up", "5", "--min-queries", "500", "--min-seconds", "3")
@@ -122,7 +88,7 @@ def test_a_job_that_applications_suffer_from_is_ended(
 ) -> None:
     job = start_profile(server, make_bundle(tmp_path, "3", seed_scale=1.5), "--min-seconds", "60")
     until(lambda: measuring(agent), 60.0, "the device measuring")
-    with Application(agent, deadline_ms=0.02) as application:  # nobody can keep it
+    with Traffic(agent, deadline_ms=0.02) as application:  # nobody can keep it
         said, told = job.communicate(timeout=60)
     assert (job.returncode, said) == (1, ""), said
     assert "serving suffers: " in told
