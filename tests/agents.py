@@ -389,6 +389,19 @@ class AgentProcess:
         return Client(self.socket, timeout_s)
 
 
+def measuring(state: Path) -> list[int]:
+    """Process ids of the children that measure for the agent of a state directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"profiling.measuring" in line and str(state).encode() in line:
+            found.append(int(folder.name))
+    return found
+
+
 class Asked(Protocol):
     """What an application asks: an agent's process."""
 

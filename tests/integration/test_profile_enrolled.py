@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents import Traffic, make_bundle, until
+from tests.agents import Traffic, make_bundle, measuring, until
 from tests.integration import test_enrolment as enrolment
 from tests.server_process import ServerProcess, wait_for
 
@@ -41,19 +41,6 @@ def start_profile(server: ServerProcess, what: object, *options: str) -> subproc
                             text=True)  # fmt: skip
 
 
-def measuring(agent: enrolment.Agent) -> list[int]:
-    """Process ids of the measuring children of this device."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"profiling.measuring" in line and str(agent.state).encode() in line:
-            found.append(int(folder.name))
-    return found
-
-
 def gives_way(pids: list[int]) -> bool:
     """Whether processes have the lowest priority."""
     try:
@@ -70,7 +57,7 @@ def test_a_job_over_mutual_tls_beside_an_application(
         until(lambda: len(application.answers) > 50, 30.0, "traffic")
         begun = len(application.answers)
         job = start_profile(server, other, "--warm-up", "5", "--min-queries", "500", "--min-seconds", "3")
-        until(lambda: gives_way(measuring(agent)), 60.0, "the device measuring, and giving way")
+        until(lambda: gives_way(measuring(agent.state)), 60.0, "the device measuring, and giving way")
         said, told = job.communicate(timeout=120)
         during = len(application.answers) - begun
     assert job.returncode == 0, told
@@ -87,11 +74,11 @@ def test_a_job_that_applications_suffer_from_is_ended(
     server: ServerProcess, agent: enrolment.Agent, tmp_path: Path
 ) -> None:
     job = start_profile(server, make_bundle(tmp_path, "3", seed_scale=1.5), "--min-seconds", "60")
-    until(lambda: measuring(agent), 60.0, "the device measuring")
+    until(lambda: measuring(agent.state), 60.0, "the device measuring")
     with Traffic(agent, deadline_ms=0.02) as application:  # nobody can keep it
         said, told = job.communicate(timeout=60)
     assert (job.returncode, said) == (1, ""), said
     assert "serving suffers: " in told
     assert "calls since it began were late or shed" in told
     assert application.answers or application.errors
-    until(lambda: not measuring(agent) and not (agent.state / "profiling").exists(), 20.0, "nothing left of it")
+    until(lambda: not measuring(agent.state) and not (agent.state / "profiling").exists(), 20.0, "nothing left of it")

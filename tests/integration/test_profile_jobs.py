@@ -17,7 +17,7 @@ import pytest
 
 from edgeship_agent.runtime.isa import isa_class
 from tests import models
-from tests.agents import DEVICE, AgentProcess, make_bundle, until
+from tests.agents import DEVICE, AgentProcess, make_bundle, measuring, until
 from tests.server_process import ServerProcess
 
 COMMAND = (sys.executable, "-m", "edgeship")
@@ -50,20 +50,8 @@ class Fleet:
     def is_online(self) -> bool:
         return any(each["id"] == DEVICE and each["online"] for each in self.server.get("devices")["devices"])
 
-    def measuring(self) -> list[int]:
-        """Process ids of measuring children."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                line = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"profiling.measuring" in line and str(self.agent.state).encode() in line:
-                found.append(int(folder.name))
-        return found
-
     def is_clean(self) -> bool:
-        return not self.measuring() and not (self.agent.state / "profiling").exists()
+        return not measuring(self.agent.state) and not (self.agent.state / "profiling").exists()
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +139,15 @@ def test_an_interrupt_ends_the_job_on_the_device(fleet: Fleet) -> None:
     command = [*COMMAND, "profile", str(fleet.bundle), "--device", DEVICE, "--min-seconds", "60"]
     process = subprocess.Popen([*command, "--server", fleet.url], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                start_new_session=True)  # fmt: skip
-    measuring = until(fleet.measuring, 60.0, "the device measuring")
-    nice = os.getpriority(os.PRIO_PROCESS, measuring[0])
+    pids = until(lambda: measuring(fleet.agent.state), 60.0, "the device measuring")
+    nice = os.getpriority(os.PRIO_PROCESS, pids[0])
     busy = fleet.profile(fleet.bundle)
     assert (busy.returncode, "busy with another profile job" in busy.stderr) == (1, True)
-    until(lambda: [os.getpriority(os.PRIO_PROCESS, pid) for pid in fleet.measuring()] == [19], 20.0, f"{nice} → 19")
+    until(
+        lambda: [os.getpriority(os.PRIO_PROCESS, pid) for pid in measuring(fleet.agent.state)] == [19],
+        20.0,
+        f"{nice} → 19",
+    )
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode in {130, -signal.SIGINT}, said
