@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeship_agent.cli_patterns import add_infer, add_stream
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError
+
+if TYPE_CHECKING:
+    from edgeship_agent.identity.enrol import Wish
 
 _GLYPHS: Final = {"ok": "✔", "warn": "!", "fail": "✖"}
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31"}
@@ -90,7 +93,10 @@ def _enroll(options: argparse.Namespace) -> int:
     wish = Wish(url=options.url, token=Token.parse(_token_text(options.token)), device_id=device_id,
                 target=options.target, state_dir=options.state_dir.absolute(), config=options.config.absolute(),
                 wait_s=options.wait_s)  # fmt: skip
-    done = enrolled_already(wish) or enrol(wish, time.time(), EARLIEST_S, _say)
+    before = enrolled_already(wish)
+    if before is not None:
+        _say_what_stays(wish)
+    done = before or enrol(wish, time.time(), EARLIEST_S, _say)
     if options.json:
         _write_json({"schema_version": 1, "state": done.state, "device_id": done.device_id, "key": done.key,
                      "tags": done.tags, "config": str(wish.config)})  # fmt: skip
@@ -103,6 +109,15 @@ def _enroll(options: argparse.Namespace) -> int:
             f"next: edgeship devices approve {done.device_id}   (on the server), then this command again\n"
         )
     return 0 if done.state == "enrolled" else 1
+
+
+def _say_what_stays(wish: Wish) -> None:
+    """A second enrolment changes nothing; who meant to mend the target with it must hear that."""
+    from edgeship_agent.config import read_config
+
+    target = read_config(wish.config).target
+    if target != wish.target:
+        _say(f"enrolled before: the target stays {target}; to change it, edit target in {wish.config}")
 
 
 def _say(text: str) -> None:

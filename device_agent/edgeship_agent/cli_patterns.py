@@ -42,8 +42,8 @@ def add_stream(commands: Any) -> None:
         "stream",
         help="run a model over a stream: stdin, a watched folder or an MQTT topic",
         description="Predictions go to stdout or to a topic, one JSON document each; the summary, with the delay from "
-        "end to end, to stderr (or with --json, as its last line). Exit codes: 0 the source ended, 1 could not be "
-        "done, 2 usage, or ended with bad messages, 130 interrupted.",
+        "end to end, to stderr (or with --json, as its last line), and with --config into the agent's telemetry too. "
+        "Exit codes: 0 the source ended, 1 could not be done, 2 usage, or ended with bad messages, 130 interrupted.",
     )
     stream.set_defaults(command=_stream)
     stream.add_argument("model", metavar="BUNDLE", help="folder of a bundle or slot; or, with --config, a model that "
@@ -67,7 +67,13 @@ def _stream(options: argparse.Namespace) -> int:
 
     if options.queue < 1 or options.threads < 1:
         raise ConfigError("too few", key="--queue, --threads", expected="≥ 1")
-    return run_stream(options, model_place(options), say)
+    place = model_place(options)
+    if options.config is None:
+        return run_stream(options, place, say)
+    from edgeship_agent.config import read_config
+    from edgeship_agent.supervisor.places import find_socket
+
+    return run_stream(options, place, say, find_socket(read_config(options.config).state_dir))
 
 
 def _infer(options: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import http.client
 import os
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from msgspec import Struct
 
 from edgeship_agent.config import AgentConfig, read_config
@@ -24,6 +28,7 @@ from edgeship_agent.identity.keys import certificate_in, day, name_in, validity_
 from edgeship_agent.link.address import parse_address
 from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.supervisor.facts import gather_facts
+from edgeship_agent.supervisor.http_door import parse_listen
 from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.status import is_alive, read_status
@@ -33,9 +38,19 @@ from edgeship_agent.update.trust import EARLIEST_S, read_public_key
 _TIMEOUT_S: Final = 3.0
 _STALE_S: Final = 10.0
 _RUN_SERVER: Final = "edgeship server run --data DATA, on the server"
-_ENROL: Final = "edgeship-agent enroll URL --token TOKEN --target TARGET, with a token of edgeship devices enroll"
+_PIP: Final = f"{sys.executable} -m pip install"
+_SET_CLOCK: Final = "sudo timedatectl set-ntp true"
+#: Clocks that differ by more are worth a word.
+_SKEW_S: Final = 120.0
 #: What every server answers to every device.
-_SERVED_TO_DEVICES: Final = "/tuf/metadata/timestamp.json"
+_TIMESTAMP, _ROOT = "/tuf/metadata/timestamp.json", "/tuf/metadata/{}.root.json"
+#: Source: OpenSSL, X509_STORE_CTX_get_error(3): not yet valid, expired; another host name, another address.
+_OUT_OF_DATE, _OTHER_NAME = frozenset({9, 10}), frozenset({62, 64})
+#: How long a broker may take to say that it does not take our certificate: in TLS 1.3 that comes after the handshake.
+_SECOND_THOUGHTS_S: Final = 1.0
+#: CONNECT without a name and without a session, DISCONNECT. Source: MQTT 3.1.1, sections 3.1 and 3.14.
+_HELLO: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
+_CONNACK, _BYE = b"\x20", bytes.fromhex("e000")
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -57,21 +72,25 @@ def examine(path: Path) -> list[Check]:
 
 
 def _examine_device(config: AgentConfig, path: Path) -> Iterator[Check]:
-    checks: tuple[Callable[[AgentConfig, Path], Check], ...] = (
+    here: tuple[Callable[[AgentConfig, Path], Check], ...] = (
         _check_state_directory,
         _check_goal_key,
-        _check_root,
-        _check_identity,
         _check_runtimes,
         _check_room,
         _check_clock,
-        _check_server,
-        _check_broker,
-        _check_agent,
-        _check_model,
-        _check_goals,
+        _check_http,
     )
-    for check in checks:
+    for check in here:
+        yield check(config, path)
+    root, identity = _check_root(config, path), _check_identity(config, path)
+    yield from (root, identity)
+    if identity.state != "fail":
+        server = _check_server(config, path)
+        yield server
+        if server.state != "fail" and root.state != "fail":
+            yield _check_fleet(config, path)
+        yield _check_broker(config, path)
+    for check in (_check_agent, _check_model, _check_goals):
         yield check(config, path)
 
 
@@ -117,11 +136,11 @@ def _check_root(config: AgentConfig, _path: Path) -> Check:
 def _check_runtimes(_config: AgentConfig, _path: Path) -> Check:
     runtimes = installed_runtimes()
     if not runtimes:
-        return _failed("runtimes", "no inference runtime is installed", "pip install edgeship-agent[litert]")
+        return _failed("runtimes", "no inference runtime is installed", f"{_PIP} 'edgeship-agent[litert]'")
     said = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))
     for runtime, other in STAND_INS.items():
         if other in runtimes and runtime not in runtimes:
-            mend = f"pip install edgeship-agent[{runtime}], where this machine has a wheel of it"
+            mend = f"{_PIP} 'edgeship-agent[{runtime}]', where this machine has a wheel of it"
             return _warned("runtimes", f"{said}; it stands in for {runtime}: slow, and without newer operators", mend)
     return _passed("runtimes", said)
 
@@ -144,61 +163,185 @@ def _check_clock(config: AgentConfig, _path: Path) -> Check:
         return _failed("clock", error.sentence(), f"move {error.file} away; the server sends the goal again")
     behind_s = floor_s - time.time()
     if behind_s > 60:
-        return _warned("clock", f"at least {behind_s / 86400:.1f} days behind", "sudo timedatectl set-ntp true")
+        return _warned("clock", f"at least {behind_s / 86400:.1f} days behind", _SET_CLOCK)
     return _passed("clock", "not behind any time that was signed")
 
 
-def _check_server(config: AgentConfig, _path: Path) -> Check:
-    parts = urlsplit(config.server_url)
+def _check_http(config: AgentConfig, _path: Path) -> Check:
+    listen = config.serving.http
+    if not listen:
+        return _passed("http", "off")
     try:
-        if parts.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.hostname or "", parts.port, timeout=_TIMEOUT_S, context=_tls(config)
-            )
-        else:
-            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
-        with contextlib.closing(connection):
-            connection.request("GET", _SERVED_TO_DEVICES)
-            with connection.getresponse() as response:
-                status = response.status
-    except (OSError, http.client.HTTPException) as error:
-        return _failed("server", f"{config.server_url}: {_reason(error)}", _mend(error))
+        address = parse_listen(listen)
     except ConfigError as error:
-        return _failed("server", error.sentence(), error.next_step or _RUN_SERVER)
+        return _failed("http", error.sentence(), error.next_step or "")
+    if _running_pid(config):
+        return _passed("http", f"{listen}, the agent's")
+    with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            mend = f"another port in serving.http; who has this one: sudo ss -ltnp 'sport = :{address[1]}'"
+            return _failed("http", f"{listen}: {error.strerror}", mend)
+    return _passed("http", f"{listen}, free")
+
+
+def _check_server(config: AgentConfig, path: Path) -> Check:
+    try:
+        status, headers, _ = _get(config, _TIMESTAMP)
+    except (OSError, http.client.HTTPException) as error:
+        return _failed(
+            "server", f"{config.server_url}: {_reason(config, error)}", _mend(config, path, "server_url", error)
+        )
     if status != 200:
         return _failed("server", f"{config.server_url} answered {status}", "check server_url in the configuration")
+    date = email.utils.parsedate_tz(headers.get("Date", ""))
+    ahead_s = time.time() - email.utils.mktime_tz(date) if date else 0.0
+    if abs(ahead_s) > _SKEW_S:
+        apart = f"{abs(ahead_s) / 60:.0f} min" if abs(ahead_s) < 86400 else f"{abs(ahead_s) / 86400:.0f} days"
+        said = f"this clock is {apart} {'ahead of' if ahead_s > 0 else 'behind'} its clock"
+        return _warned("server", f"{config.server_url}; {said}", _SET_CLOCK)
     return _passed("server", config.server_url)
 
 
-def _check_broker(config: AgentConfig, _path: Path) -> Check:
+def _check_fleet(config: AgentConfig, _path: Path) -> Check:
+    """Whether the keys that this device's root names have signed what the server serves."""
+    mend = f"copy DATA/trust/root.json and DATA/trust/goal.pub of this server to {config.root.parent}"
+    try:
+        root = msgspec.json.decode(config.root.read_bytes(), type=_Root).signed
+        trusted = set(root.roles["timestamp"].keyids)
+        served = msgspec.json.decode(_get(config, _TIMESTAMP)[2], type=_Signatures)
+        if trusted & {signature.keyid for signature in served.signatures}:
+            return _passed("trust", "the root of trust is this server's")
+        # its keys may have changed since: then there is a root that follows ours
+        if _get(config, _ROOT.format(root.version + 1))[0] == 200:
+            return _passed("trust", "the server has a newer root of trust, which the next update takes")
+    except (OSError, KeyError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        return _failed("trust", f"cannot be compared: {error}", mend)
+    return _failed("trust", f"{config.root} is of another fleet than {config.server_url}", mend)
+
+
+class _Signature(Struct):
+    keyid: str
+
+
+class _Signatures(Struct):
+    signatures: list[_Signature]
+
+
+class _Role(Struct):
+    keyids: list[str]
+
+
+class _SignedRoot(Struct):
+    version: int
+    roles: dict[str, _Role]
+
+
+class _Root(Struct):
+    signed: _SignedRoot
+
+
+def _get(config: AgentConfig, path: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Status, headers and body of what the server serves."""
+    parts = urlsplit(config.server_url)
+    if parts.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=_TIMEOUT_S, context=_tls(config)
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.status, response.headers, response.read()
+
+
+def _check_broker(config: AgentConfig, path: Path) -> Check:
     address = parse_address(config.broker_url)
     try:
         with socket.create_connection((address.host, address.port), timeout=_TIMEOUT_S) as plain:
             if address.tls:
-                _tls(config).wrap_socket(plain, server_hostname=address.host).close()
+                with _tls(config).wrap_socket(plain, server_hostname=address.host) as wrapped:
+                    _await_refusal(wrapped)
+            elif not _speaks_mqtt(plain):
+                mend = "check broker_url: mqtts://HOST:PORT where the broker speaks TLS"
+                return _failed(
+                    "broker", f"{config.broker_url}: what listens there speaks no MQTT, or only over TLS", mend
+                )
     except OSError as error:
-        return _failed("broker", f"{config.broker_url}: {_reason(error)}", _mend(error))
-    except ConfigError as error:
-        return _failed("broker", error.sentence(), error.next_step or _RUN_SERVER)
+        return _failed(
+            "broker", f"{config.broker_url}: {_reason(config, error)}", _mend(config, path, "broker_url", error)
+        )
     return _passed("broker", config.broker_url)
 
 
-def _check_identity(config: AgentConfig, _path: Path) -> Check:
+def _speaks_mqtt(plain: socket.socket) -> bool:
+    """Whether a broker answers, be it with a refusal."""
+    try:
+        plain.sendall(_HELLO)
+        answer = plain.recv(4)
+        plain.sendall(_BYE)
+    except OSError:
+        return False
+    return answer[:1] == _CONNACK
+
+
+def _await_refusal(wrapped: ssl.SSLSocket) -> None:
+    """Wait for what a broker says that does not take our certificate; one that takes it waits for us.
+
+    Raises:
+        OSError: it said so, or hung up.
+    """
+    wrapped.settimeout(_SECOND_THOUGHTS_S)
+    with contextlib.suppress(TimeoutError):
+        if not wrapped.recv(1):
+            raise ConnectionResetError
+
+
+def _check_identity(config: AgentConfig, path: Path) -> Check:
     credentials = config.credentials
     if credentials is None:
         return _passed("identity", "none: server and broker must be on this machine, or behind a tunnel")
+    enrol = _enrol(config, path)
     try:
         client_context(credentials, time.time(), EARLIEST_S)
         certificate = certificate_in(credentials.identity)
+        certificate.verify_directly_issued_by(certificate_in(credentials.authority))
     except ConfigError as error:
-        return _failed("identity", error.sentence(), _ENROL)
-    until_s = validity_s(certificate)[1]
-    who = f"{name_in(certificate)}, until {day(until_s)}"
-    if max(time.time(), EARLIEST_S) >= until_s:
-        return _failed("identity", f"{who}: over", _ENROL)
+        return _failed("identity", error.sentence(), enrol)
+    except (ValueError, TypeError, InvalidSignature):
+        return _failed("identity", f"{credentials.identity}: not issued by {credentials.authority}", enrol)
+    mode = credentials.identity.stat().st_mode & 0o777
+    if mode & 0o077:
+        said = f"{credentials.identity}: others may read this private key (mode {mode:04o})"
+        return _failed("identity", said, f"chmod 600 {credentials.identity}")
+    return _judge_name_and_dates(config, certificate, enrol)
+
+
+def _judge_name_and_dates(config: AgentConfig, certificate: x509.Certificate, enrol: str) -> Check:
+    from_s, until_s = validity_s(certificate)
+    who, now_s = f"{name_in(certificate)}, until {day(until_s)}", time.time()
+    if max(now_s, EARLIEST_S) >= until_s:
+        mend = f"if that is not today: {_SET_CLOCK}; if it is: {enrol}"
+        return _failed("identity", f"{who}: over, for this clock shows {day(now_s)}", mend)
+    if EARLIEST_S <= now_s < from_s:
+        return _failed("identity", f"{who}: good from {day(from_s)}, this clock shows {day(now_s)}", _SET_CLOCK)
     if name_in(certificate) != config.device_id:
-        return _failed("identity", f"{who}: not {config.device_id}", f"device_id in the configuration, or {_ENROL}")
+        return _failed("identity", f"{who}: not {config.device_id}", f"device_id in the configuration, or {enrol}")
     return _passed("identity", who)
+
+
+def _enrol(config: AgentConfig, path: Path) -> str:
+    """The command that makes this device a member anew; an identity that is there would keep it from that."""
+    credentials = config.credentials
+    away = f"rm -r {credentials.identity.parent} && " if credentials and credentials.identity.exists() else ""
+    url = config.identity.enrol_url or "URL"
+    return (
+        f"{away}edgeship-agent enroll {url} --token TOKEN --target {config.target} --device-id {config.device_id} "
+        f"--state-dir {config.state_dir} --config {path} (the token: edgeship devices enroll, on the server)"
+    )
 
 
 def _tls(config: AgentConfig) -> ssl.SSLContext:
@@ -206,13 +349,42 @@ def _tls(config: AgentConfig) -> ssl.SSLContext:
     return ssl.create_default_context() if credentials is None else client_context(credentials, time.time(), EARLIEST_S)
 
 
-def _reason(error: Exception) -> str:
+def _is_refusal(config: AgentConfig, error: Exception) -> bool:
+    """Whether the other side ended what it does once it has seen a certificate that it does not take."""
+    is_alert = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLCertVerificationError)
+    return config.credentials is not None and (is_alert or isinstance(error, ConnectionResetError | BrokenPipeError))
+
+
+def _reason(config: AgentConfig, error: Exception) -> str:
+    if _is_refusal(config, error):
+        return "hung up: it does not take this device's certificate"
+    if isinstance(error, TimeoutError):
+        return "no answer"
     return getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
 
 
-def _mend(error: Exception) -> str:
+def _mend(config: AgentConfig, path: Path, key: str, error: Exception) -> str:
     """A server that answers and is not believed, or does not believe us, is another matter than one that is away."""
-    return _ENROL if isinstance(error, ssl.SSLError) else _RUN_SERVER
+    code = getattr(error, "verify_code", 0)
+    if code in _OUT_OF_DATE:
+        return (
+            f"if it is not {day(time.time())} now: {_SET_CLOCK}; if it is, start the server again, which renews its own"
+        )
+    if code in _OTHER_NAME:
+        return f"in {key} the name that the server was started with: edgeship server run --devices-name NAME"
+    if _is_refusal(config, error):
+        return f"revoked, or of another fleet: {_enrol(config, path)}"
+    if isinstance(error, ssl.SSLError):
+        return f"another fleet's server, unless {key} is wrong: {_enrol(config, path)}"
+    if isinstance(error, socket.gaierror):
+        return f"check the host in {key}; this device finds no such name (getent hosts NAME)"
+    return f"check host and port in {key}, and what lies between; {_RUN_SERVER}"
+
+
+def _running_pid(config: AgentConfig) -> int:
+    """Process id of the agent that runs; 0 for none."""
+    status = read_status(Places(config.state_dir).status)
+    return int(status["pid"]) if status is not None and is_alive(int(status["pid"])) else 0
 
 
 def _check_agent(config: AgentConfig, path: Path) -> Check:

@@ -13,6 +13,7 @@ from edgeship.rollout import RolloutState, StageState, ThresholdPolicy
 from edgeship.server.store import goals, labels, rollouts, schema
 from edgeship.server.store.goals import Assignment
 from edgeship_agent.contract.messages import LabelTally, OutcomeTally, ShadowTally, Window
+from edgeship_agent.contract.sketch import exponential_of
 from tests.browser import fleet
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def add_arms(connection: Connection, profile_hash: str) -> None:
             found[0] = structs.replace(found[0], shadow=(_shadow(number),))
         else:
             found = [_noted(window, number) for window in found]
+            delays = exponential_of([12_000.0] * 99 + [50_000.0])
+            found[0] = structs.replace(found[0], stream_delay_us=delays)
         _store(connection, device_id, found)
         outbox = {
             "created": 42,

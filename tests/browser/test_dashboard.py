@@ -95,11 +95,14 @@ def test_pages_say_what_two_versions_did(arms_site: Site) -> None:
         for said in ("80 % of traffic", "20 % of traffic", "digits, beside it", "accuracy 92 %", "died with a worker",
                      "rework minutes per hundred parts: mean 2 (95 %", "91.2 MB", "7.3 %", "54.5 °C"):  # fmt: skip
             assert said in device, said
+        assert "Delay of a stream" in device
+        assert "digits v2 p50 12" in device
         assert "shall run" not in device
         assert "never ended by a power cut or a kill" in device
         assert "ended by a power cut or a kill 2 times" in client.get("/devices/line-2").text
         shadow = client.get("/devices/gate-south").text
         assert "copies of 10 % of inputs" in shadow
+        assert "Delay of a stream" not in shadow
         release = client.get("/releases/digits/v3").text
         assert "relative RMS" in release
         assert "inputs over its budget" in release

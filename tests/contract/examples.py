@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgeship_agent.contract.frames import (
+    DelayRequest,
     InferReply,
     InferRequest,
     LabelRequest,
@@ -163,6 +164,7 @@ WINDOW = Window(
             busy_us=81000,
         ),
     ),
+    stream_delay_us=ExponentialSketch(counts={98: 5, 110: 1}),
 )
 GOAL = GoalState(
     protocol_version=1,
@@ -275,6 +277,7 @@ FRAMES = {
     "label": LabelRequest(request_id=6, prediction_id="b-1-1f-1-9", label=5, arm="main"),
     "label_name": LabelRequest(request_id=7, prediction_id="b-1-1f-1-9", label="seven"),
     "outcome": OutcomeRequest(request_id=8, name="rework_minutes", value=12.5, prediction_id="b-1-1f-1-9", arm="b"),
+    "delays": DelayRequest(request_id=9, model="digits", release_digest=DIGEST, counts={98: 5, 110: 1}),
     "noted": NotedReply(request_id=8, is_known=True, error="nothing is wrong"),
     "status": StatusRequest(request_id=4),
     "answer": InferReply(

@@ -17,7 +17,7 @@ from edgeship_agent.contract.wire import decode, decode_goal, encode, encode_goa
 from tests.contract.examples import DOCUMENTS, FRAMES, GOAL, GOLDEN, MANIFEST, MESSAGES, ORDER, PROFILE, TENSOR_FILE
 
 FRAME_TYPES = {
-    **dict.fromkeys(("infer", "infer_shared", "status", "label", "label_name", "outcome"), Request),
+    **dict.fromkeys(("infer", "infer_shared", "status", "label", "label_name", "outcome", "delays"), Request),
     **dict.fromkeys(("answer", "status_reply", "noted"), Reply),
 }
 
@@ -60,10 +60,13 @@ def test_messages_of_earlier_versions_are_still_read():
     """What was added at the end has its default."""
     before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-labels.msgpack").read_bytes())
     now = MESSAGES[Kind.WINDOWS].windows[0]
-    plain = msgspec.structs.replace(now, labels=(), outcomes=(), label_unknown=0, shadow=(), label_lost=0)
+    plain = msgspec.structs.replace(now, labels=(), outcomes=(), label_unknown=0, shadow=(), label_lost=0,
+                                    stream_delay_us=None)  # fmt: skip
     assert before.windows[0] == plain != now
     before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-lost.msgpack").read_bytes())
-    assert before.windows[0] == msgspec.structs.replace(now, label_lost=0) != now
+    assert before.windows[0] == msgspec.structs.replace(now, label_lost=0, stream_delay_us=None) != now
+    before = decode(Kind.WINDOWS, (GOLDEN / "windows-before-streams.msgpack").read_bytes())
+    assert before.windows[0] == msgspec.structs.replace(now, stream_delay_us=None) != now
     goal = decode_goal((GOLDEN / "goal-payload-before-shadows.msgpack").read_bytes())
     assert goal.models[0].arms == GOAL.models[0].arms[:2]
     frame = msgspec.msgpack.decode((GOLDEN / "frame-infer-before-arms.msgpack").read_bytes(), type=Request)

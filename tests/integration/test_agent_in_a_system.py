@@ -10,9 +10,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgeship.bundle import AuthorKey
 from edgeship.server.trust import Trust
+from tests.agents import make_bundle
+from tests.conformance.slots import images
 from tests.programs import require_program
 
 AGENT = Path(__file__).parents[2] / "device_agent"
@@ -28,13 +32,14 @@ broker_url = "mqtt://127.0.0.1:9"
 root = "/etc/edgeship/root.json"
 goal_key = "/etc/edgeship/goal.pub"
 """
-#: Looks at the service, kills it, looks again, stops it, and turns the system off.
+#: Looks at the service, kills it, hangs it, looks and asks each time, stops it, and turns the system off.
 PROBE = """\
 [Unit]
 After=edgeship-agent.service
 [Service]
 Type=oneshot
 StandardOutput=file:/probe.out
+StandardError=append:/probe.err
 ExecStart=/bin/sh /probe.sh
 ExecStopPost=/bin/sh -c 'journalctl -u edgeship-agent --no-pager -o cat > /probe.journal; systemctl poweroff --no-block'
 [Install]
@@ -42,10 +47,24 @@ WantedBy=multi-user.target
 """
 SCRIPT = """\
 show() { echo $(systemctl show edgeship-agent -p ActiveState,NRestarts,ExecMainStatus); }
+ask() { /opt/edgeship-agent/bin/edgeship-agent infer --config /etc/edgeship/agent.toml --input /x.npy --timeout-s 30; }
+await_restart() {  # the number of restarts, the seconds to wait at most
+    for _ in $(seq "$2"); do
+        case "$(show)" in *ActiveState=active*NRestarts=$1*|*NRestarts=$1*ActiveState=active*) return;; esac
+        sleep 1
+    done
+}
 show
+ask
 systemctl kill -s KILL --kill-who=main edgeship-agent
-sleep 10
+await_restart 1 30
 show
+ask
+systemctl kill -s STOP --kill-who=main edgeship-agent
+ask
+await_restart 2 120
+show
+ask
 stat -c '%U %a' /var/lib/edgeship
 systemctl stop edgeship-agent
 show
@@ -53,6 +72,7 @@ show
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes and boots a root file system"),
 ]
 
@@ -101,6 +121,7 @@ def test_the_unit_starts_is_started_again_and_stops(root: Path, tmp_path: Path) 
     (root / "etc/edgeship/agent.toml").write_text(CONFIG)
     run("chroot", root, "useradd", "--system", "--no-create-home", "edgeship")
     unit = run("chroot", root, INSTALLED, "unit", "--config", "/etc/edgeship/agent.toml")
+    install_model(root, tmp_path)
     units = root / "etc/systemd/system"
     (units / "edgeship-agent.service").write_text(unit)
     (units / "probe.service").write_text(PROBE)
@@ -108,18 +129,38 @@ def test_the_unit_starts_is_started_again_and_stops(root: Path, tmp_path: Path) 
     run("chroot", root, "systemd-analyze", "verify", "/etc/systemd/system/edgeship-agent.service")
     run("chroot", root, "systemctl", "enable", "edgeship-agent", "probe")
     subprocess.run([boot, "--register=no", "--keep-unit", "-q", "-D", str(root), "-b"], stdin=subprocess.DEVNULL,
-                   capture_output=True, timeout=180, check=False)  # fmt: skip
+                   capture_output=True, timeout=400, check=False)  # fmt: skip
     if not (root / "probe.out").exists():
         pytest.skip("systemd could not be booted in a container here")
-    started, again, owner, stopped = (root / "probe.out").read_text().splitlines()
     journal = (root / "probe.journal").read_text()
+    said = (root / "probe.out").read_text().splitlines()
+    assert len(said) == 9, (said, journal)
+    started, again, hung, owner, stopped = said[0], said[2], said[5], said[7], said[8]
+    answers = [said[1], said[3], said[4], said[6]]
+    served = all(answer.startswith("digits 1 ") for answer in answers)
+    assert served, ("a worker serves on while its supervisor hangs", answers, journal)
     assert "ActiveState=active" in started and "NRestarts=0" in started, journal
     assert "ActiveState=active" in again and "NRestarts=1" in again, journal
+    assert "ActiveState=active" in hung and "NRestarts=2" in hung, journal
+    assert "Watchdog timeout (limit 1min)" in journal
     assert owner == "edgeship 700"
     assert "ActiveState=inactive" in stopped and "ExecMainStatus=0" in stopped, journal
-    assert journal.count(" started device=unit-1") == 2
+    assert journal.count(" started device=unit-1") == 3
     assert " stopped device=unit-1" in journal
     assert "unclean_end count=1" in journal
+    assert "unclean_end count=2" in journal
+
+
+def install_model(root: Path, folder: Path) -> None:
+    """A model for the device, carried there as a file, before its first start."""
+    bundle = make_bundle(folder, "1")
+    run("cp", "-r", bundle, root / "bundle")
+    key = AuthorKey.load_or_create(folder / "author.key").public_hex
+    (root / "etc/edgeship/author.pub").write_text(f"{key}\n")
+    np.save(root / "x.npy", images(1)[0]["image"])
+    run("chroot", root, "install", "-d", "-o", "edgeship", "-m", "700", "/var/lib/edgeship")
+    install = (INSTALLED, "install", "/bundle", "--author-key", "/etc/edgeship/author.pub")
+    run("chroot", root, "runuser", "-u", "edgeship", "--", *install, "--config", "/etc/edgeship/agent.toml")
 
 
 def test_the_image_is_built_and_runs_as_its_own_user(root: Path, tmp_path: Path) -> None:

@@ -20,8 +20,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract, StreamWindow
-from edgeship_agent.patterns.stream import Message, Queue, Windower
-from tests.agents import Broker, until
+from edgeship_agent.contract.messages import Window
+from edgeship_agent.contract.sketch import quantile
+from edgeship_agent.patterns.model import open_model
+from edgeship_agent.patterns.stream import Delays, Message, Queue, Windower
+from edgeship_agent.patterns.telling import DelayTeller
+from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, model_goal, until
 from tests.conformance.slots import INPUTS, classifier_onnx, images, make_slot
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "edgeship_agent.cli", "stream"]
@@ -186,6 +190,51 @@ def test_topics_and_a_broker_that_goes_and_comes(slot: Path, broker: Broker, tmp
         process.kill()
         ear.close()
         again.kill()
+
+
+def test_delays_travel_in_the_windows_of_this_devices_agent(broker: Broker, tmp_path: Path) -> None:
+    depot, server = Depot(tmp_path / "depot"), ServerSide(broker.port)
+    agent = AgentProcess(tmp_path / "device", depot, broker.port)
+    samples = [sample["image"] for sample in images(3)]
+    began_s = time.time() - 40.0
+    lines = "\n".join(json.dumps({"inputs": sample.tolist(), "time_s": began_s}) for sample in samples).encode()
+    try:
+        for version in ("1", "2"):
+            release = depot.publish(version)
+            server.send_goal(depot.goal(int(version), model_goal(release, version, probation=SHORT)))
+            if version == "1":
+                agent.start()
+            assert server.ended(version).loaded_digest == release.digest
+            code, answers, said = run("digits", "-", "--config", agent.config, "--json", given=lines)
+            assert (code, answers[-1]["told_agent"]) == (0, 3), said
+            assert (answers[-1]["version"], answers[-1]["published"]) == (version, 3)
+            found = until(lambda: _with_delays(server), 20.0, "a window with delays")
+            assert (found.version, found.digest, found.stream_delay_us.total) == (version, release.digest, 3)
+            assert 40e6 <= quantile(found.stream_delay_us, 0.01) < 300e6, "from the input's own time"
+            server.windows.clear()
+        # of a release that is no longer served nothing is counted
+        old = depot.folder / "bundle-1"
+        model = open_model(old)
+        teller = DelayTeller(delays := Delays(), model.slot.slot, agent.socket).start()
+        model.close()
+        delays.add(0.5)
+        teller.close()
+        assert (teller.told, delays.count) == (0, 1)
+        code, answers, _ = run(old, "-", "--json", given=lines)
+        assert (code, answers[-1]["told_agent"]) == (0, None), "a bundle is nobody's"
+        # an agent that is away stops no stream
+        agent.stop()
+        code, answers, said = run("digits", "-", "--config", agent.config, "--json", given=lines)
+        assert (code, answers[-1]["told_agent"], answers[-1]["published"]) == (0, 0, 3)
+        assert "3 delays not in the agent's telemetry" in said
+    finally:
+        agent.stop()
+        server.close()
+        depot.close()
+
+
+def _with_delays(server: ServerSide) -> Window | None:
+    return next((window for window in list(server.windows.values()) if window.stream_delay_us is not None), None)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeship_agent.contract.sketch import CategorySketch
+from edgeship_agent.contract.sketch import CategorySketch, exponential_of
 from edgeship_agent.telemetry.signals import make_profile
 from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits, is_constant_class
 
@@ -113,3 +113,14 @@ def test_constant_class_needs_enough_calls_for_a_frequent_class():
     assert is_constant_class(CategorySketch(counts={0: 400}), baseline)
     assert not is_constant_class(CategorySketch(counts={0: 400}), CategorySketch(counts={}))
     assert not is_constant_class(CategorySketch(counts={0: 10_000}), CategorySketch(counts={0: 50}))
+
+
+def test_delays_of_a_stream_travel_without_answers_and_once():
+    windows = builder(duration_s=10, inferences=500)
+    windows.notes.stream_delays(exponential_of([12_000.0, 15_000.0]))
+    windows.notes.stream_delays(exponential_of([12_000.0]))
+    assert not windows.is_due(at(9))
+    window = windows.close(at(10), {})
+    assert (window.inferences, window.stream_delay_us) == (0, exponential_of([12_000.0, 12_000.0, 15_000.0]))
+    answer(windows, 20)
+    assert windows.close(at(20), {}).stream_delay_us is None

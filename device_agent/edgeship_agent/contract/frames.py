@@ -123,6 +123,20 @@ class OutcomeRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="ou
     arm: str = ""
 
 
+class DelayRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="delays"):
+    """Say how late the answers of a stream were that ran this model in a process of its own.
+
+    Attributes:
+        model, release_digest: that answered; counted only where this worker serves the same release.
+        counts: bucket → answers, of an exponential sketch in µs (scale 3), since the last such request.
+    """
+
+    request_id: int
+    model: str
+    release_digest: str
+    counts: dict[int, int]
+
+
 class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer"):
     """The answer to an :class:`InferRequest`.
 
@@ -159,10 +173,11 @@ class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="statu
 
 
 class NotedReply(Struct, frozen=True, kw_only=True, array_like=True, tag="noted"):
-    """The answer to a :class:`LabelRequest` or an :class:`OutcomeRequest`.
+    """The answer to a :class:`LabelRequest`, an :class:`OutcomeRequest` or a :class:`DelayRequest`.
 
     Attributes:
-        is_known: whether the prediction is still remembered; otherwise the label was counted as unknown.
+        is_known: whether the prediction is still remembered; otherwise the label was counted as unknown. Of delays:
+            whether that release is served; otherwise they were not counted.
         error: empty, or one sentence; then nothing was counted.
     """
 
@@ -172,8 +187,8 @@ class NotedReply(Struct, frozen=True, kw_only=True, array_like=True, tag="noted"
 
 
 AnyInferRequest = InferRequest | SharedInferRequest
-NoteRequest = LabelRequest | OutcomeRequest
-Request = InferRequest | SharedInferRequest | StatusRequest | LabelRequest | OutcomeRequest
+NoteRequest = LabelRequest | OutcomeRequest | DelayRequest
+Request = InferRequest | SharedInferRequest | StatusRequest | LabelRequest | OutcomeRequest | DelayRequest
 Reply = InferReply | StatusReply | NotedReply
 
 

@@ -268,6 +268,8 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
         label_unknown: labels and outcomes for predictions that this device does not remember (any more).
         shadow: candidates that ran beside this arm.
         label_lost: labels and outcomes for predictions that were lost when a worker died; not in ``label_unknown``.
+        stream_delay_us: of answers that ``edgeship-agent stream`` gave with this release, from the input's time until
+            the answer was out; None where there were none. These answers are not in ``inferences``.
     """
 
     boot_id: str
@@ -296,6 +298,7 @@ class Window(Struct, frozen=True, kw_only=True, array_like=True):
     label_unknown: int = 0
     shadow: tuple[ShadowTally, ...] = ()
     label_lost: int = 0
+    stream_delay_us: ExponentialSketch | None = None
 
 
 class WindowBatch(Struct, frozen=True, kw_only=True, array_like=True):

@@ -25,6 +25,7 @@ from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Receive
 _KEEPALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _QOS: Final = 1
+_SILENT: Final = "the broker hung up, or did not answer, before it let this device in"
 _SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK, Kind.JOB)
 
 
@@ -60,7 +61,7 @@ class PahoLink:
         self._down = threading.Event()
         self._client: mqtt.Client | None = None
         self._connected = False
-        self._was_reached = False
+        self._was_reached = self._was_refused = False
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._on_event: Callable[[LinkEvent], None] = lambda _: None
 
@@ -110,6 +111,7 @@ class PahoLink:
             self._on_event(Disconnected(reason=error.sentence()))
             return False
         self._client = client
+        self._was_refused = False
         self._down.clear()
         was_up = threading.Event()
         client.on_connect = lambda *arguments: self._connect_answered(arguments[0], arguments[3], session, was_up)
@@ -130,8 +132,8 @@ class PahoLink:
         self._connected = False
         client.loop_stop()
         self._client = None
-        if was_up.is_set() and not self._closed.is_set():
-            self._on_event(Disconnected(reason="the connection was lost"))
+        if not self._closed.is_set() and not self._was_refused:
+            self._on_event(Disconnected(reason="the connection was lost" if was_up.is_set() else _SILENT))
         return was_up.is_set()
 
     def _wait_for_answer(self, was_up: threading.Event) -> bool:
@@ -165,6 +167,7 @@ class PahoLink:
 
     def _connect_answered(self, client: mqtt.Client, reason: Any, session: int, was_up: threading.Event) -> None:
         if reason.is_failure:
+            self._was_refused = True
             self._on_event(Disconnected(reason=f"the broker refuses: {reason}"))
             self._down.set()
             return

@@ -16,6 +16,7 @@ from edgeship_agent.contract.errors import ConfigError, InputError
 from edgeship_agent.patterns.ends import Lines, MqttEnd, read_pipe, watch_folder
 from edgeship_agent.patterns.model import OpenModel, open_model
 from edgeship_agent.patterns.stream import Message, Queue, Stream
+from edgeship_agent.patterns.telling import DelayTeller
 
 
 class _Source:
@@ -52,8 +53,16 @@ class _Source:
             self._topic.close()
 
 
-def run_stream(options: argparse.Namespace, place: Path, say: Callable[[str], None]) -> int:
+def run_stream(
+    options: argparse.Namespace, place: Path, say: Callable[[str], None], agent_socket: Path | None = None
+) -> int:
     """Run until the source ends, the count is reached or a signal comes; the exit code.
+
+    Args:
+        options: of the command line.
+        place: of the model.
+        say: takes a line of progress.
+        agent_socket: of the agent that is told the delays; None for none.
 
     Raises:
         ConfigError: a source, sink or model that cannot be used.
@@ -66,13 +75,16 @@ def run_stream(options: argparse.Namespace, place: Path, say: Callable[[str], No
         source = _Source(options, model)
         stream = Stream(model, sink, source.queue, time.time, is_bytes=options.bytes)
         signal.signal(signal.SIGTERM, lambda *_: source.queue.end())
+        teller = None if agent_socket is None else DelayTeller(stream.delays, model.slot.slot, agent_socket).start()
         report = _Reports(stream, sink, options.report_s, say)
         try:
             stream.run(options.count, report.tell)
         finally:
             source.close()
             sink.close()
-            report.last(as_json=options.json)
+            if teller is not None:
+                teller.close()
+            report.last(as_json=options.json, told=None if teller is None else teller.told)
     return InputError.exit_code if stream.bad else 0
 
 
@@ -92,11 +104,13 @@ class _Reports:
         if isinstance(self._sink, MqttEnd):
             self._sink.publish_beside("summary", self._stream.summary())
 
-    def last(self, *, as_json: bool) -> None:
-        """The summary."""
-        self._say(self._words())
+    def last(self, *, as_json: bool, told: int | None) -> None:
+        """The summary; ``told`` is how many delays the agent took, None where none was asked."""
+        known = self._stream.summary() | {"told_agent": told}
+        untold = 0 if told is None else known["published"] - told
+        self._say(self._words() + (f" · {untold} delays not in the agent's telemetry" if untold else ""))
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.encode(self._stream.summary()) + b"\n")
+            sys.stdout.buffer.write(msgspec.json.encode(known) + b"\n")
             sys.stdout.buffer.flush()
 
     def _words(self) -> str:

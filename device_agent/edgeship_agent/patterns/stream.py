@@ -166,25 +166,39 @@ class Windower:
 
 
 class Delays:
-    """Delays from the source's time to when an answer was out, in ms."""
+    """Delays from the source's time to when an answer was out, in µs; used by several threads at once."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self._untold: dict[int, int] = {}
         self._lock = threading.Lock()
         self.count = 0
 
-    def add(self, delay_ms: float) -> None:
+    def add(self, delay_s: float) -> None:
         """One more; a clock that went back counts as no delay."""
+        index = bucket_index(max(delay_s * 1e6, 1.0))
         with self._lock:
-            index = bucket_index(max(delay_ms, 1e-3))
             self._counts[index] = self._counts.get(index, 0) + 1
+            self._untold[index] = self._untold.get(index, 0) + 1
             self.count += 1
 
     def quantile_ms(self, share: float) -> float | None:
         """That quantile, or None before the first one."""
         with self._lock:
             found = quantile(ExponentialSketch(counts=dict(self._counts)), share) if self._counts else None
-        return None if found is None else round(found, 3)
+        return None if found is None else round(found / 1000.0, 3)
+
+    def take_untold(self) -> dict[int, int]:
+        """Bucket → delays since the last time; what :meth:`put_back` gave back is among them."""
+        with self._lock:
+            untold, self._untold = self._untold, {}
+            return untold
+
+    def put_back(self, counts: dict[int, int]) -> None:
+        """These could not be told."""
+        with self._lock:
+            for index, count in counts.items():
+                self._untold[index] = self._untold.get(index, 0) + count
 
 
 class Stream:
@@ -197,6 +211,9 @@ class Stream:
         wall: UNIX time.
         is_bytes: whether a message is the bytes of the only input, rather than JSON.
 
+    Attributes:
+        delays: from the source's time until the answer was out.
+
     Raises:
         ConfigError: a window, for a model of several inputs.
     """
@@ -207,7 +224,7 @@ class Stream:
         self._model, self._sink, self._queue, self._wall, self._is_bytes = model, sink, queue, wall, is_bytes
         self._reader = Reader(model.manifest.output)
         self._windower = windower_of(model.manifest)
-        self._delays = Delays()
+        self.delays = Delays()
         self.messages = self.predictions = self.bad = self.unpublished = self.gaps = 0
 
     def run(self, most: int = 0, on_answer: Callable[[], None] = lambda: None) -> None:
@@ -241,9 +258,9 @@ class Stream:
             "dropped": self._queue.dropped,
             "gaps": self.gaps,
             "unpublished": self.unpublished,
-            "published": self._delays.count,
-            "delay_p50_ms": self._delays.quantile_ms(0.5),
-            "delay_p99_ms": self._delays.quantile_ms(0.99),
+            "published": self.delays.count,
+            "delay_p50_ms": self.delays.quantile_ms(0.5),
+            "delay_p99_ms": self.delays.quantile_ms(0.99),
         }
 
     def _answer(self, message: Message) -> None:
@@ -258,7 +275,7 @@ class Stream:
 
     def _publish(self, document: dict[str, Any], time_s: float) -> None:
         def done() -> None:
-            self._delays.add((self._wall() - time_s) * 1000.0)
+            self.delays.add(self._wall() - time_s)
 
         self.unpublished += not self._sink.publish(document, done)
 

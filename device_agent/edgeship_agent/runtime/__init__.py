@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,9 @@ _ADAPTERS: Final[dict[str, tuple[str, str, str]]] = {
 #: Runtime that only stands in for another one → the distribution that brings it.
 _STAND_INS: Final = {"tflite-runtime": "tflite-runtime"}
 RUNTIMES: Final[tuple[str, ...]] = tuple(_ADAPTERS)
+#: ONNX Runtime reports calls to its maker and keeps a database of them in the user's home, unless this is said before
+#: it is imported: on a device that is megabytes of flash, and a connection that nobody asked for.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def open_engine(runtime: str, model: Path, options: EngineOptions = EngineOptions()) -> Engine:  # noqa: B008 (frozen)

@@ -28,6 +28,7 @@ from edgeship_agent.contract.frames import (
     LENGTH_BYTES,
     MAX_FRAME_BYTES,
     SHARED_ABOVE_BYTES,
+    DelayRequest,
     InferReply,
     InferRequest,
     LabelRequest,
@@ -205,6 +206,26 @@ class Client:
             request_id=self._request_id, name=name, value=float(value), prediction_id=prediction_id
         )
         return self._note(request)
+
+    def stream_delays(self, model: str, release_digest: str, counts: Mapping[int, int]) -> bool:
+        """Report how late the answers of a stream were that ran a release in a process of its own.
+
+        Args:
+            model: that answered.
+            release_digest: of the release that answered.
+            counts: bucket of an exponential sketch in µs → answers, since the last report.
+
+        Returns:
+            Whether the device serves that release: only then they were counted.
+
+        Raises:
+            EngineError: these are no counts of a sketch.
+            TransferError, ContractError: as :meth:`infer`.
+        """
+        self._request_id += 1
+        return self._note(
+            DelayRequest(request_id=self._request_id, model=model, release_digest=release_digest, counts=dict(counts))
+        )
 
     def _note(self, request: NoteRequest) -> bool:
         reply = self._call(request)

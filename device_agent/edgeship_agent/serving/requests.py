@@ -11,6 +11,7 @@ from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.frames import (
     LENGTH_BYTES,
     AnyInferRequest,
+    DelayRequest,
     InferReply,
     InferRequest,
     LabelRequest,
@@ -36,7 +37,7 @@ _decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Requ
 #: Outputs of at most so many bytes are copied into the answer.
 _SMALL_OUTPUT_BYTES: Final = 4096
 #: What is answered without running the model.
-_OTHERS: Final = (StatusRequest, LabelRequest, OutcomeRequest)
+_OTHERS: Final = (StatusRequest, LabelRequest, OutcomeRequest, DelayRequest)
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,7 @@ class RequestHandler:
         return Answer(frame=_frame(self._status(request) if isinstance(request, StatusRequest) else self.note(request)))
 
     def note(self, request: NoteRequest, *, final: bool = True) -> NotedReply:
-        """Count a label or an outcome.
+        """Count a label, an outcome, or how late a stream's answers were.
 
         Args:
             request: as decoded.
@@ -166,6 +167,8 @@ class RequestHandler:
         try:
             if isinstance(request, LabelRequest):
                 known = session.label(request.prediction_id, request.label, final=final)
+            elif isinstance(request, DelayRequest):
+                known = session.count_stream_delays(request.model, request.release_digest, request.counts)
             else:
                 known = session.outcome(request.name, request.value, request.prediction_id, final=final)
         except EdgeshipError as error:

@@ -38,6 +38,8 @@ _LONGEST_NAME: Final = 64
 _MOST_CLASSES: Final = 2**31 - 1
 #: Names of outcomes that a session takes: each is a row of every window.
 _MOST_NAMES: Final = 32
+#: Buckets that a delay in µs may be in: from 1 µs on, and few enough for a window.
+_DELAY_BUCKETS: Final = range(-1, 511)
 
 
 class ModelSession:
@@ -218,6 +220,28 @@ class ModelSession:
         self._outcome_names.add(name)
         if ring.take_outcome(number, name):
             self._windows.notes.outcome((ring.version, ring.arm, ring.digest), name, float(value))
+        return True
+
+    def count_stream_delays(self, model: str, release_digest: str, counts: dict[int, int]) -> bool:
+        """Count how late the answers of a stream were.
+
+        Args:
+            model: that answered.
+            release_digest: of the release that answered.
+            counts: bucket (of µs) → answers.
+
+        Returns:
+            Whether they were counted: only those of the release that this session serves.
+
+        Raises:
+            InputError: not the buckets and counts of a sketch.
+        """
+        if (model, release_digest) != (self.slot.slot.model, self.slot.slot.digest):
+            return False
+        if any(index not in _DELAY_BUCKETS or not 0 < count < 2**31 for index, count in counts.items()):
+            expected = f"buckets {_DELAY_BUCKETS.start} to {_DELAY_BUCKETS.stop - 1} with a count of 1 or more"
+            raise InputError("not counts of delays", expected=expected)
+        self._windows.notes.stream_delays(ExponentialSketch(counts=counts))
         return True
 
     def _find(self, prediction_id: str, *, final: bool) -> tuple[PredictionRing, int] | None:

@@ -21,7 +21,6 @@ from edgeship_agent.contract.frames import (
     InferReply,
     InferRequest,
     LabelRequest,
-    NoteRequest,
     OutcomeRequest,
     Request,
     SharedInferRequest,
@@ -151,7 +150,7 @@ class Splitter:
         chosen = chosen or self._split.order[0]
         return next((arm for arm in self._split.others if arm.arm == chosen), None)
 
-    def _arm_that_knows(self, request: NoteRequest) -> ArmShare | None:
+    def _arm_that_knows(self, request: LabelRequest | OutcomeRequest) -> ArmShare | None:
         if request.arm or self._session.predictions.locate(request.prediction_id) is not None:
             return None
         return next((arm for arm in self._split.others if arm.mirror == 0.0), None)

@@ -57,6 +57,8 @@ _GOAL_AGAIN_S: Final = 10.0
 #: Reports that a birth carries, the newest of each attempt.
 _BIRTH_REPORTS: Final = 32
 _REFUSAL_REPORT_S: Final = 1.0
+#: Reasons why there is no link that are remembered, so that each is logged once until there is one.
+_MOST_REASONS: Final = 16
 #: Deployment that reports about refused goal states carry: they belong to none.
 REFUSED_GOAL: Final = "refused-goal"
 
@@ -120,6 +122,7 @@ class Agent:
         self._reports = ReportSender(parts.link.publish, config.telemetry.resend_s)
         self._session = 0
         self._is_connected = False
+        self._down_reasons: set[str] = set()
         self._started_s = parts.clock()
         self._heartbeat_due_s = 0.0
         self._status_due_s = self._counts_due_s = 0.0
@@ -199,8 +202,10 @@ class Agent:
         elif isinstance(event, Connected):
             self._connected(event.session, now_s)
         elif isinstance(event, Disconnected):
-            if self._is_connected:
+            if self._is_connected or event.reason not in self._down_reasons:  # told once, not at every try
                 self._parts.log("link_down", detail=event.reason)
+            if len(self._down_reasons) < _MOST_REASONS:
+                self._down_reasons.add(event.reason)
             self._is_connected = False
         else:
             self._received(event, now_s)
@@ -225,7 +230,7 @@ class Agent:
         self._reports.say(report_of(attempt, self._parts.config.device_id, self._session), now_s)
 
     def _connected(self, session: int, now_s: float) -> None:
-        self._session, self._is_connected = session, True
+        self._session, self._is_connected, self._down_reasons = session, True, set()
         self._parts.log("link_up", session=session)
         self._publish(Kind.BIRTH, encode(Kind.BIRTH, self._birth()))
         self._windows.start_over(now_s)

@@ -1,4 +1,4 @@
-"""Sums of what was said about predictions afterwards: labels and outcomes, by the version and arm that predicted."""
+"""Sums of what was said about predictions afterwards: labels and outcomes by version and arm; delays of streams."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import MAX_CONFUSION_CELLS, LabelTally, OutcomeTally, ShadowTally
+from edgeship_agent.contract.sketch import ExponentialSketch, merge
 
 #: version, arm, digest
 Source = tuple[str, str, str]
@@ -22,6 +23,7 @@ class Notes(Struct, frozen=True, kw_only=True):
     label_unknown: int = 0
     label_lost: int = 0
     shadow: tuple[ShadowTally, ...] = ()
+    stream_delay_us: ExponentialSketch | None = None
 
 
 class _Labels:
@@ -72,11 +74,13 @@ class NoteSums:
         self._outcomes: dict[tuple[Source, str], tuple[int, float, float]] = {}
         self._unknown = self._lost = 0
         self._shadow: dict[str, ShadowTally] = {}
+        self._delays_us = ExponentialSketch()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
-        return not (self._labels or self._outcomes or self._unknown or self._lost or self._shadow)
+        was_said = self._labels or self._outcomes or self._unknown or self._lost or self._shadow
+        return not (was_said or self._delays_us.total)
 
     def label(self, source: Source, *, predicted: int, label: int, confidence: float, predicted_at_s: float) -> None:
         """Count a label; ``predicted_at_s`` on the wall clock."""
@@ -100,8 +104,15 @@ class NoteSums:
             seen = structs.replace(seen, **sums)
         self._shadow[seen.digest] = seen
 
+    def stream_delays(self, delays_us: ExponentialSketch) -> None:
+        """Add how late the answers of a stream were."""
+        added = merge(self._delays_us, delays_us)
+        assert isinstance(added, ExponentialSketch)  # of two such sketches
+        self._delays_us = added
+
     def take(self) -> Notes:
         """All that was counted; the sums begin anew."""
+        delays_us, self._delays_us = self._delays_us, ExponentialSketch()
         labels, outcomes, shadow = self._labels, self._outcomes, self._shadow
         unknown, lost = self._unknown, self._lost
         self._labels, self._outcomes, self._shadow, self._unknown, self._lost = {}, {}, {}, 0, 0
@@ -122,4 +133,5 @@ class NoteSums:
             label_unknown=unknown,
             label_lost=lost,
             shadow=tuple(shadow[digest] for digest in sorted(shadow)),
+            stream_delay_us=delays_us if delays_us.total else None,
         )

@@ -91,7 +91,7 @@ class WindowBuilder:
     answers.
 
     Attributes:
-        notes: labels and outcomes, and how a shadow did.
+        notes: labels and outcomes, how a shadow did, and how late a stream's answers were.
     """
 
     def __init__(self, identity: WindowIdentity, profile: Profile, limits: WindowLimits, now: Clock) -> None:
@@ -248,6 +248,7 @@ def _with_notes(window: Window, notes: Notes) -> Window:
         label_unknown=notes.label_unknown,
         label_lost=notes.label_lost,
         shadow=notes.shadow,
+        stream_delay_us=notes.stream_delay_us,
     )
 
 

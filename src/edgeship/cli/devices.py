@@ -162,7 +162,7 @@ def list_identities(server: str, as_json: bool) -> None:
         return
     found = document["identities"]
     if not found:
-        console.note("nobody yet: invite a device")
+        console.note("nobody yet: a device is here when it has run the line that the next command prints")
         console.next_steps("edgeship devices enroll")
         return
     console.table(("device", "state", "key", "target", "group", "until"), [_identity_row(each) for each in found])

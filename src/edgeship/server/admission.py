@@ -135,6 +135,8 @@ def check_window(window: Window) -> None:
     if window.seq == 0:
         raise ContractError("out of range", key="seq", expected="≥ 1", got=0)
     _check_sketch("latency_us", window.latency_us)
+    if window.stream_delay_us is not None:
+        _check_sketch("stream_delay_us", window.stream_delay_us)
     _names("signals", window.signals)
     for name, sketch in window.signals.items():
         _check_sketch(name, sketch)

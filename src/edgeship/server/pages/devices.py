@@ -25,7 +25,7 @@ from edgeship.server.pages.device_figures import (
 )
 from edgeship.server.pages.fleet import event_list
 from edgeship.server.pages.layout import Page, PageNotFound, respond
-from edgeship.server.pages.queries import Device, DriftState, Incident, ReportLine
+from edgeship.server.pages.queries import Device, DriftState, Incident, ReportLine, Speed
 from edgeship.server.pages.words import (
     clock,
     command,
@@ -51,7 +51,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     """Everything that a device's page shows.
 
     Attributes:
-        latency: (model version, latencies in µs) of at most two versions, the newest first.
+        speed: (model version, how fast it was) of at most two versions, the newest first.
         totals: windows and calls per version.
         books: the server's own count of stored, repeated and lost windows.
     """
@@ -59,7 +59,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     now_s: float
     device: Device
     wanted: list[Assignment]
-    latency: list[tuple[str, ExponentialSketch]]
+    speed: list[tuple[str, Speed]]
     totals: Sequence[Row[Any]]
     books: dict[str, int]
     drift: list[DriftState]
@@ -102,7 +102,7 @@ def _view(connection: Connection, device: Device, now_s: float) -> DeviceView:
         now_s=now_s,
         device=device,
         wanted=goals.assignments_of(connection, device.id),
-        latency=[(f"{m} {v}", queries.latency_of(connection, device.id, m, v)) for m, v in versions],
+        speed=[(f"{m} {v}", queries.speed_of(connection, device.id, m, v)) for m, v in versions],
         totals=windows.totals(connection, device.id),
         books=device_store.books(connection, device.id),
         drift=queries.drift_states(connection, device.id),
@@ -164,7 +164,7 @@ def render(view: DeviceView) -> Markup:
         element("h1", device.id, " ", state_word(device.presence)),
         element("p", sentence(view), class_="lead"),
         section("Models", model_table(device.running, view.wanted)),
-        section("Latency", _latency(view.latency)),
+        section("Latency", _latency(view.speed), _stream_delay(view.speed)),
         section("In the field", field_table(view.figures)),
         section("Drift", _drift(view)),
         section("Incidents", incident_table(view.incidents, view.now_s)),
@@ -229,13 +229,25 @@ def latency_curve(label: str, sketch: ExponentialSketch) -> Curve:
     return Curve(label=label, points=tuple(points), n=total)
 
 
-def _latency(found: Sequence[tuple[str, ExponentialSketch]]) -> Markup:
-    curves = [latency_curve(label, sketch) for label, sketch in found]
+def _latency(found: Sequence[tuple[str, Speed]]) -> Markup:
+    curves = [latency_curve(label, speed.latency_us) for label, speed in found]
     measured = [curve for curve in curves if curve.points]
     if not measured:
         return element("p", "no data: no window with answered calls has arrived.", class_="muted")
     figures = [f"{curve.label} p99 {format_value(curve.quantile(0.99), 'ms')}" for curve in measured]
     return ecdf_plot("Latency per call", " · ".join(figures) + ", preprocessing included.", curves)
+
+
+def _stream_delay(found: Sequence[tuple[str, Speed]]) -> Markup | None:
+    """Delays of ``edgeship-agent stream``; nothing where no stream ran."""
+    curves = [latency_curve(label, speed.stream_delay_us) for label, speed in found if speed.stream_delay_us.total]
+    if not curves:
+        return None
+    figures = [f"{curve.label} p50 {format_value(curve.quantile(0.5), 'ms')}, "
+               f"p99 {format_value(curve.quantile(0.99), 'ms')}" for curve in curves]  # fmt: skip
+    return ecdf_plot(
+        "Delay of a stream", " · ".join(figures) + ", from the input's time until the answer was out.", curves
+    )
 
 
 def _drift(view: DeviceView) -> Markup:

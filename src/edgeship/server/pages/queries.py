@@ -10,7 +10,6 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Row, func, select
 
 from edgeship.server.store import schema, windows
-from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.sketch import ExponentialSketch, merge
 
 T = TypeVar("T")
@@ -190,16 +189,31 @@ def drift_states(connection: Connection, device_id: str = "") -> list[DriftState
     return [_struct_of(row, DriftState) for row in connection.execute(query)]
 
 
-def latency_of(connection: Connection, device_id: str, model: str, version: str) -> ExponentialSketch:
-    """Latencies (µs) of a device's newest windows of one version, added up."""
-    return merged_latency(windows.newest(connection, (device_id, model, version), _LATENCY_WINDOWS))
+class Speed(Struct, frozen=True, kw_only=True):
+    """How fast a version was in a device's newest windows, added up; both in µs.
+
+    Attributes:
+        latency_us: per call.
+        stream_delay_us: per answer of a stream, from end to end; empty where there was none.
+    """
+
+    latency_us: ExponentialSketch
+    stream_delay_us: ExponentialSketch
 
 
-def merged_latency(found: Iterable[Window]) -> ExponentialSketch:
-    """Latencies (µs) of some windows, added up."""
+def speed_of(connection: Connection, device_id: str, model: str, version: str) -> Speed:
+    """How fast one version was on a device of late."""
+    found = windows.newest(connection, (device_id, model, version), _LATENCY_WINDOWS)
+    return Speed(
+        latency_us=_added_up(window.latency_us for window in found),
+        stream_delay_us=_added_up(window.stream_delay_us for window in found if window.stream_delay_us is not None),
+    )
+
+
+def _added_up(sketches: Iterable[ExponentialSketch]) -> ExponentialSketch:
     total = ExponentialSketch()
-    for window in found:
-        added = merge(total, window.latency_us)
+    for sketch in sketches:
+        added = merge(total, sketch)
         assert isinstance(added, ExponentialSketch)
         total = added
     return total
