@@ -30,6 +30,7 @@ from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
+from edgeship.build.reading.listed import how_to_label
 from edgeship.build.schema import DataReport, MetricFigures, SourceReport
 from edgeship.build.sources import SourceModel
 from edgeship.build.verify import Truth
@@ -146,7 +147,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     calibration, evaluation = _sets(options, contracts, source)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    _tell(progress, calibration, evaluation)
+    _tell(options, progress, calibration, evaluation)
     opened = oracle.RememberedOracle(source, folder, memory)
     try:
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
@@ -159,6 +160,8 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
             progress.step("input", sentence, "note")
         output = _output_contract(options, source, evaluation, calibration_outputs)
         task = _metric(options, evaluation, evaluation_inputs, outputs, output)
+        for note in getattr(task, "notes", ()):
+            progress.step("data", f"ground truth: {note}", "note")
         if doubt := label_check.check(task, evaluation, outputs, output):
             progress.step("labels", doubt, "undecided")
         field = _field(options, (contracts, fed.contracts, calibration, source.takes_gaps), opened, task, progress)
@@ -209,11 +212,14 @@ def _sets(options: BuildOptions, contracts: tuple[InputContract, ...], source: S
     return calibration, evaluation
 
 
-def _tell(progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
+def _tell(options: BuildOptions, progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
     """How the data was read, where its names alone do not say it."""
     for dataset, role in ((calibration, "calibration"), (evaluation, "evaluation")):
         for note in dataset.notes:
             progress.step("data", f"{role}: {note}", "note")
+    bare = evaluation.labels is None and evaluation.targets is None and evaluation.files
+    if bare and options.ground_truth is None and options.metric in {"auto", "agreement", "closeness"}:
+        progress.step("data", f"evaluation: {how_to_label(evaluation.files)}", "note")
 
 
 def inputs_are_sequences(contracts: Sequence[InputContract]) -> bool:
