@@ -1,4 +1,4 @@
-"""Sound and pictures: what a device reads from a file is what the build reads, and both are what scipy and Pillow say."""
+"""Sound and pictures: what a device reads from a file is what the build reads, and is what scipy and Pillow say."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score, mean_squared_error, recall_score, roc_auc_
 
 from edgeship.build import metrics
 from edgeship.build.metrics import MetricRequest, files
-from edgeship.build.metrics.objects import Asked, read_objects
 from edgeship.build.metrics.average_precision import THRESHOLDS, Objects, average_precision, curve
 from edgeship.build.metrics.means import mean_scores
+from edgeship.build.metrics.objects import Asked, read_objects
 from edgeship.build.metrics.user import load
 from edgeship.statistics import clopper_pearson
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError

@@ -51,8 +51,8 @@ def read_sound(file: Path, contract: InputContract) -> Array:
     wanted = next((step.rate_hz for step in contract.steps if isinstance(step, LogMel)), rate)
     if rate != wanted:
         raise InputError("sound of another rate than the preprocessing contract takes", file=file,
-                         expected=f"{wanted} Hz", got=f"{rate} Hz",
-                         next_step=f"resample it: ffmpeg -i {file.name} -ar {wanted} out.wav")  # fmt: skip
+                         expected=f"{wanted:g} Hz", got=f"{rate} Hz",
+                         next_step=f"resample it: ffmpeg -i {file.name} -ar {wanted:g} out.wav")  # fmt: skip
     values = as_floats(stored)
     if contract.dtype == "int16":
         values = np.clip(np.round(values * _STEPS_OF_16_BITS), -_STEPS_OF_16_BITS, _STEPS_OF_16_BITS - 1)
@@ -111,7 +111,7 @@ def _samples(body: bytes, format_: _Format) -> Array:
     whole = len(body) // (width * format_.channels) * width * format_.channels
     if not whole:
         raise ValueError("it holds no samples")
-    if width == 3:  # noqa: PLR2004 - bytes of 24 bits
+    if width == 3:
         raw = np.frombuffer(body, np.uint8, whole).reshape(-1, 3)
         wide = np.zeros((len(raw), 4), np.uint8)
         wide[:, 1:] = raw

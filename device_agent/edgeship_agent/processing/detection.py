@@ -24,8 +24,8 @@ The build's mean average precision and an application on a device call these ver
     class_aware = true               # boxes suppress only boxes of their own class
     max_detections = 100
 
-Files that suppress overlaps themselves say the class of each box: in an output of its own (``classes = "classes"``, with
-one score a box), or in a column beside the score (``score_columns = [4, 5]``, ``class_column = 5``). There
+Files that suppress overlaps themselves say the class of each box: in an output of its own (``classes = "classes"``,
+with one score a box), or in a column beside the score (``score_columns = [4, 5]``, ``class_column = 5``). There
 ``iou_threshold = 1`` takes their boxes as they are.
 """
 

@@ -128,6 +128,12 @@ def choose(request: MetricRequest) -> Metric:
 
 
 def _labels(request: MetricRequest) -> tuple[int, ...]:
+    if request.labels is None and request.targets is not None:
+        got = f"{request.targets.dtype} {list(request.targets.shape)}"
+        raise InputError("the right answers are no classes", file=request.evaluation, key="y", got=got,
+                         expected="one class index per sample",
+                         next_step="save class numbers, or choose --metric rmse, mae, or MODULE:FUNCTION for several "
+                                   "labels a sample")  # fmt: skip
     if request.labels is None:
         raise InputError("the evaluation data has no labels", file=request.evaluation, key="y",
                          expected="one class index per sample",

@@ -41,7 +41,7 @@ def read_costs(path: Path, classes: int, names: Sequence[str]) -> tuple[tuple[fl
 
     Args:
         path: TOML with ``[cost] matrix`` and, if in another order, ``classes``; or CSV, plain numbers or with the
-            classes' names in the first row and column.
+            classes' names in the first row and column, split by commas, semicolons (then 0,5 is a half) or tabs.
         classes: of the model.
         names: of its classes, where known.
 
@@ -74,8 +74,10 @@ def _costs_from_toml(path: Path) -> tuple[tuple[tuple[float, ...], ...], tuple[s
 
 def _costs_from_csv(path: Path) -> tuple[tuple[tuple[float, ...], ...], tuple[str, ...]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+        text = path.read_text(encoding="utf-8-sig")
+        split = ";" if ";" in text else "\t" if "\t" in text else ","
+        lines = csv.reader(text.splitlines(), delimiter=split)
+        rows = [[cell.replace(",", ".") for cell in row] for row in lines if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot be read: {error}", file=path, next_step=_SEE) from error
     names: tuple[str, ...] = ()
@@ -157,9 +159,9 @@ def _check_columns(decoding: Decoding, outputs: Outputs, path: Path) -> None:
 def _columns(outputs: Outputs, key: str, decoding: Decoding, path: Path) -> int:
     """Columns of the output of boxes or scores; where a box says its class, scores may be one a box: [N, boxes]."""
     shape = outputs[getattr(decoding, key)].shape
-    if len(shape) == 2 and key == "scores" and decoding.says_classes:  # noqa: PLR2004 - samples and boxes
+    if len(shape) == 2 and key == "scores" and decoding.says_classes:
         return 1
-    if len(shape) < 3:  # noqa: PLR2004 - samples, boxes, columns
+    if len(shape) < 3:
         raise ConfigError("an output that holds no list of boxes", file=path, key=f"detection.{key}",
                           expected="[N, boxes, columns]", got=list(shape),
                           next_step=_SEE)  # fmt: skip

@@ -129,7 +129,7 @@ def decoded_groups(decoding: Decoding, output: str, shape: Sequence[int]) -> tup
     >>> [(each.name, each.axis, each.first, each.end) for each in decoded_groups(joined, "y", (1, 84, 8400))]
     [('boxes', -2, 0, 4), ('scores', -2, 4, 84)]
     """
-    if len(shape) < 3:  # noqa: PLR2004 - one number a box: all of it is one quantity
+    if len(shape) < 3:
         return ()
     axis, column = (-2 if decoding.channels_first else -1), decoding.objectness_column
     spans = [("boxes", decoding.boxes, decoding.box_columns)]

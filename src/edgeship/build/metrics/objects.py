@@ -199,9 +199,7 @@ def _check_turned(images: Sequence[_CocoImage], asked: Asked, path: Path) -> Non
                                        "are read as they are stored")  # fmt: skip
 
 
-def _class_of_category(
-    document: _CocoFile, asked: Asked, path: Path
-) -> tuple[Mapping[int, int], tuple[str, ...]]:
+def _class_of_category(document: _CocoFile, asked: Asked, path: Path) -> tuple[Mapping[int, int], tuple[str, ...]]:
     """Category → the model's class, and what is worth saying.
 
     Raises:
@@ -313,7 +311,7 @@ def _read_yolo(path: Path | None, asked: Asked, outlines: list[Path]) -> Objects
         if asked.kinds and index >= asked.kinds:
             raise InputError("a class that the model does not have", file=path, key=f"line {number}", got=index,
                              expected=f"0 … {asked.kinds - 1}",
-                             next_step="check score_columns, and that classes count from 0 as the model's do")  # fmt: skip
+                             next_step="check score_columns, and that classes count from 0")  # fmt: skip
         rows.append((box, _after_background(index, asked.decoding), False))
     return _objects(rows, Decoding(boxes="", scores="", format="cxcywh"))
 
@@ -337,9 +335,9 @@ def _box(numbers: Sequence[float]) -> tuple[float, float, float, float] | None:
     >>> _box((0.0, 0.0, 0.5, 0.0, 0.5, 1.0))
     (0.25, 0.5, 0.5, 1.0)
     """
-    if len(numbers) == 4:  # noqa: PLR2004 - numbers of a box
+    if len(numbers) == 4:
         return (numbers[0], numbers[1], numbers[2], numbers[3])
-    if len(numbers) < 6 or len(numbers) % 2:  # noqa: PLR2004 - three corners
+    if len(numbers) < 6 or len(numbers) % 2:
         return None
     (left, right), (top, bottom) = ((min(each), max(each)) for each in (numbers[::2], numbers[1::2]))
     return ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)

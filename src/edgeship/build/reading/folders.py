@@ -24,6 +24,9 @@ _LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
 #: Tag of the way a camera was held. Source: EXIF 2.32, 4.6.4.A, Orientation; 1 is upright.
 _ORIENTATION: Final = 0x0112
 _MOST_NAMED: Final = 3
+#: Folders of a data set that are no classes: samples, and what belongs to them.
+_KINDS: Final = frozenset({"images", "image", "imgs", "img", "jpegimages", "masks", "mask", "labels", "annotations",
+                           "segmentationclass", "gt", "groundtruth"})  # fmt: skip
 
 
 def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
@@ -81,11 +84,17 @@ def read_file(file: Path, contract: InputContract) -> Array:
 
 
 def _check_no_halves(path: Path, names: Sequence[str]) -> None:
-    """Refuse a folder whose sub-folders are halves of a data set instead of classes.
+    """Refuse a folder whose sub-folders are halves or kinds of files of a data set instead of classes.
 
     Raises:
         InputError: names one of them.
     """
+    kinds = [name for name in names if name.lower() in _KINDS]
+    if len(kinds) > 1 and len(kinds) == len(names):
+        raise InputError("its sub-folders hold samples and what belongs to them, and no classes", file=path,
+                         expected="one sub-folder per class", got=", ".join(kinds),
+                         next_step=f"name the folder of the samples, such as {path / kinds[0]}, with objects as "
+                                   "--ground-truth; save masks as y beside their images as x in an .npz")  # fmt: skip
     words = {word for half in HALVES.values() for word in half}
     halves = [name for name in names if name.lower() in words]
     if halves and len(halves) == len(names):

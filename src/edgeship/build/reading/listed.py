@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from edgeship.build.reading.found import LABEL_NAMES, plain
 from edgeship.build.reading.labels import Answers, answers_of
 from edgeship.build.reading.tables import Table, answers_in, read_csv
@@ -89,8 +87,8 @@ def _label_column(table: Table, column: int, path: Path) -> int:
     named = [index for index in others if plain(table.header[index]) in LABEL_NAMES]
     chosen = named if len(named) == 1 else others
     if len(chosen) != 1:
-        raise InputError("which column holds the labels?", file=path, expected="a column of files, and one called label",
-                         got=", ".join(table.header), next_step="call it label")  # fmt: skip
+        raise InputError("which column holds the labels?", file=path, got=", ".join(table.header),
+                         expected="one of files, and one called label", next_step="call it label")  # fmt: skip
     return chosen[0]
 
 
