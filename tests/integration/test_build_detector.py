@@ -153,8 +153,9 @@ def test_the_committed_file_finds_what_the_scenes_show(data: Path) -> None:
         images = archive["x"][:100, None, None].astype(np.float32) / 255.0
     found = np.concatenate([session.run(None, {"image": image})[0] for image in images])
     decoding = metrics.files.read_decoding(data / "postprocess.toml", {"detections": found})
-    truth = metrics.files.read_objects(data / "truth.json", decoding, EVALUATION, ())[:100]
-    again = metrics.files.read_objects(data / "labels", decoding, EVALUATION, ())[:100]
+    asked = metrics.objects.Asked(decoding=decoding, count=EVALUATION, classes=10)
+    truth = metrics.objects.read_objects(data / "truth.json", asked).objects[:100]
+    again = metrics.objects.read_objects(data / "labels", asked).objects[:100]
     for one, other in zip(truth, again, strict=True):
         assert np.allclose(one.boxes, other.boxes, atol=1e-5)
         assert np.array_equal(one.classes, other.classes)

@@ -52,7 +52,7 @@ def test_the_digest_tells_content_order_and_labels(tmp_path: Path) -> None:
         ({"x": _numbers(4), "y": np.array(["a", "", "b", "a"])}, "a sample without a label"),
         ({"x": _numbers(4), "y": np.array([0, 1])}, "not one class index per sample"),
         ({"x": _numbers(2), "y": np.array([0, -1])}, "a negative class index"),
-        ({"x": _numbers(2), "y": np.zeros((2, 3), np.int64)}, "not one class index per sample"),
+        ({"x": _numbers(2), "y": np.zeros((3, 3), np.int64)}, "not one class index per sample"),
         ({"x": _numbers(2), "y": np.array([[0.5], [np.nan]])}, "NaN or infinity among the targets"),
         ({"x": _numbers(2), "y": np.array([0.5])}, "not one target per sample"),
     ],

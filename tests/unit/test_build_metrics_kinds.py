@@ -13,6 +13,7 @@ from edgeship.build import metrics
 from edgeship.build.metrics import MetricRequest, files
 from edgeship.build.metrics.average_precision import THRESHOLDS, Objects, average_precision, curve
 from edgeship.build.metrics.means import mean_scores
+from edgeship.build.metrics.objects import Asked, read_objects
 from edgeship.build.metrics.user import load
 from edgeship.statistics import clopper_pearson
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
@@ -144,7 +145,7 @@ COCO = {"map": 0.17918419245770728, "map50": 0.4891926211851954}
 
 def test_average_precision_is_that_of_the_reference_implementation() -> None:
     rows = json.loads((GOLDEN / "coco_detections.json").read_text())
-    truth = files.read_objects(GOLDEN / "coco_truth.json", Decoding(boxes="b", scores="s"), 12, ())
+    truth = read_objects(GOLDEN / "coco_truth.json", Asked(decoding=Decoding(boxes="b", scores="s"), count=12)).objects
     frame = Decoding(boxes="", scores="", format="xywh", width=100, height=80)
     found = []
     for image in range(1, 13):
@@ -312,7 +313,7 @@ def test_a_cost_file_that_cannot_be_followed_is_refused(tmp_path: Path, text: st
     ("change", "words"),
     [
         ('boxes = "nowhere"', "unknown value"),
-        ('format = "yxyx"', "unknown value"),
+        ('format = "yxxy"', "unknown value"),
         ("score_columns = [4, 9]", "not columns"),
         ("box_columns = [0, 3]", "not columns"),
         ("iou_threshold = 50", "not a share"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -17,11 +16,12 @@ from msgspec import Struct
 
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError
 from edgeship_agent.contract.manifest import BundleManifest, InputContract
+from edgeship_agent.patterns.pictures import IMAGES, read_image
+from edgeship_agent.patterns.sound import SOUNDS, read_sound
 from edgeship_agent.processing import check_raw
 from edgeship_agent.processing.arrays import Array
 
-IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-_FILES: Final = frozenset({".npy", ".npz", ".wav"}) | IMAGES
+_FILES: Final = frozenset({".npy", ".npz"}) | SOUNDS | IMAGES
 _KINDS: Final = "a folder, .csv, .parquet or .npz"
 _SEPARATORS: Final = ",;\t"
 _MOST_NAMED: Final = 8
@@ -123,7 +123,7 @@ def read_file(path: Path, manifest: BundleManifest) -> dict[str, Array]:
     contract = _only_contract(manifest, path)
     if kind == ".npy":
         return _named(_load(path), manifest, path)
-    return {contract.tensor: _sound(path, contract) if kind == ".wav" else _image(path, contract)}
+    return {contract.tensor: read_sound(path, contract) if kind in SOUNDS else read_image(path, contract)}
 
 
 def _only_contract(manifest: BundleManifest, path: Path) -> InputContract:
@@ -155,35 +155,6 @@ def _named(arrays: Mapping[str, Array], manifest: BundleManifest, path: Path) ->
         raise InputError("missing input", file=path, key=missing[0], expected=", ".join(names),
                          got=", ".join(arrays) or "none")  # fmt: skip
     return {name: arrays[name] for name in names}
-
-
-def _image(path: Path, contract: InputContract) -> Array:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise ConfigError("images cannot be decoded: pillow is not installed", file=path,
-                          next_step="pip install edgeship-agent[images]") from error  # fmt: skip
-    shape = contract.shape
-    grey = len(shape) == 2 or (len(shape) == 3 and shape[-1] == 1)
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"not an image: {error}", file=path) from error
-    return pixels[..., np.newaxis] if grey and len(shape) == 3 else pixels
-
-
-def _sound(path: Path, contract: InputContract) -> Array:
-    """16-bit samples of one channel: as they are, or as floats of −1 … 1 where the contract asks for floats."""
-    try:
-        with wave.open(str(path), "rb") as file:
-            if (file.getsampwidth(), file.getnchannels()) != (2, 1):
-                raise InputError("not 16-bit sound of one channel", file=path, expected="16 bit, 1 channel",
-                                 got=f"{8 * file.getsampwidth()} bit, {file.getnchannels()} channels")  # fmt: skip
-            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-    except (OSError, EOFError, wave.Error) as error:
-        raise InputError(f"not a .wav file: {error}", file=path) from error
-    return (samples / np.float32(32768)).astype(np.float32) if contract.dtype == "float32" else samples
 
 
 def _npz(path: Path, manifest: BundleManifest, key_column: str) -> Rows:

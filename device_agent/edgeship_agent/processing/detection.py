@@ -13,7 +13,7 @@ The build's mean average precision and an application on a device call these ver
     score_columns = [4, 84]          # one a class
     objectness_column = 4            # left out where there is none; scores are multiplied by it
     channels_first = false           # true for [channels, boxes], as ultralytics exports
-    format = "xyxy"                  # corners; or "cxcywh" (centre and size), or "xywh" (corner and size)
+    format = "xyxy"                  # corners; or "yxyx", "cxcywh" (centre and size), or "xywh" (corner and size)
     width = 320                      # what x is divided by to lie in 0 … 1; 1 where it does already
     height = 240
     activation = "none"              # of the scores: none, sigmoid or softmax
@@ -23,6 +23,10 @@ The build's mean average precision and an application on a device call these ver
     iou_threshold = 0.5
     class_aware = true               # boxes suppress only boxes of their own class
     max_detections = 100
+
+Files that suppress overlaps themselves say the class of each box: in an output of its own (``classes = "classes"``,
+with one score a box), or in a column beside the score (``score_columns = [4, 5]``, ``class_column = 5``). There
+``iou_threshold = 1`` takes their boxes as they are.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from msgspec import Struct
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.processing.arrays import Array
 
-FORMATS: Final = ("xyxy", "cxcywh", "xywh")
+FORMATS: Final = ("xyxy", "yxyx", "cxcywh", "xywh")
 ACTIVATIONS: Final = ("none", "sigmoid", "softmax")
 #: At most so many of the best boxes of an image go into the suppression, as detectors' own exports do.
 _MOST_CANDIDATES: Final = 30_000
@@ -64,6 +68,13 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     iou_threshold: float = 0.5
     class_aware: bool = True
     max_detections: int = 100
+    classes: str = ""
+    class_column: int | None = None
+
+    @property
+    def says_classes(self) -> bool:
+        """Whether each box says its class, instead of having one score a class."""
+        return bool(self.classes) or self.class_column is not None
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -81,6 +92,10 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             scores += f" × column {self.objectness_column}"
         if self.background is not None:
             scores += f" without class {self.background}"
+        if self.class_column is not None:
+            scores += f" of class in column {self.class_column}"
+        if self.classes:
+            scores += f" of class in {self.classes}"
         if self.categories:
             scores += f" categories {','.join(map(str, self.categories))}"
         first = (_TRANSPOSE,) if self.channels_first else ()
@@ -118,7 +133,8 @@ class Decoding(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             objectness_column=None if objectness is None else int(objectness), channels_first=first,
             format=boxes["format"], width=float(boxes["width"]), height=float(boxes["height"]),
             activation=scores["activation"], background=None if background is None else int(background),
-            categories=categories,
+            categories=categories, classes=scores["classes"] or "",
+            class_column=None if scores["class_column"] is None else int(scores["class_column"]),
             score_threshold=float(nms["score"]), iou_threshold=float(nms["iou"]),
             class_aware=nms["kind"] == _KINDS[True], max_detections=int(nms["most"]),
         )  # fmt: skip
@@ -133,6 +149,7 @@ _STEPS: Final = (
                rf"(?P<width>{_NUMBER}) × (?P<height>{_NUMBER})"),
     re.compile(r"scores (?P<name>.+)\[(?P<columns>all|\d+:\d+)\] (?P<activation>\w+)"
                r"(?: × column (?P<objectness>\d+))?(?: without class (?P<background>\d+))?"
+               r"(?: of class in (?:column (?P<class_column>\d+)|(?P<classes>.+?)))?"
                r"(?: categories (?P<categories>[\d,]+))?"),
     re.compile(rf"nms iou (?P<iou>{_NUMBER}) (?P<kind>class-aware|over all classes) score (?P<score>{_NUMBER}) "
                r"at most (?P<most>\d+)"),
@@ -161,7 +178,28 @@ def detect(outputs: Mapping[str, Array], decoding: Decoding) -> list[Detections]
         decoding: how to read them.
     """
     boxes, scores = outputs[decoding.boxes], outputs[decoding.scores]
+    if decoding.says_classes:
+        said = outputs[decoding.classes or decoding.scores]
+        return [_read_one(*each, decoding) for each in zip(boxes, scores, said, strict=True)]
     return [_detect_one(box, score, decoding) for box, score in zip(boxes, scores, strict=True)]
+
+
+def _read_one(raw_boxes: Array, raw_scores: Array, raw_classes: Array, decoding: Decoding) -> Detections:
+    """Of boxes that say their class."""
+    boxes = corners(_rows(raw_boxes, decoding)[:, slice(*decoding.box_columns)], decoding)
+    rows = raw_scores.astype(np.float64)[:, None] if raw_scores.ndim == 1 else _rows(raw_scores, decoding)
+    scores = _class_scores(rows, decoding)[:, 0]
+    if decoding.classes:
+        said = raw_classes.reshape(-1).astype(np.float64)
+    else:
+        said = _rows(raw_classes, decoding)[:, decoding.class_column]
+    whole: Array = np.all(np.isfinite(boxes), axis=1) & np.isfinite(scores) & np.isfinite(said)
+    classes = np.round(np.where(whole, said, -1.0)).astype(np.int64)
+    good = whole & (scores >= decoding.score_threshold) & (classes >= 0)
+    if decoding.background is not None:
+        good &= classes != decoding.background
+    chosen = np.flatnonzero(good)
+    return _kept(boxes[chosen], scores[chosen], classes[chosen], decoding)
 
 
 def _detect_one(raw_boxes: Array, raw_scores: Array, decoding: Decoding) -> Detections:
@@ -174,11 +212,15 @@ def _detect_one(raw_boxes: Array, raw_scores: Array, decoding: Decoding) -> Dete
     if decoding.background is not None:
         good[:, decoding.background] = False
     rows, classes = np.nonzero(good)
-    sure = scores[rows, classes]
-    order = np.argsort(-sure, kind="stable")[:_MOST_CANDIDATES]
-    rows, classes, sure = rows[order], classes[order], sure[order]
-    kept = suppress(boxes[rows], classes if decoding.class_aware else None, decoding)
-    return Detections(boxes=boxes[rows][kept], scores=sure[kept], classes=classes[kept])
+    return _kept(boxes[rows], scores[rows, classes], classes, decoding)
+
+
+def _kept(boxes: Array, scores: Array, classes: Array, decoding: Decoding) -> Detections:
+    """The surest first, without those that the suppression takes out."""
+    order = np.argsort(-scores, kind="stable")[:_MOST_CANDIDATES]
+    boxes, scores, classes = boxes[order], scores[order], classes[order]
+    kept = suppress(boxes, classes if decoding.class_aware else None, decoding)
+    return Detections(boxes=boxes[kept], scores=scores[kept], classes=classes[kept])
 
 
 def _worth_reading(raw_boxes: Array, raw_scores: Array, decoding: Decoding) -> tuple[Array, Array]:
@@ -234,6 +276,8 @@ def corners(boxes: Array, decoding: Decoding) -> Array:
         first, second = first - second / 2.0, first + second / 2.0
     elif decoding.format == "xywh":
         second = first + second
+    elif decoding.format == "yxyx":
+        first, second = first[:, ::-1], second[:, ::-1]
     size = np.asarray([decoding.width, decoding.height])
     return np.concatenate([first / size, second / size], axis=1)
 

@@ -21,11 +21,12 @@ from edgeship.build.reading.archives import (
     read_archive,
     read_array,
 )
-from edgeship.build.reading.folders import IMAGES, read_file, read_folder
+from edgeship.build.reading.folders import read_file, read_folder
 from edgeship.build.reading.labels import renumber
 from edgeship.build.reading.tables import TABLES, read_table
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import Impute, InputContract
+from edgeship_agent.patterns.pictures import IMAGES
 from edgeship_agent.processing import check_raw, prepare
 from edgeship_agent.runtime.engine import Array
 
@@ -134,14 +135,18 @@ def renumbered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
 def as_classes(dataset: Dataset, first: Array) -> Dataset:
     """With class numbers that were saved as floats read as such, where the model's first output has scores of classes.
 
+    Zeros and ones are two classes beside one score, too.
+
     Args:
         dataset: as it was read.
         first: the source's first output, [N, …].
     """
     targets = dataset.targets
-    if targets is None or targets.size != len(targets) or not (first[0].size > 1 or names_class(first)):
+    if targets is None or targets.size != len(targets):
         return dataset
     flat = targets.reshape(-1)
+    if not (first[0].size > 1 or names_class(first) or set(flat.tolist()) == {0.0, 1.0}):
+        return dataset
     if not (flat == np.round(flat)).all() or flat.min() < 0:
         return dataset
     return structs.replace(dataset, targets=None, labels=tuple(int(value) for value in flat),

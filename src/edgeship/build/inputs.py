@@ -12,12 +12,12 @@ from msgspec import Struct, structs
 from edgeship.build import (
     data,
     folding,
-    label_check,
     metrics,
     oracle,
     preprocess,
     sources,
     target_files,
+    understanding,
     unlabelled,
     verify,
 )
@@ -146,21 +146,21 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     calibration, evaluation = _sets(options, contracts, source)
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
-    _tell(progress, calibration, evaluation)
+    understanding.tell(options, progress, calibration, evaluation)
     opened = oracle.RememberedOracle(source, folder, memory)
     try:
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (_stacked(each, source) for each in answers)
         _check_finite(outputs, source)
-        if options.task != "raw" and metrics.of_classes(options.metric):
-            evaluation = data.as_classes(evaluation, next(iter(outputs.values())))
+        options, evaluation = understanding.judged(options, evaluation, next(iter(outputs.values())), progress)
         fed = _fold(options, (contracts, source), (calibration, evaluation), (calibration_inputs, evaluation_inputs))
         for sentence in fed.sentences:
             progress.step("input", sentence, "note")
         output = _output_contract(options, source, evaluation, calibration_outputs)
         task = _metric(options, evaluation, evaluation_inputs, outputs, output)
-        if doubt := label_check.check(task, evaluation, outputs, output):
-            progress.step("labels", doubt, "undecided")
+        understanding.doubt(
+            task, evaluation, (calibration_inputs, evaluation_inputs), outputs, (output, opened, progress)
+        )
         field = _field(options, (contracts, fed.contracts, calibration, source.takes_gaps), opened, task, progress)
     finally:
         opened.close()
@@ -205,15 +205,9 @@ def _sets(options: BuildOptions, contracts: tuple[InputContract, ...], source: S
         for path, role in ((options.calibration, "calibration"), (options.evaluation, "evaluation"))
     )
     evaluation = data.renumbered(evaluation, _classes(options, source, (calibration, evaluation)))
+    understanding.check_columns(calibration, evaluation)
     data.check_disjoint(calibration, evaluation)
     return calibration, evaluation
-
-
-def _tell(progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
-    """How the data was read, where its names alone do not say it."""
-    for dataset, role in ((calibration, "calibration"), (evaluation, "evaluation")):
-        for note in dataset.notes:
-            progress.step("data", f"{role}: {note}", "note")
 
 
 def inputs_are_sequences(contracts: Sequence[InputContract]) -> bool:
@@ -347,7 +341,8 @@ def _output_contract(
     if count < 2:
         raise InputError("a classification needs an output with one entry per class", file=source.path,
                          key=source.outputs[0].name, got=f"{count} entry",
-                         next_step="add --task raw, or --metric auc where it scores two classes")  # fmt: skip
+                         next_step="add --metric rmse where it says a number, --metric auc where it scores two "
+                                    "classes (0 and 1), or --task raw")  # fmt: skip
     labels = options.labels or source.classes or evaluation.class_names
     if labels and len(labels) != count:
         raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels),

@@ -84,7 +84,8 @@ class Monitor:
         named = figures.worst()
         return {
             "updated_at_s": self._context.clock(),
-            "sample_count": figures.samples,
+            # of the signal that is named beside it: those of pictures and windows come from a share of the calls
+            "sample_count": figures.samples if named is None else named.n,
             "worst_signal": "" if named is None else named.signal,
             "worst_value": 0.0 if named is None else named.value,
             "state": figures.state.value,

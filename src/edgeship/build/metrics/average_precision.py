@@ -69,11 +69,13 @@ class MeanAveragePrecision(Struct, frozen=True, kw_only=True):
 
     Attributes:
         truth: one per sample.
+        notes: how it was read, where its files alone do not say it.
     """
 
     name: str
     truth: tuple[Objects, ...]
     decoding: Decoding
+    notes: tuple[str, ...] = ()
 
     def compare(self, reference: Outputs, candidate: Outputs) -> Paired:
         """See :class:`Metric`."""

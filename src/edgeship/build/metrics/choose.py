@@ -15,6 +15,7 @@ from edgeship.build.metrics.average_precision import THRESHOLDS, MeanAveragePrec
 from edgeship.build.metrics.balance import Balanced
 from edgeship.build.metrics.errors import Errors
 from edgeship.build.metrics.means import Cost
+from edgeship.build.metrics.objects import Asked, read_objects
 from edgeship.build.metrics.paired import Metric, Outputs, first_of
 from edgeship.build.metrics.ranking import Auc, class_score, reconstruction_error
 from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top, names_class
@@ -127,6 +128,12 @@ def choose(request: MetricRequest) -> Metric:
 
 
 def _labels(request: MetricRequest) -> tuple[int, ...]:
+    if request.labels is None and request.targets is not None:
+        got = f"{request.targets.dtype} {list(request.targets.shape)}"
+        raise InputError("the right answers are no classes", file=request.evaluation, key="y", got=got,
+                         expected="one class index per sample",
+                         next_step="save class numbers, or choose --metric rmse, mae, or MODULE:FUNCTION for several "
+                                   "labels a sample")  # fmt: skip
     if request.labels is None:
         raise InputError("the evaluation data has no labels", file=request.evaluation, key="y",
                          expected="one class index per sample",
@@ -220,9 +227,11 @@ def _map(request: MetricRequest) -> Metric:
     if request.postprocess is not None:
         decoding = files.read_decoding(request.postprocess, request.outputs)
     assert decoding is not None, "checked above"
-    count = len(first_of(request.outputs))
-    truth = files.read_objects(request.ground_truth, decoding, count, request.files)
-    metric = MeanAveragePrecision(name=request.name, truth=truth, decoding=decoding)
+    asked = Asked(decoding=decoding, count=len(first_of(request.outputs)), files=request.files,
+                  classes=_told_apart(decoding, request.outputs),
+                  folder=request.evaluation if request.files else None)  # fmt: skip
+    truth = read_objects(request.ground_truth, asked)
+    metric = MeanAveragePrecision(name=request.name, truth=truth.objects, decoding=decoding, notes=truth.notes)
     found = metric.of(request.outputs)
     if found < _LEAST_FOUND:
         raise InputError(
@@ -233,6 +242,15 @@ def _map(request: MetricRequest) -> Metric:
                       "images in the order of the data; and the preprocessing",
         )  # fmt: skip
     return metric
+
+
+def _told_apart(decoding: Decoding, outputs: Outputs) -> int:
+    """Classes that a detector has a score for; 0 where each box says its class."""
+    if decoding.says_classes or decoding.scores not in outputs:
+        return 0
+    if decoding.score_columns is not None:
+        return decoding.score_columns[1] - decoding.score_columns[0]
+    return int(outputs[decoding.scores].shape[-2 if decoding.channels_first else -1])
 
 
 #: A detector that finds less by itself was decoded or fed wrongly, and a drop within one point of it proves nothing.

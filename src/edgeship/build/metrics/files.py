@@ -1,4 +1,4 @@
-"""What metrics read from files: a cost matrix, the decoding of a detector, and what is in the images."""
+"""What metrics read from files: a cost matrix, and the decoding of a detector."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.average_precision import Objects
 from edgeship.build.metrics.paired import Outputs
-from edgeship_agent.contract.errors import ConfigError, InputError
-from edgeship_agent.processing.detection import ACTIVATIONS, FORMATS, Decoding, corners
+from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.processing.detection import ACTIVATIONS, FORMATS, Decoding
 
 T = TypeVar("T")
 FILE_VERSION: Final = 1
@@ -37,37 +36,12 @@ class _DecodingFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     schema_version: int = FILE_VERSION
 
 
-class _CocoImage(Struct, frozen=True, kw_only=True):
-    id: int
-    width: float
-    height: float
-    file_name: str = ""
-
-
-class _CocoAnnotation(Struct, frozen=True, kw_only=True):
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-
-
-class _CocoCategory(Struct, frozen=True, kw_only=True):
-    id: int
-    name: str = ""
-
-
-class _CocoFile(Struct, frozen=True, kw_only=True):
-    images: tuple[_CocoImage, ...]
-    annotations: tuple[_CocoAnnotation, ...]
-    categories: tuple[_CocoCategory, ...]
-
-
 def read_costs(path: Path, classes: int, names: Sequence[str]) -> tuple[tuple[float, ...], ...]:
     """A cost matrix, [right class, said class], in the order of the model's classes.
 
     Args:
         path: TOML with ``[cost] matrix`` and, if in another order, ``classes``; or CSV, plain numbers or with the
-            classes' names in the first row and column.
+            classes' names in the first row and column, split by commas, semicolons (then 0,5 is a half) or tabs.
         classes: of the model.
         names: of its classes, where known.
 
@@ -100,8 +74,10 @@ def _costs_from_toml(path: Path) -> tuple[tuple[tuple[float, ...], ...], tuple[s
 
 def _costs_from_csv(path: Path) -> tuple[tuple[tuple[float, ...], ...], tuple[str, ...]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+        text = path.read_text(encoding="utf-8-sig")
+        split = ";" if ";" in text else "\t" if "\t" in text else ","
+        lines = csv.reader(text.splitlines(), delimiter=split)
+        rows = [[cell.replace(",", ".") for cell in row] for row in lines if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot be read: {error}", file=path, next_step=_SEE) from error
     names: tuple[str, ...] = ()
@@ -138,6 +114,7 @@ def read_decoding(path: Path, outputs: Outputs) -> Decoding:
         ("activation", decoding.activation, ACTIVATIONS),
         ("boxes", decoding.boxes, tuple(outputs)),
         ("scores", decoding.scores, tuple(outputs)),
+        ("classes", decoding.classes, ("", *outputs)),
     ):
         if value not in known:
             raise ConfigError("unknown value", file=path, key=f"detection.{key}", expected=" | ".join(known),
@@ -160,18 +137,7 @@ def read_decoding(path: Path, outputs: Outputs) -> Decoding:
 
 
 def _check_columns(decoding: Decoding, outputs: Outputs, path: Path) -> None:
-    axis = -2 if decoding.channels_first else -1
-    for key, name in (("boxes", decoding.boxes), ("scores", decoding.scores)):
-        if outputs[name].ndim < 3:
-            raise ConfigError(
-                "an output that holds no list of boxes",
-                file=path,
-                key=f"detection.{key}",
-                expected="[N, boxes, columns]",
-                got=list(outputs[name].shape),
-                next_step=_SEE,
-            )
-    boxes, scores = outputs[decoding.boxes].shape[axis], outputs[decoding.scores].shape[axis]
+    boxes, scores = (_columns(outputs, key, decoding, path) for key in ("boxes", "scores"))
     spans = [("box_columns", decoding.box_columns, boxes), ("score_columns", decoding.score_columns, scores)]
     for key, span, size in spans:
         wide = span is not None and (span[1] - span[0] == 4 or key != "box_columns")
@@ -179,119 +145,43 @@ def _check_columns(decoding: Decoding, outputs: Outputs, path: Path) -> None:
             raise ConfigError("not columns of the output", file=path, key=f"detection.{key}", got=list(span),
                               expected=f"[first, end) within 0 … {size}", next_step=_SEE)  # fmt: skip
     classes = scores if decoding.score_columns is None else decoding.score_columns[1] - decoding.score_columns[0]
+    if decoding.says_classes:
+        _check_said(decoding, classes, outputs, path)
     for key, column, size in (("objectness_column", decoding.objectness_column, scores),
-                              ("background", decoding.background, classes)):  # fmt: skip
+                              ("class_column", decoding.class_column, scores),
+                              ("background", None if decoding.says_classes else decoding.background,
+                               classes)):  # fmt: skip
         if column is not None and not 0 <= column < size:
             raise ConfigError("not in the output", file=path, key=f"detection.{key}", got=column,
                               expected=f"0 … {size - 1}", next_step=_SEE)  # fmt: skip
 
 
-def read_objects(path: Path, decoding: Decoding, count: int, files: Sequence[str]) -> tuple[Objects, ...]:
-    """What is in every image of the evaluation data.
-
-    Args:
-        path: COCO JSON, or a folder of YOLO text files.
-        decoding: which class is no object, and the categories of the others.
-        count: samples.
-        files: names of the samples, matched by name; without them, the order decides.
-
-    Raises:
-        InputError: unreadable, or other images than the data's.
-    """
-    read = _from_yolo if path.is_dir() else _from_coco
-    found = read(path, decoding, count, files)
-    if not any(len(each.classes) for each in found):
-        raise InputError("no object in any image", file=path, expected="objects to be found",
-                         next_step="check the paths and the names of the images")  # fmt: skip
-    return found
+def _columns(outputs: Outputs, key: str, decoding: Decoding, path: Path) -> int:
+    """Columns of the output of boxes or scores; where a box says its class, scores may be one a box: [N, boxes]."""
+    shape = outputs[getattr(decoding, key)].shape
+    if len(shape) == 2 and key == "scores" and decoding.says_classes:
+        return 1
+    if len(shape) < 3:
+        raise ConfigError("an output that holds no list of boxes", file=path, key=f"detection.{key}",
+                          expected="[N, boxes, columns]", got=list(shape),
+                          next_step=_SEE)  # fmt: skip
+    return int(shape[-2 if decoding.channels_first else -1])
 
 
-def _from_coco(path: Path, decoding: Decoding, count: int, files: Sequence[str]) -> tuple[Objects, ...]:
-    try:
-        document = msgspec.json.decode(path.read_bytes(), type=_CocoFile)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"not a readable COCO file: {error}", file=path, next_step=_SEE) from error
-    by_name = {Path(image.file_name).name: image for image in document.images}
-    images = [by_name.get(Path(name).name) for name in files] if files else list(document.images)
-    missing = [name for name, image in zip(files, images, strict=False) if image is None]
-    if missing or len(images) != count:
-        raise InputError(
-            "other images than the evaluation data's",
-            file=path,
-            key="images",
-            expected=f"{count} images",
-            got=f"none for {missing[0]}" if missing else len(images),
-            next_step="list every evaluation image, in the order of the data where it is an .npz",
-        )
-    classes = _class_of_category(document, decoding, path)
-    boxes: dict[int, list[tuple[tuple[float, ...], int, bool]]] = {}
-    for each in document.annotations:
-        if each.category_id in classes:
-            boxes.setdefault(each.image_id, []).append((each.bbox, classes[each.category_id], bool(each.iscrowd)))
-    return tuple(
-        _objects(
-            boxes.get(image.id, []),
-            Decoding(boxes="", scores="", format="xywh", width=image.width, height=image.height),
-        )
-        for image in images
-        if image is not None
-    )
-
-
-def _class_of_category(document: _CocoFile, decoding: Decoding, path: Path) -> Mapping[int, int]:
-    categories = decoding.categories or tuple(sorted(category.id for category in document.categories))
-    known = {category.id for category in document.categories}
-    if not set(categories) <= known:
-        raise ConfigError("categories that the ground truth does not have", file=path, key="detection.categories",
-                          expected=sorted(known), got=list(categories), next_step=_SEE)  # fmt: skip
-    return {category: _after_background(index, decoding) for index, category in enumerate(categories)}
-
-
-def _after_background(index: int, decoding: Decoding) -> int:
-    """The model's class of the ``index``-th kind of object."""
-    return index + 1 if decoding.background is not None and index >= decoding.background else index
-
-
-def _from_yolo(path: Path, decoding: Decoding, count: int, files: Sequence[str]) -> tuple[Objects, ...]:
-    texts = sorted(each for each in path.glob("*.txt") if each.name != "classes.txt")
-    if files:
-        listed: list[Path] = [path / f"{Path(name).stem}.txt" for name in files]
-    elif len(texts) == count:
-        listed = texts
-    else:
-        raise InputError("not one text file for each image", file=path, expected=count, got=len(texts),
-                         next_step="write an empty file for an image without objects")  # fmt: skip
-    return tuple(_read_yolo(each, decoding) for each in listed)
-
-
-def _read_yolo(path: Path, decoding: Decoding) -> Objects:
-    if not path.exists():
-        return _objects([], decoding)  # by the format's convention an image without objects has no file
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        parts = line.split()
-        if not parts:
-            continue
-        try:
-            box = tuple(float(part) for part in parts[1:5])
-            index = int(parts[0])
-        except ValueError:
-            box, index = (), -1
-        if len(box) != 4 or index < 0 or not np.isfinite(box).all():
-            raise InputError("not a box", file=path, key=f"line {number}", got=repr(line[:60]),
-                             expected="class, centre x, centre y, width, height as shares of the image",
-                             next_step="write the file again")  # fmt: skip
-        rows.append((box, _after_background(index, decoding), False))
-    return _objects(rows, Decoding(boxes="", scores="", format="cxcywh"))
-
-
-def _objects(rows: Sequence[tuple[tuple[float, ...], int, bool]], decoding: Decoding) -> Objects:
-    boxes = np.asarray([box for box, _, _ in rows], np.float64).reshape(-1, 4)
-    return Objects(
-        boxes=corners(boxes, decoding) if len(rows) else boxes,
-        classes=np.asarray([index for _, index, _ in rows], np.int64),
-        crowd=np.asarray([crowd for _, _, crowd in rows], bool),
-    )
+def _check_said(decoding: Decoding, scores: int, outputs: Outputs, path: Path) -> None:
+    """Of boxes that say their class: one score each, and as many classes as boxes."""
+    if scores != 1:
+        raise ConfigError("a box that says its class has one score", file=path, key="detection.score_columns",
+                          got=f"{scores} columns", expected="one", next_step=_SEE)  # fmt: skip
+    if decoding.classes and decoding.class_column is not None:
+        raise ConfigError("the class of a box stands in one place", file=path, key="detection.class_column",
+                          got="classes as well", next_step="leave one of the two out")  # fmt: skip
+    if decoding.classes:
+        axis = -1 if decoding.channels_first else -2
+        boxes, said = outputs[decoding.boxes].shape[axis], outputs[decoding.classes][0].size
+        if boxes != said:
+            raise ConfigError("not one class a box", file=path, key="detection.classes", expected=boxes, got=said,
+                              next_step=_SEE)  # fmt: skip
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -129,11 +129,15 @@ def decoded_groups(decoding: Decoding, output: str, shape: Sequence[int]) -> tup
     >>> [(each.name, each.axis, each.first, each.end) for each in decoded_groups(joined, "y", (1, 84, 8400))]
     [('boxes', -2, 0, 4), ('scores', -2, 4, 84)]
     """
+    if len(shape) < 3:
+        return ()
     axis, column = (-2 if decoding.channels_first else -1), decoding.objectness_column
     spans = [("boxes", decoding.boxes, decoding.box_columns)]
     if column is not None:
         spans.append(("objectness", decoding.scores, (column, column + 1)))
     spans.append(("scores", decoding.scores, decoding.score_columns or (0, shape[axis])))
+    if decoding.class_column is not None:
+        spans.append(("classes", decoding.scores, (decoding.class_column, decoding.class_column + 1)))
     return tuple(
         Group(name=name, axis=axis, first=span[0], end=span[1]) for name, owner, span in spans if owner == output
     )

@@ -7,31 +7,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from edgeship.build.reading.archives import load_array
 from edgeship.build.reading.found import HALVES, Read
-from edgeship.build.reading.sound import SOUNDS, read_sound
+from edgeship.build.reading.labels import Answers
+from edgeship.build.reading.listed import listed_labels
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import InputContract
+from edgeship_agent.patterns.pictures import IMAGES, read_image
+from edgeship_agent.patterns.sound import SOUNDS, read_sound
 from edgeship_agent.runtime.engine import Array
 
-IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 _ARRAYS: Final = frozenset({".npy"})
 SAMPLES: Final = IMAGES | SOUNDS | _ARRAYS
 #: What file browsers and shells leave behind.
 _LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
-_SIXTEEN_BITS: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N", "I"})
 #: Tag of the way a camera was held. Source: EXIF 2.32, 4.6.4.A, Orientation; 1 is upright.
 _ORIENTATION: Final = 0x0112
 _MOST_NAMED: Final = 3
+#: Folders of a data set that are no classes: samples, and what belongs to them.
+_KINDS: Final = frozenset({"images", "image", "imgs", "img", "jpegimages", "masks", "mask", "labels", "annotations",
+                           "segmentationclass", "gt", "groundtruth"})  # fmt: skip
 
 
 def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
     """The samples of a folder, in the order of classes and names.
 
     Classes are its sub-folders in alphabetical order, as the loaders of Keras and torchvision take them, whatever lies
-    below each; without sub-folders nothing is labelled.
+    below each; without sub-folders labels are those of a table that names the files, if there is one.
 
     Raises:
         InputError: the model has several inputs, a sample cannot be read, or the folder holds halves of a data set.
@@ -48,12 +50,14 @@ def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
         found = [(file, 0) for file in samples_in(path)]
     files = [file for file, _ in found]
     _check_one_kind(path, files)
+    given, table = (Answers(), None) if labelled else listed_labels(path, files)
     return Read(
         samples=tuple({contracts[0].tensor: read_file(file, contracts[0])} for file in files),
-        labels=tuple(label for _, label in found) if labelled else None,
-        class_names=tuple(folder.name for folder in classes) if labelled else (),
+        labels=tuple(label for _, label in found) if labelled else given.labels,
+        class_names=tuple(folder.name for folder in classes) if labelled else given.class_names,
+        targets=given.targets,
         files=tuple(str(file.relative_to(path)) for file in files),
-        notes=(*_unread(path, files), *_image_notes(files)),
+        notes=(*given.notes, *_unread(path, [*files, *([table] if table else [])]), *_image_notes(files)),
     )
 
 
@@ -79,44 +83,18 @@ def read_file(file: Path, contract: InputContract) -> Array:
     return load_array(file) if suffix in _ARRAYS else read_image(file, contract)
 
 
-def read_image(file: Path, contract: InputContract) -> Array:
-    """Pixels [height, width, 3], or as the contract's shape says: grey, grey with an axis of one, or with alpha.
-
-    They are bytes; of a picture with 16 bits a pixel they are uint16 where the contract takes that.
-
-    Raises:
-        InputError: damaged, or more bits than the contract takes.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    shape = contract.shape
-    channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else 3
-    try:
-        with Image.open(file) as image:
-            if image.mode in _SIXTEEN_BITS:
-                pixels = _sixteen_bits(np.asarray(image), file, contract)
-            else:
-                pixels = np.asarray(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError("not a readable image", file=file, next_step="take it out or save it again") from error
-    return pixels[..., np.newaxis] if pixels.ndim == 2 and len(shape) == 3 else pixels
-
-
-def _sixteen_bits(pixels: Array, file: Path, contract: InputContract) -> Array:
-    """Of a grey picture: as they are, never cut off at 255."""
-    if contract.dtype != "uint16":
-        raise InputError("a picture with 16 bits a pixel", file=file, expected=contract.dtype, got="uint16",
-                         next_step='say dtype = "uint16" in --preprocess FILE.toml, with the steps to the model\'s '
-                                   "input, or save the pictures with 8 bits")  # fmt: skip
-    return pixels.astype(np.uint16)
-
-
 def _check_no_halves(path: Path, names: Sequence[str]) -> None:
-    """Refuse a folder whose sub-folders are halves of a data set instead of classes.
+    """Refuse a folder whose sub-folders are halves or kinds of files of a data set instead of classes.
 
     Raises:
         InputError: names one of them.
     """
+    kinds = [name for name in names if name.lower() in _KINDS]
+    if len(kinds) > 1 and len(kinds) == len(names):
+        raise InputError("its sub-folders hold samples and what belongs to them, and no classes", file=path,
+                         expected="one sub-folder per class", got=", ".join(kinds),
+                         next_step=f"name the folder of the samples, such as {path / kinds[0]}, with objects as "
+                                   "--ground-truth; save masks as y beside their images as x in an .npz")  # fmt: skip
     words = {word for half in HALVES.values() for word in half}
     halves = [name for name in names if name.lower() in words]
     if halves and len(halves) == len(names):

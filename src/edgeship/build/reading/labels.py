@@ -29,7 +29,8 @@ def answers_of(array: Array, count: int, path: Path, key: str = "y") -> Answers:
     """Right answers from an array.
 
     Args:
-        array: numbers, booleans or text: one a sample, or one-hot rows; floats of any shape are targets.
+        array: numbers, booleans or text: one a sample, or one-hot rows; floats of any shape, and several whole numbers
+            a sample, are targets.
         count: of the samples.
         path: of the file, for error messages.
         key: what the array is called there.
@@ -49,6 +50,8 @@ def answers_of(array: Array, count: int, path: Path, key: str = "y") -> Answers:
     flat = _one_each(array) if array.dtype.kind in "iub" else array
     if hot := _one_hot(flat, count, key):
         return hot
+    if array.dtype.kind in "iub" and flat.ndim > 1 and len(flat) == count:
+        return Answers(targets=array)  # masks, or several labels a sample: for a metric of one's own
     if flat.shape != (count,) or array.dtype.kind not in "iub":
         raise InputError("not one class index per sample", file=path, key=key, expected=f"integers [{count}]",
                          got=f"{array.dtype} {list(array.shape)}", next_step=_SUPPLY)  # fmt: skip

@@ -28,7 +28,7 @@ _INDICES: Final = frozenset({"", "index", "id", "rowid", "unnamed0"})
 _MOST_NAMED: Final = 8
 
 
-class _Table(Struct, frozen=True, kw_only=True):
+class Table(Struct, frozen=True, kw_only=True):
     """A header, and one list of cells a row."""
 
     header: tuple[str, ...]
@@ -46,20 +46,25 @@ def read_table(path: Path, contracts: Sequence[InputContract]) -> Read:
         ConfigError: Parquet, and no package that reads it.
         InputError: unreadable, other columns than the model takes, or a cell that is no number.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     if not table.lines:
         raise InputError("the data set is empty", file=path, expected="a header and one sample a row", got="no rows",
                          next_step="give at least one sample")  # fmt: skip
     columns, label, notes = _columns(table, contracts, path)
     inputs = {each.tensor: _numbers(table, columns[each.tensor], each, path) for each in contracts}
-    answers = None if label is None else _answers([line[label] for line in table.lines])
+    answers = None if label is None else answers_in([line[label] for line in table.lines], comma=table.decimal_comma)
     key = "y" if label is None else table.header[label]
     read = joined(inputs, answers, path, key, notes)
     names = {tensor: tuple(table.header[index] for index in found) for tensor, found in columns.items()}
     return structs.replace(read, columns=names if len(set(table.header)) == len(table.header) else {})
 
 
-def _csv(path: Path) -> _Table:
+def read_csv(path: Path) -> Table:
+    """A table of text, split by what splits it into the most columns; without a header columns are numbered.
+
+    Raises:
+        InputError: unreadable, or rows of several lengths.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +76,7 @@ def _csv(path: Path) -> _Table:
     except csv.Error as error:
         raise InputError(f"cannot be read as CSV: {error}", file=path, next_step="save it again as CSV") from error
     if not lines:
-        return _Table(header=(), lines=())
+        return Table(header=(), lines=())
     widths = {len(cells) for cells in lines}
     if len(widths) != 1:
         wrong = next(index for index, cells in enumerate(lines) if len(cells) != len(lines[0]))
@@ -79,7 +84,7 @@ def _csv(path: Path) -> _Table:
                          got=f"{len(lines[wrong])} cells", next_step="correct that row")  # fmt: skip
     named = not all(_is_number(cell, comma=separator == ";") for cell in lines[0])
     header = [cell.strip() for cell in lines[0]] if named else [f"column {index}" for index in range(len(lines[0]))]
-    return _Table(header=tuple(header), lines=tuple(lines[1:] if named else lines), decimal_comma=separator == ";")
+    return Table(header=tuple(header), lines=tuple(lines[1:] if named else lines), decimal_comma=separator == ";")
 
 
 def _separator(text: str) -> str:
@@ -97,7 +102,7 @@ def _separator(text: str) -> str:
     return max(_SEPARATORS, key=columns)
 
 
-def _parquet(path: Path) -> _Table:
+def _parquet(path: Path) -> Table:
     try:
         file = rows.parquet().ParquetFile(path)
         found = file.read().to_pydict()
@@ -108,7 +113,7 @@ def _parquet(path: Path) -> _Table:
         raise ConfigError("Parquet needs pyarrow, which is not installed", file=path,
                           next_step="pip install pyarrow, or save the table as .csv") from error  # fmt: skip
     found.pop("__index_level_0__", None)
-    return _Table(header=tuple(found), lines=tuple(zip(*found.values(), strict=True)))
+    return Table(header=tuple(found), lines=tuple(zip(*found.values(), strict=True)))
 
 
 def _is_number(cell: Any, *, comma: bool = False) -> bool:
@@ -121,7 +126,7 @@ def _is_number(cell: Any, *, comma: bool = False) -> bool:
 
 
 def _columns(
-    table: _Table, contracts: Sequence[InputContract], path: Path
+    table: Table, contracts: Sequence[InputContract], path: Path
 ) -> tuple[dict[str, list[int]], int | None, tuple[str, ...]]:
     """Columns of each input, that of the label, and what is worth saying."""
     named = {contract.tensor: _own_columns(table.header, contract) for contract in contracts}
@@ -139,7 +144,7 @@ def _columns(
 
 
 def _in_order(
-    table: _Table, contract: InputContract, label: int | None, path: Path
+    table: Table, contract: InputContract, label: int | None, path: Path
 ) -> tuple[dict[str, list[int]], int | None, tuple[str, ...]]:
     """As many columns beside the label as the only input takes."""
     size = math.prod(contract.shape) if -1 not in contract.shape else 0
@@ -174,13 +179,13 @@ def _own_columns(header: Sequence[str], contract: InputContract) -> list[int]:
     return [header.index(contract.tensor)] if size == 1 and contract.tensor in header else []
 
 
-def _label_column(table: _Table, used: set[int]) -> int | None:
+def _label_column(table: Table, used: set[int]) -> int | None:
     """The one column that is called as labels are."""
     found = [index for index, name in enumerate(table.header) if plain(name) in LABEL_NAMES and index not in used]
     return found[0] if len(found) == 1 else None
 
 
-def _holds_text(table: _Table, index: int) -> bool:
+def _holds_text(table: Table, index: int) -> bool:
     return any(not _is_number(line[index], comma=table.decimal_comma) and not _is_nothing(line[index])
                for line in table.lines)  # fmt: skip
 
@@ -189,7 +194,7 @@ def _is_nothing(cell: Any) -> bool:
     return cell is None or str(cell).strip().lower() in _NOTHING
 
 
-def _numbers(table: _Table, columns: Sequence[int], contract: InputContract, path: Path) -> Array:
+def _numbers(table: Table, columns: Sequence[int], contract: InputContract, path: Path) -> Array:
     """[N, …] of the contract's type; a cell without a value is NaN, where the type has that."""
     dtype = np.dtype(contract.dtype)
     values = [[_number(line[index], dtype, comma=table.decimal_comma) for index in columns] for line in table.lines]
@@ -223,15 +228,24 @@ def _number(cell: Any, dtype: np.dtype[Any], *, comma: bool) -> float | int | No
     return int(value) if value.is_integer() else None
 
 
-def _answers(cells: Sequence[Any]) -> Array:
-    """Class numbers, targets or names, whichever all cells are."""
+def answers_in(cells: Sequence[Any], *, comma: bool = False) -> Array:
+    """Class numbers, targets or names, whichever all cells are.
+
+    Args:
+        cells: of one column.
+        comma: whether numbers may be written with a decimal comma.
+
+    >>> answers_in(["0,5", "1,25"], comma=True).tolist(), answers_in(["2.0", "0.0"]).tolist()
+    ([0.5, 1.25], [2.0, 0.0])
+    """
     texts = ["" if _is_nothing(cell) else str(cell).strip() for cell in cells]
+    numbers = [text.replace(",", ".") for text in texts] if comma else texts
     try:
         return np.array([int(text) for text in texts])
     except ValueError:
         pass
     try:
-        return np.array([float(text or "nan") for text in texts])
+        return np.array([float(text or "nan") for text in numbers])
     except ValueError:
         return np.array(texts)
 

@@ -19,6 +19,7 @@ class DeviceDrift(Struct, frozen=True, kw_only=True):
     """The newest judgement of one device and model version.
 
     Attributes:
+        sample_count: of the worst signal, which may be measured in a share of the calls; without one, answered calls.
         state: ``no_data``, ``ok``, ``warn`` or ``alert``.
         figures: one per signal and reference: value, interval, samples, limits, state.
         alarm: memory of the alarms by kind of incident.

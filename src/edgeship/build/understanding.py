@@ -1,0 +1,109 @@
+"""How the data was understood: said, doubted, and refused where it cannot be meant so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import structs
+
+from edgeship.build import data, feeding_check, label_check, metrics, oracle
+from edgeship.build.data import Dataset
+from edgeship.build.options import BuildOptions
+from edgeship.build.progress import Progress
+from edgeship.build.reading.listed import how_to_label
+from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.manifest import OutputContract
+from edgeship_agent.runtime.engine import Array
+
+#: Metrics without which an unlabelled set may have been meant to be labelled.
+_WITHOUT_LABELS: Final = frozenset({"auto", "agreement", "closeness"})
+_ERRORS: Final = frozenset({"rmse", "mae", "snr"})
+
+
+def tell(options: BuildOptions, progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
+    """How the data was read, where its names alone do not say it."""
+    for dataset, role in ((calibration, "calibration"), (evaluation, "evaluation")):
+        for note in dataset.notes:
+            progress.step("data", f"{role}: {note}", "note")
+    bare = evaluation.labels is None and evaluation.targets is None and evaluation.files
+    if bare and options.ground_truth is None and options.metric in _WITHOUT_LABELS:
+        progress.step("data", f"evaluation: {how_to_label(evaluation.files)}", "note")
+
+
+def check_columns(calibration: Dataset, evaluation: Dataset) -> None:
+    """Refuse tables whose columns stand in two orders: both are read in their own, and a model takes one.
+
+    Raises:
+        InputError: names the first column that stands elsewhere.
+    """
+    for tensor, names in evaluation.columns.items():
+        others = calibration.columns.get(tensor, names)
+        if names != others and set(names) == set(others):
+            place = next(index for index, pair in enumerate(zip(names, others, strict=True)) if len(set(pair)) > 1)
+            raise InputError("columns in another order than in the calibration data", file=evaluation.path, key=tensor,
+                             expected=f"{others[place]} in place {place}", got=names[place],
+                             next_step="save both tables with the columns in the order of the training")  # fmt: skip
+
+
+def judged(
+    options: BuildOptions, evaluation: Dataset, first: Array, progress: Progress
+) -> tuple[BuildOptions, Dataset]:
+    """The metric that is meant and the right answers as it reads them, by what the source answers.
+
+    Whole numbers that were saved as floats are classes where the output scores classes, and classes are numbers where
+    the metric is one of errors. One score beside the labels 0 and 1 is judged by how it ranks.
+
+    Args:
+        options: of the build.
+        evaluation: as it was read.
+        first: the source's first output, [N, …].
+        progress: told what is not as the data's form alone says.
+    """
+    if options.metric in _ERRORS and evaluation.labels is not None and not evaluation.class_names:
+        return options, structs.replace(evaluation, labels=None, targets=np.asarray(evaluation.labels, np.float64))
+    if options.task == "raw" or not metrics.of_classes(options.metric):
+        return options, evaluation
+    evaluation = data.as_classes(evaluation, first)
+    if options.metric != "auto":
+        return options, evaluation
+    if evaluation.targets is not None and evaluation.targets.dtype.kind in "iub":
+        raise InputError("several whole numbers a sample, and no metric that reads them", file=evaluation.path, key="y",
+                         got=f"{evaluation.targets.dtype} {list(evaluation.targets.shape)}",
+                         next_step="name a metric of yours, --metric MODULE:FUNCTION, for masks and several labels a "
+                                   "sample; or --metric rmse")  # fmt: skip
+    if evaluation.targets is not None and evaluation.targets[0].size > 1 and np.isin(evaluation.targets, (0, 1)).all():
+        progress.step("metric", "y holds zeros and ones, several a sample: judged by rmse; a metric of yours reads "
+                      "them as labels or masks (--metric MODULE:FUNCTION)", "note")  # fmt: skip
+    one_score = first[0].size == 1 and not metrics.names_class(first)
+    if one_score and evaluation.labels is not None and set(evaluation.labels) == {0, 1}:
+        progress.step("metric", "one score beside the labels 0 and 1: judged by auc", "note")
+        return structs.replace(options, metric="auc"), evaluation
+    return options, evaluation
+
+
+def doubt(
+    task: metrics.Metric,
+    evaluation: Dataset,
+    fed: tuple[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]],
+    outputs: Mapping[str, Array],
+    known: tuple[OutputContract, oracle.RememberedOracle, Progress],
+) -> None:
+    """Refuse labels and samples that are evidently not as the model takes them; say what makes one doubt.
+
+    Args:
+        task: the metric.
+        evaluation: as it was read.
+        fed: calibration and evaluation samples as the source takes them.
+        outputs: of the source on the latter.
+        known: how its first output is read, the source, and who is told.
+    """
+    output, opened, progress = known
+    for note in getattr(task, "notes", ()):
+        progress.step("data", f"ground truth: {note}", "note")
+    if found := label_check.check(task, evaluation, outputs, output):
+        progress.step("labels", found, "undecided")
+    feeding_check.check(evaluation, fed[1], outputs, lambda samples: opened.run(samples, "source", progress))
+    for found in feeding_check.doubts(*fed, outputs):
+        progress.step("input", found, "undecided")
