@@ -29,10 +29,10 @@ from edgeship_agent.telemetry.signals import (
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
-WAITING_BYTES: Final = 1 << 19
+WAITING_BYTES: Final = 1 << 18
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
-#: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
+#: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
 PASS_VALUES: Final = 1 << 15
 
 
@@ -126,7 +126,7 @@ class ImageColumn:
         self._steps: Iterator[None] | None = None  # of the image that is measured between two looks
         self._has_looks = False
         self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
-        self._in_pass = min(max(PASS_VALUES // math.prod(size), 2), self._images)
+        self._in_pass = min(max(PASS_VALUES // math.prod(size), 1), self._images)
         self._kept = np.zeros((self._images, *kept), sample.dtype)
         # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
         self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)

@@ -21,7 +21,7 @@ from edgeship_agent.telemetry.window import MIN_INFERENCES
 #: Most calls of a block: as many as of a window by default, so that one call in so many waits for both to be measured.
 MOST_CALLS: Final = 512
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
-BLOCK_BYTES: Final = 1 << 18
+BLOCK_BYTES: Final = 5 << 15
 #: Where requests come one right after the other, images of as many calls of a window are measured as one that is sent
 #: has at least, and then of one in so many. By their place alone, so that the sample is fair.
 _FIRST_IMAGES, _IMAGE_EVERY = MIN_INFERENCES, 8
