@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import msgspec
 import numpy as np
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeship_agent.contract.manifest import OutputContract
+from edgeship_agent.contract.sketch import bucket_index
+from edgeship_agent.telemetry.counting import bucket_counts
 from edgeship_agent.telemetry.recorder import BLOCK_BYTES, MOST_CALLS, CallRecorder
 from edgeship_agent.telemetry.signals import CLASS_SIGNAL, SignalAccumulator, make_profile, measure, measure_many
 
@@ -92,10 +95,10 @@ def test_every_call_is_handed_on_once_in_order():
     for index in range(600):
         buffer[:], out[:] = index, -index
         collector.recorder.record({"x": buffer, "unknown": out}, {"y": out}, index, index % 3 == 0)
-    assert collector.recorder.waiting == 600 - 2 * MOST_CALLS
+    assert collector.recorder.waiting == 600 - MOST_CALLS
     collector.recorder.flush()
     collector.recorder.flush()
-    assert collector.blocks == [256, 256, 88]
+    assert collector.blocks == [512, 88]
     assert [int(sample[0]) for sample in collector.samples] == list(range(600))
     assert [int(array[0, 1]) for array in collector.outputs] == [-index for index in range(600)]
     assert (collector.latencies, collector.late) == (list(range(600)), 200)
@@ -177,10 +180,10 @@ def test_images_measured_one_at_a_time_between_calls_give_the_same_numbers(calls
     recorder = CallRecorder(("x",), keep)
     for image, count in zip(images, steps, strict=False):
         recorder.record({"x": image}, {"p": np.zeros((1, 4), np.float32)}, 1000, False)
-        done = [recorder.measure_one() for _ in range(count)]
+        done = [recorder.measure_some() for _ in range(count)]
         assert done == sorted(done, reverse=True)
     recorder.flush()
-    assert not recorder.measure_one()
+    assert not recorder.measure_some()
     whole = measure_many({"x": np.stack(images)}, {}, OutputContract())
     for name, values in whole.items():
         np.testing.assert_array_equal(np.concatenate([block[name] for block in blocks]), values)
@@ -195,15 +198,39 @@ def recorded(calls: int, pressed: bool) -> tuple[int, int]:
     image, scores = np.zeros((96, 96, 3), np.uint8), np.zeros((1, 4), np.float32)
     for _ in range(calls):
         recorder.record({"x": image}, {"p": scores}, 1000, False, pressed=pressed)
-        recorder.measure_one()
+        recorder.measure_some()
     recorder.flush()
     return sum(block[0] for block in blocks), sum(block[1] for block in blocks)
 
 
-@pytest.mark.parametrize(("calls", "images"), [(20, 20), (32, 32), (100, 41), (256, 60), (512, 120)])
+@pytest.mark.parametrize(("calls", "images"), [(20, 20), (24, 20), (25, 21), (100, 30), (1000, 142)])
 def test_under_pressure_images_are_sampled_by_their_place_and_no_call_is_lost(calls, images):
     assert recorded(calls, pressed=True) == (calls, images)
     assert recorded(calls, pressed=False) == (calls, calls)
+
+
+def test_of_every_window_the_first_images_are_measured():
+    """The sums of fewer than twenty are never sent, and blocks end where somebody asks for figures."""
+    counts: list[int] = []
+    recorder = CallRecorder(("x",), lambda block: counts.append(len(block.measured["input/x/brightness"])))
+    image, scores = np.zeros((96, 96, 3), np.uint8), np.zeros((1, 4), np.float32)
+    for calls in (15, 15, 30):
+        for _ in range(calls):
+            recorder.record({"x": image}, {"p": scores}, 1000, False, pressed=True)
+        recorder.flush()
+    assert counts == [15, 6, 4]
+    recorder.begin_window()
+    for _ in range(30):
+        recorder.record({"x": image}, {"p": scores}, 1000, False, pressed=True)
+    recorder.flush()
+    assert counts[-1] == 21
+
+
+@given(st.lists(st.integers(1, 10**12), max_size=50))
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_buckets_of_many_latencies_are_those_of_each(latencies_ns):
+    values = [latency_ns / 1000.0 for latency_ns in latencies_ns]
+    assert bucket_counts(values) == dict(sorted(Counter(map(bucket_index, values)).items()))
 
 
 def test_values_that_were_not_looked_at_are_not_missing():

@@ -13,7 +13,7 @@ import numpy as np
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Feature, InputContract
 from edgeship_agent.contract.messages import ShadowTally, Window
-from edgeship_agent.contract.sketch import ExponentialSketch, bucket_index, quantile
+from edgeship_agent.contract.sketch import ExponentialSketch, quantile
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult, check_golden
 from edgeship_agent.runtime.isa import isa_class
@@ -21,6 +21,7 @@ from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import sample_arrays
 from edgeship_agent.serving.control import Counters
 from edgeship_agent.serving.slot import LoadedSlot
+from edgeship_agent.telemetry.counting import bucket_counts
 from edgeship_agent.telemetry.gauges import ProcessGauges
 from edgeship_agent.telemetry.recorder import Block, CallRecorder
 from edgeship_agent.telemetry.ring import PredictionRing, Predictions
@@ -125,18 +126,17 @@ class ModelSession:
         self._recorder.record(raw, outputs, latency_ns, late, pressed=pressed)
 
     def measure_some(self) -> bool:
-        """Use a moment in which nobody asks: measure one image that waits. Returns whether there was one."""
-        return self._recorder.measure_one()
+        """Use a moment in which nobody asks: measure a part of an image that waits. Returns whether there was one."""
+        return self._recorder.measure_some()
 
     def _count_block(self, block: Block) -> None:
         """Measure some answered calls."""
         finite_inputs = self._check_schema(block.raw, len(block.latencies_ns))
         nan_outputs = finite_inputs & ~_all_finite(block.outputs.values(), len(block.latencies_ns))
         counts = self._latency_counts
-        latencies_us = [max(latency_ns, 1) / 1000.0 for latency_ns in block.latencies_ns]
-        for latency_us in latencies_us:
-            index = bucket_index(max(latency_us, 1.0))
-            counts[index] = counts.get(index, 0) + 1
+        latencies_us = np.maximum(np.asarray(block.latencies_ns, np.int64), 1) / 1000.0
+        for index, count in bucket_counts(np.maximum(latencies_us, 1.0)).items():
+            counts[index] = counts.get(index, 0) + count
         columns: Columns = {}
         try:
             columns = measure_many(block.raw, block.outputs, self.slot.manifest.output)
@@ -285,6 +285,8 @@ class ModelSession:
     def _check_schema(self, raw: Mapping[str, Array], calls: int) -> Array:
         """Count what raw inputs [n, …] break; returns in which calls every value was finite, [n]."""
         finite = _all_finite(raw.values(), calls)
+        if not raw:
+            return finite
         for name, samples in raw.items():
             limits = self._ranges.get(name)
             outside = 0 if limits is None else int(_outside(samples, *limits).sum())
@@ -307,6 +309,7 @@ class ModelSession:
         self._recorder.flush()
         window = self._windows.close(self._clock(), self._gauges.read())
         if window is not None:
+            self._recorder.begin_window()
             self._hard_stops.update(dict.fromkeys(window.hard_stops))
         return window
 
@@ -418,5 +421,7 @@ def _all_finite(arrays: Iterable[Array], calls: int) -> Array:
     finite = np.ones(calls, bool)
     for array in arrays:
         if array.dtype.kind == "f" and array.size:
-            finite &= np.isfinite(array).reshape(calls, -1).all(axis=1)
+            known = np.isfinite(array)
+            if not known.all():
+                finite &= known.reshape(calls, -1).all(axis=1)
     return finite

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from edgeship_agent.contract.profile import SignalProfile
-from edgeship_agent.contract.sketch import BinnedSketch, CategorySketch
+from edgeship_agent.contract.sketch import EXPONENTIAL_SCALE, BinnedSketch, CategorySketch
 from edgeship_agent.processing.arrays import Array
 
 #: Fixed-point values are clipped at ± this many steps. Source: contract.profile.SignalProfile.unit.
 CLIP_STEPS: Final = 1 << 20
+#: Buckets of an exponential histogram between a number and its double.
+_BUCKETS_OF_TWO: Final = 1 << EXPONENTIAL_SCALE
+#: The lower bounds of those between a half and one.
+_BOUNDS: Final = 0.5 * 2.0 ** (np.arange(_BUCKETS_OF_TWO) / _BUCKETS_OF_TWO)
+
+
+def bucket_counts(values: Sequence[float] | Array) -> dict[int, int]:
+    """How many positive values fall into which bucket: :func:`contract.sketch.bucket_index` of many at once.
+
+    >>> bucket_counts([1.0, 2.0, 2.1, 2.0])
+    {-1: 1, 7: 2, 8: 1}
+    """
+    mantissas, exponents = np.frexp(np.asarray(values, np.float64))
+    indices = _BUCKETS_OF_TWO * (exponents.astype(np.int64) - 1) + _BOUNDS.searchsorted(mantissas) - 1
+    if not indices.size:
+        return {}
+    lowest = int(indices.min())
+    counts = np.bincount(indices - lowest)
+    (found,) = counts.nonzero()
+    return dict(zip((found + lowest).tolist(), counts[found].tolist(), strict=True))
 
 
 class NumberCounts:
@@ -52,29 +71,39 @@ class NumberCounts:
                 that was measured of some calls only is shorter: the others are not missing, they were not looked at.
             calls: how many.
         """
-        if not self._names or not calls:
-            return
-        nothing = np.full(calls, math.nan)
-        rows_given = [columns.get(name, nothing) for name in self._names]
-        unseen = [calls - len(row) for row in rows_given]
-        if any(unseen):
-            rows_given = [np.append(row, nothing[:count]) for row, count in zip(rows_given, unseen, strict=True)]
-        values = np.asarray(rows_given, np.float64)
+        alike: dict[int, list[int]] = {}  # signals that were measured of as many calls are counted together
+        for index, name in enumerate(self._names):
+            column = columns.get(name)
+            if column is None:
+                self._missing[index] += calls
+            elif len(column):
+                alike.setdefault(len(column), []).append(index)
+        for indices in alike.values():
+            self._count(indices, np.asarray([columns[self._names[index]] for index in indices], np.float64))
+
+    def _count(self, indices: list[int], values: Array) -> None:
+        """Count values [signals, calls] of some signals; the array is overwritten."""
+        places = indices if len(indices) < len(self._names) else slice(None)
+        centers = self._centers[places]
         finite = np.isfinite(values)
-        if finite.all():
-            rows: Sequence[Array] = list(values)
-        else:
-            rows = [row[known] for row, known in zip(values, finite, strict=True)]
-            self._missing = _added(self._missing, np.logical_not(finite).sum(axis=1) - unseen)
-            values = np.where(finite, values, self._centers)  # which is 0 steps
-        for index, (edges, row) in enumerate(zip(self._edges, rows, strict=True)):
-            self._bins[index] += np.bincount(edges.searchsorted(row, side="right"), minlength=len(edges) + 1)
-        values -= self._centers
-        values /= self._units
+        rows: Sequence[Array] = list(values)
+        if not finite.all():
+            rows = [row[known] for row, known in zip(rows, finite, strict=True)]
+            for index, row in zip(indices, rows, strict=True):
+                self._missing[index] += values.shape[1] - len(row)
+            values = np.where(finite, values, centers)  # which is 0 steps
+        for index, row in zip(indices, rows, strict=True):
+            bins = self._bins[index]
+            bins += np.bincount(self._edges[index].searchsorted(row, side="right"), minlength=bins.size)
+        values -= centers
+        values /= self._units[places]
         np.minimum(np.maximum(values, -CLIP_STEPS, out=values), CLIP_STEPS, out=values)
         steps = np.rint(values, out=values).astype(np.int64)
-        self._sums = _added(self._sums, steps.sum(axis=1))
-        self._square_sums = _added(self._square_sums, np.square(steps, out=steps).sum(axis=1))
+        totals = np.add.reduce(steps, axis=1).tolist()
+        squares = np.add.reduce(np.square(steps, out=steps), axis=1).tolist()
+        for index, total, square_total in zip(indices, totals, squares, strict=True):
+            self._sums[index] += total
+            self._square_sums[index] += square_total
 
     def sketches(self) -> dict[str, BinnedSketch]:
         """Signal name → what was counted; signals of which nothing was are left out."""
@@ -109,7 +138,3 @@ class ClassCounts:
     def sketch(self) -> CategorySketch | None:
         """What was counted; None for nothing."""
         return CategorySketch(counts=dict(sorted(self._counts.items()))) if self._counts else None
-
-
-def _added(totals: list[int], more: Array) -> list[int]:
-    return [total + each for total, each in zip(totals, more.tolist(), strict=True)]

@@ -8,6 +8,7 @@ what is kept of a call are its three figures.
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -28,10 +29,10 @@ from edgeship_agent.telemetry.signals import (
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
-WAITING_BYTES: Final = 1 << 19
+WAITING_BYTES: Final = 1 << 18
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
-#: Numbers that are looked at in one pass, where two images do not need more: they should stay in a processor's cache.
+#: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
 PASS_VALUES: Final = 1 << 15
 
 
@@ -122,8 +123,10 @@ class ImageColumn:
         size = sample.shape if places.flat is None else places.flat.shape
         kept = size if places.rows is None else (places.rows.size, places.row_size)
         self._next = self._measured = 0  # the calls between wait
+        self._steps: Iterator[None] | None = None  # of the image that is measured between two looks
+        self._has_looks = False
         self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
-        self._in_pass = min(max(PASS_VALUES // math.prod(size), 2), self._images)
+        self._in_pass = min(max(PASS_VALUES // math.prod(size), 1), self._images)
         self._kept = np.zeros((self._images, *kept), sample.dtype)
         # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
         self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)
@@ -138,6 +141,7 @@ class ImageColumn:
             return False
         if not index:
             self._measured = 0  # whatever came before was handed on, or belonged to a call that went alone
+            self._steps = None
         place, places = index % self._images, self._places
         # "clip" since the default would gather into a copy first; every place is inside
         if places.rows is not None:
@@ -149,15 +153,28 @@ class ImageColumn:
             self._kept[place] = array
         self._next = index + 1
         if self._next - self._measured == self._images:
-            self._measure_waiting()
+            if self._has_looks:  # whoever asks next waits for one image, not for all of them
+                self._measure_oldest()
+            else:
+                self._measure_waiting()
         return True
 
-    def measure_one(self) -> bool:
-        """Measure the image that waits longest; whether there was one."""
-        if self._measured == self._next:
-            return False
-        self._measure(1)
+    def measure_some(self) -> bool:
+        """Do a part of what measuring the image that waits longest takes, some µs; whether there was anything to do."""
+        self._has_looks = True
+        if self._steps is None:
+            if self._measured == self._next:
+                return False
+            self._steps = self._measure(1)
+        for _ in self._steps:
+            return True
+        self._steps = None
         return True
+
+    def _measure_oldest(self) -> None:
+        while self._next - self._measured == self._images:
+            self.measure_some()
+        self._steps = None  # it may have been the last step that was left
 
     def columns(self, calls: int) -> Columns:
         """Signals of the first calls; lent, as the arrays of a block are."""
@@ -166,27 +183,31 @@ class ImageColumn:
         return {name: self._figures[index, :calls] for index, name in enumerate(self._names)}
 
     def _measure_waiting(self) -> None:
+        self._steps = None  # what was begun is done with the others
         while waiting := self._next - self._measured:
-            self._measure(min(waiting, self._in_pass))
+            for _ in self._measure(min(waiting, self._in_pass)):
+                pass
 
-    def _measure(self, most: int) -> None:
-        """Measure the oldest images that wait, as many as lie beside each other."""
+    def _measure(self, most: int) -> Iterator[None]:
+        """Measure the oldest images that wait, as many as lie beside each other; step by step."""
         start = self._measured
         kept = self._kept[start % self._images :][:most]
         images = len(kept)
         if self._gathered is not None and self._places.flat is not None:
             gathered = self._gathered[:images]
             kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
+            yield
         numbers = self._numbers[:images]
         np.copyto(numbers, kept)
-        figures = _statistics([numbers[part] for part in self._places.parts], self._scratch)
+        yield
+        figures = yield from _statistics([numbers[part] for part in self._places.parts], self._scratch)
         for index, values in enumerate(figures):
             self._figures[index, start : start + images] = values
         self._measured = start + images
 
 
-def _statistics(parts: list[Array], scratch: Array) -> tuple[Array, Array, Array]:
-    """As :func:`edgeship_agent.telemetry.signals.measure_many` measures images.
+def _statistics(parts: list[Array], scratch: Array) -> Generator[None, None, tuple[Array, Array, Array]]:
+    """As :func:`edgeship_agent.telemetry.signals.measure_many` measures images, step by step.
 
     Args:
         parts: pixels, two neighbours down, two neighbours across: [n, …] of float32.
@@ -199,9 +220,11 @@ def _statistics(parts: list[Array], scratch: Array) -> tuple[Array, Array, Array
 
     pixels = parts[0].reshape(images, -1)
     brightness, contrast = mean_and_std(pixels, room(pixels))
+    yield
     total, count = np.zeros(images), 0
     for low, high in (parts[1:3], parts[3:5]):
         difference = np.subtract(high, low, out=room(low)).reshape(images, -1)
         total += np.add.reduce(np.square(difference, out=difference), axis=1)
         count += difference.shape[1]
+        yield
     return brightness, contrast, np.sqrt(total / count)

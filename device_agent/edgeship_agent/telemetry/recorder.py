@@ -16,14 +16,15 @@ from msgspec import Struct
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.telemetry.images import ImageColumn, places_of
 from edgeship_agent.telemetry.signals import Columns
+from edgeship_agent.telemetry.window import MIN_INFERENCES
 
-#: Most calls of a block.
-MOST_CALLS: Final = 256
+#: Most calls of a block: as many as of a window by default, so that one call in so many waits for both to be measured.
+MOST_CALLS: Final = 512
 #: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
-BLOCK_BYTES: Final = 1 << 18
-#: Where requests come one right after the other, images of so many calls of a block are measured and then of one in so
-#: many. By their place alone, so that the sample is fair; a window that may be sent, of 20 calls, holds 20 of them.
-_FIRST_IMAGES, _IMAGE_EVERY = 32, 8
+BLOCK_BYTES: Final = 5 << 15
+#: Where requests come one right after the other, images of as many calls of a window are measured as one that is sent
+#: has at least, and then of one in so many. By their place alone, so that the sample is fair.
+_FIRST_IMAGES, _IMAGE_EVERY = MIN_INFERENCES, 8
 #: Keeps one call's array under its index; whether it has the shape of those before.
 _Put = Callable[[int, Array], bool]
 
@@ -68,8 +69,8 @@ class _Column:
         return True
 
 
-def _is_sampled(index: int) -> bool:
-    return index < _FIRST_IMAGES or not index % _IMAGE_EVERY
+def _is_sampled(place: int) -> bool:
+    return place < _FIRST_IMAGES or not place % _IMAGE_EVERY
 
 
 class CallRecorder:
@@ -109,6 +110,7 @@ class CallRecorder:
         self._latencies_ns: list[int] = []
         self._times_s: list[float] = []
         self._late = 0
+        self._since_window = 0
         #: Calls that were recorded and not handed on yet.
         self.waiting = 0
 
@@ -122,7 +124,8 @@ class CallRecorder:
         pressed: bool = False,
     ) -> None:
         """Take one answered call; where the next one presses, large images of some calls are not measured."""
-        index, sampled = self.waiting, self._sampled
+        index, sampled, place = self.waiting, self._sampled, self._since_window
+        self._since_window = place + 1
         if not self._capacity and not self._found_room(raw, outputs):
             self._hand_on_alone(raw, outputs, latency_ns, late)
             return
@@ -131,7 +134,7 @@ class CallRecorder:
                 if not put(index, arrays[name]):
                     self._hand_on_alone(raw, outputs, latency_ns, late)
                     return
-        if not pressed or _is_sampled(index):
+        if not pressed or _is_sampled(place):
             for name, put in self._put_images:
                 if not put(sampled, raw[name]):
                     self._hand_on_alone(raw, outputs, latency_ns, late)
@@ -144,9 +147,13 @@ class CallRecorder:
         if self.waiting >= self._capacity:
             self.flush()
 
-    def measure_one(self) -> bool:
-        """Measure one image of those that wait, before a block needs it; whether there was one."""
-        return any(image.measure_one() for image in self._images)
+    def begin_window(self) -> None:
+        """The calls that follow belong to another window, of which the first are measured."""
+        self._since_window = 0
+
+    def measure_some(self) -> bool:
+        """Measure a part of an image that waits, before a block needs it; whether there was anything to do."""
+        return any(image.measure_some() for image in self._images)
 
     def flush(self) -> None:
         """Hand on what waits."""

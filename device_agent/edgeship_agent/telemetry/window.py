@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
 from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, Sketch, bucket_index
+from edgeship_agent.processing.arrays import Array
+from edgeship_agent.telemetry.counting import bucket_counts
 from edgeship_agent.telemetry.noted import Notes, NoteSums
 from edgeship_agent.telemetry.signals import CLASS_SIGNAL, Columns, SignalAccumulator, Values
 
@@ -125,7 +128,7 @@ class WindowBuilder:
         self._signals.add(values)
 
     def answered_many(
-        self, latencies_us: Sequence[float], columns: Columns, *, late: int = 0, nan_outputs: int = 0
+        self, latencies_us: Sequence[float] | Array, columns: Columns, *, late: int = 0, nan_outputs: int = 0
     ) -> None:
         """Count several answered calls, as :meth:`answered` counts each.
 
@@ -140,12 +143,11 @@ class WindowBuilder:
         answers.deadline_misses += late
         answers.nan_outputs += nan_outputs
         counts = answers.latency_counts
-        for latency_us in latencies_us:
-            if latency_us > 0:
-                index = bucket_index(latency_us)
-                counts[index] = counts.get(index, 0) + 1
-            else:
-                answers.zero_latencies += 1
+        latencies = np.asarray(latencies_us, np.float64)
+        positive = latencies[latencies > 0.0]
+        answers.zero_latencies += latencies.size - positive.size
+        for index, count in bucket_counts(positive).items():
+            counts[index] = counts.get(index, 0) + count
         self._signals.add_many(columns, len(latencies_us))
 
     def failed(self) -> None:
