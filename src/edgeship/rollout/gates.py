@@ -154,9 +154,7 @@ def failed_calls(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], mo
     )
 
 
-def failed_increase(
-    policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], models: int = 1
-) -> GateResult | None:
+def failed_increase(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], models: int = 1) -> GateResult | None:
     """Failed share after − before on the same device: three answers, as non-inferiority tests have them.
 
     Broken when it is proven to have grown and grew by more than the limit; open while the interval crosses the limit.

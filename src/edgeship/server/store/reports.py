@@ -16,8 +16,8 @@ def add(connection: Connection, report: UpdateReport, now_s: float) -> int | Non
     """Keep a report.
 
     Returns:
-        The greatest ``seq`` of this attempt at this model that was known before (0 for none), or None where this very report was
-        known: a repeat changes nothing.
+        The greatest ``seq`` of this attempt at this model that was known before (0 for none), or None where this very
+        report was known: a repeat changes nothing.
     """
     known = connection.execute(
         select(_table.c.seq).where(*_attempt(report.device_id, report.deployment, report.attempt, report.model))
@@ -31,9 +31,7 @@ def add(connection: Connection, report: UpdateReport, now_s: float) -> int | Non
     return max(seqs, default=0)
 
 
-def newest(
-    connection: Connection, device_id: str, deployment: str, attempt: int, model: str
-) -> UpdateReport | None:
+def newest(connection: Connection, device_id: str, deployment: str, attempt: int, model: str) -> UpdateReport | None:
     """The newest report of an attempt at a model, or None."""
     where = _attempt(device_id, deployment, attempt, model)
     query = select(_table).where(*where).order_by(_table.c.seq.desc()).limit(1)
@@ -41,9 +39,7 @@ def newest(
     return None if row is None else _report(row)
 
 
-def of_attempt(
-    connection: Connection, device_id: str, deployment: str, attempt: int, model: str
-) -> list[UpdateReport]:
+def of_attempt(connection: Connection, device_id: str, deployment: str, attempt: int, model: str) -> list[UpdateReport]:
     """Every report of an attempt at a model, in order."""
     query = select(_table).where(*_attempt(device_id, deployment, attempt, model)).order_by(_table.c.seq)
     return [_report(row) for row in connection.execute(query)]
