@@ -72,16 +72,16 @@ class Clock:
         return self.now_s
 
 
-def bundle_draft(version: str) -> BundleDraft:
+def bundle_draft(version: str, model: str = MODEL) -> BundleDraft:
     """Three variants, each with the baseline above."""
     variants = []
     for target, runtime, arch in TARGETS:
         files = tuple(
             msgspec.structs.replace(file, data=PROFILE_BYTES) if file.role == "profile" else file
-            for file in bundles.files("model.onnx", seed=f"{version} {runtime}".encode())
+            for file in bundles.files("model.onnx", seed=f"{model} {version} {runtime}".encode())
         )
         variants.append(VariantDraft(variant=bundles.variant(target, runtime, "int8", arch=arch), files=files))
-    return bundles.draft(*variants, name=MODEL, version=version)
+    return bundles.draft(*variants, name=model, version=version)
 
 
 class Device:
@@ -96,13 +96,14 @@ class Device:
         self.beside: dict[str, tuple[str, str, str]] = {}  # model → arm, version, digest of what shares the traffic
         self.generation = 0
         self.session = 0
-        self.seq = 0
+        self.seqs: dict[str, int] = {}  # model → reports of the attempt at hand
         self.window_seq = 0
         self.answers: dict[str, dict[int, int]] = {}
         self.notes: dict[str, dict[str, Any]] = {}  # version → labels, outcomes, shadow of its windows
         self.online = True
         self.stop_at: UpdateState | None = None
         self.refuse: str = ""
+        self.refuse_model: str = ""  # the one of several models that it refuses; "" for any
         self.reports: list[UpdateReport] = []
 
     def running(self) -> tuple[RunningArm, ...]:
@@ -165,8 +166,40 @@ class Device:
         self.generation = goal.generation
         for model in set(self.loaded) - {each.model for each in goal.models}:
             del self.loaded[model]
+        together: dict[str, list[ModelGoal]] = {}
         for model_goal in goal.models:
-            self._update(model_goal)
+            if model_goal.release:
+                together.setdefault(model_goal.release, []).append(model_goal)
+            else:
+                self._update(model_goal)
+        for release in together.values():
+            self._update_together(release)
+
+    def _update_together(self, wanted: Sequence[ModelGoal]) -> None:
+        """All models of a release, or none: they share each step, and who is refused ends the others."""
+        changing = [each for each in wanted if self.loaded.get(each.model, ("", ""))[1] != each.arms[0].digest]
+        for each in wanted:
+            if each not in changing:
+                self._update(each)
+        refused = [each for each in changing if self.refuse_model in ("", each.model)]
+        if self.refuse and refused and not wanted[0].is_rollback:
+            for each in changing:
+                self.seqs[each.model] = 0
+                before = self.loaded.get(each.model, ("", ""))[1]
+                if each is refused[0]:
+                    self.report(each, UpdateState.REJECTED, loaded=before, reason=self.refuse, detail="the detail")
+                else:
+                    detail = f"{refused[0].model}: {self.refuse}"
+                    self.report(each, UpdateState.FAILED_CLEAN, loaded=before, reason="release_member", detail=detail)
+            return
+        self.seqs |= dict.fromkeys((each.model for each in changing), 0)
+        for state in STEPS:
+            for each in changing:
+                if state in (UpdateState.PROBATION, UpdateState.COMMITTED):
+                    self.loaded[each.model] = (each.arms[0].version, each.arms[0].digest)
+                self.report(each, state, loaded=self.loaded.get(each.model, ("", ""))[1])
+            if state is self.stop_at and not wanted[0].is_rollback:
+                return
 
     def _update(self, wanted: ModelGoal) -> None:
         if len(wanted.arms) > 1:
@@ -174,7 +207,7 @@ class Device:
             return
         self.beside.pop(wanted.model, None)
         arm = wanted.arms[0]
-        self.seq = 0
+        self.seqs[wanted.model] = 0
         before = self.loaded.get(wanted.model, ("", ""))
         if before[1] == arm.digest:
             self.report(wanted, UpdateState.COMMITTED, loaded=arm.digest, reason="already_running")
@@ -193,7 +226,7 @@ class Device:
         """A second version, beside the one that runs: what an agent reports about it."""
         base, arm = wanted.arms
         assert self.loaded[wanted.model] == (base.version, base.digest)
-        self.seq = 0
+        self.seqs[wanted.model] = 0
         name = "b" if arm.share else "shadow"
         for state in STEPS:
             if state is UpdateState.PROBATION:
@@ -205,14 +238,14 @@ class Device:
     def report(
         self, wanted: ModelGoal, state: UpdateState, *, loaded: str, reason: str = "", detail: str = ""
     ) -> UpdateReport:
-        self.seq += 1
+        self.seqs[wanted.model] = self.seqs.get(wanted.model, 0) + 1
         arm = wanted.arms[0]
         report = UpdateReport(
             protocol_version=1,
             device_id=self.id,
             deployment=wanted.deployment,
             attempt=wanted.attempt,
-            seq=self.seq,
+            seq=self.seqs[wanted.model],
             model=wanted.model,
             arm="main",
             version=arm.version,
@@ -295,11 +328,10 @@ class Fleet:
         with self.transaction() as connection:
             rollouts.on_report(self.context, connection, report.device_id, report)
 
-    def add_release(self, version: str) -> Bundle:
+    def add_release(self, version: str, model: str = MODEL) -> Bundle:
         """Build a bundle, upload it over HTTP, register it."""
-        bundle = Bundle.open(
-            bundles.written(self.folder, name=f"bundle-{version}", content=bundle_draft(version)).directory
-        )
+        content = bundle_draft(version, model)
+        bundle = Bundle.open(bundles.written(self.folder, name=f"{model}-{version}", content=content).directory)
         answer = self.upload(bundle)
         assert answer.status_code in (200, 201), answer.text
         profile = bundle.manifest.variants[0].file("profile")

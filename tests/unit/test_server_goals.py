@@ -58,7 +58,7 @@ class World:
 
     def assign(self, version: str = "1.0") -> int:
         with self.context.write() as connection:
-            return goals.assign(self.context, connection, assignment(version))
+            return goals.assign(self.context, connection, [assignment(version)])
 
 
 def assignment(version: str) -> Assignment:
@@ -93,14 +93,14 @@ def test_generations_grow_over_changes_and_restarts(tmp_path: Path) -> None:
 def test_withdrawing_names_no_model(world: World) -> None:
     world.assign()
     with world.context.write() as connection:
-        assert goals.withdraw(world.context, connection, "press-07", "digits") == 2
+        assert goals.withdraw(world.context, connection, "press-07", ["digits"]) == 2
     assert world.sent[-1][1].models == ()
 
 
 def test_nothing_is_published_of_a_transaction_that_fails(world: World) -> None:
     def fail() -> None:
         with world.context.write() as connection:
-            goals.assign(world.context, connection, assignment("1.0"))
+            goals.assign(world.context, connection, [assignment("1.0")])
             raise KeyError
 
     with pytest.raises(KeyError):

@@ -277,6 +277,7 @@ def _rollout(connection: Any, state: str) -> None:
             created_at_s=0.0,
             updated_at_s=0.0,
             ended_at_s=None,
+            parts=[{"model": "digits", "version": "v1", "digest": "sha256:" + "0" * 64}],
         )
     )
     connection.execute(

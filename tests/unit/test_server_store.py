@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, create_engine, func, select
 
-from edgeship.server.store import Store, books, devices, open_store, schema, windows
+from edgeship.server.store import Store, books, devices, open_store, reports, rollouts, schema, windows
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.messages import WindowBatch
 from tests.device_link import batch, window
@@ -40,6 +43,45 @@ def test_opening_again_keeps_everything(tmp_path: Path) -> None:
             books.count(connection, "malformed")
             assert books.read(connection) == {"malformed": expected}
         opened.close()
+
+
+def test_rollouts_of_before_are_of_one_model(tmp_path: Path) -> None:
+    """A database as version 0004 left it: its rollouts, devices and reports are read as those of one model."""
+    url = f"sqlite:///{tmp_path / 'test.sqlite'}"
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection = engine.connect()
+    command.upgrade(config, "0004")
+    policy, verdict = json.dumps({"name": "threshold"}), "null"
+    rollout = ("r1", 1, "digits", "v2", "sha256:2", policy, "[1.0]", "{}", 7, "running", 0, '["soaking"]', 1.0, "why",
+               verdict, 3, 1.0, 2.0)  # fmt: skip
+    connection.exec_driver_sql(
+        "INSERT INTO rollouts (id, number, model, version, digest, policy, stages, filter, seed, state, stage_index, "
+        "stage_states, stage_started_s, reason, verdict, revision, created_at_s, updated_at_s) VALUES "
+        f"({', '.join('?' * len(rollout))})",
+        rollout,
+    )
+    device = ("r1", "d", 0, "x/y", "succeeded", "committed", "", 1, "v1", "sha256:1", 1.0, 2.0, 3.0, 1)
+    connection.exec_driver_sql(f"INSERT INTO rollout_devices VALUES ({', '.join('?' * len(device))})", device)
+    report = ("d", "r1", 1, 4, "digits", "v2", "sha256:2", "committed", "", "", "sha256:2", "{}", 0, 3.0)
+    connection.exec_driver_sql(f"INSERT INTO reports VALUES ({', '.join('?' * len(report))})", report)
+    connection.commit()
+    connection.close()
+    engine.dispose()
+    store = open_store(url)
+    with store.read() as read:
+        [found] = rollouts.list_all(read)
+        assert [(part.model, part.version, part.digest) for part in found.parts] == [("digits", "v2", "sha256:2")]
+        [member] = rollouts.members(read, "r1")
+        [part] = member.parts
+        summed = rollouts.summed_up(member.parts)
+        assert summed == {name: getattr(member, name) for name in summed}
+        assert (part.model, part.previous_version, part.previous_digest) == ("digits", "v1", "sha256:1")
+        newest = reports.newest(read, "d", "r1", 1, "digits")
+        assert newest is not None
+        assert (newest.seq, newest.loaded_digest) == (4, "sha256:2")
+    store.close()
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from edgeship.cli import console, version_lines
+from edgeship.cli import console, release_lines, version_lines
 from edgeship.cli.server_option import server_option
 from edgeship_agent.contract.errors import ContractError
 
@@ -21,7 +20,7 @@ _UPLOAD_TIMEOUT_S: Final = 600.0
 
 @click.group()
 def releases() -> None:
-    """Add, list and show releases."""
+    """Add, join, list and show releases."""
 
 
 @releases.command()
@@ -53,6 +52,31 @@ def add(bundle: Path, server: str, as_json: bool) -> None:
     console.next_steps(f"edgeship rollouts create {manifest.name} {manifest.version} --stages 20%,100%")
 
 
+@releases.command()
+@click.argument("name")
+@click.argument("version")
+@click.argument("members", nargs=-1, required=True, metavar="MODEL@VERSION...")
+@server_option
+@console.json_option
+def join(name: str, version: str, members: tuple[str, ...], server: str, as_json: bool) -> None:
+    """Make releases of several models one release, NAME VERSION, that devices switch to as one.
+
+    For a detector and the classifier behind it, or a denoiser and the model that was trained on its output: all of
+    them are staged, proven and committed together, or all of them are taken back.
+    """
+    from edgeship.cli.api_client import ApiClient
+
+    with ApiClient(server) as client:
+        document = client.post("releases/join", {"name": name, "version": version, "members": list(members)})
+    release = document["release"]
+    if as_json:
+        console.result_json({"schema_version": 1, "created": document["created"], **release})
+        return
+    word = "joined" if document["created"] else "known"
+    console.step(word, f"{name} {version} · {release_lines.parts_words(release['parts'])}")
+    console.next_steps(f"edgeship rollouts create {name} {version} --stages 20%,100%")
+
+
 @releases.command(name="list")
 @click.option("--model", default="", help="Only releases of this model.")
 @server_option
@@ -71,8 +95,9 @@ def list_releases(model: str, server: str, as_json: bool) -> None:
         console.note("no release yet")
         console.next_steps("edgeship releases add BUNDLE")
         return
-    rows = [(each["model"], each["version"], _state(each), each["digest"][:19], _day(each)) for each in found]
+    rows = [(each["model"], each["version"], *release_lines.state_and_day(each)) for each in found]
     console.table(("model", "version", "state", "digest", "added"), rows)
+    release_lines.print_joint_list(document["joint"])
     console.next_steps(f"edgeship releases show {found[0]['model']} {found[0]['version']}")
 
 
@@ -82,7 +107,10 @@ def list_releases(model: str, server: str, as_json: bool) -> None:
 @server_option
 @console.json_option
 def show(model: str, version: str, server: str, as_json: bool) -> None:
-    """Show one release: the claims of its variants, and its model's versions side by side."""
+    """Show one release: the claims of its variants, and its model's versions side by side.
+
+    Of a joint release: the releases that it holds.
+    """
     from edgeship.cli.api_client import ApiClient
 
     with ApiClient(server) as client:
@@ -90,7 +118,10 @@ def show(model: str, version: str, server: str, as_json: bool) -> None:
     if as_json:
         console.result_json(document)
         return
-    console.result(f"{model} {version}   {_state(document)}   {document['digest']}")
+    if "members" in document:
+        release_lines.print_joint(document)
+        return
+    console.result(f"{model} {version}   {release_lines.state(document)}   {document['digest']}")
     if document["blocked_reason"]:
         console.result(f"blocked     {document['blocked_reason']}")
     console.table(("variant", "size", "metric", "drop (95 %)", "relative RMS"), map(_variant, document["variants"]))
@@ -98,6 +129,7 @@ def show(model: str, version: str, server: str, as_json: bool) -> None:
     header = ("version", "status", "accuracy", "in the field (95 %)", "p99", "devices", "traffic")
     console.table(header, map(_version, document["versions"]))
     version_lines.print_field(document["versions"])
+    release_lines.print_joint_list(document["joined_in"])
     steps = [f"edgeship rollouts create {model} {version} --stages 20%,100%"]
     if document["blocked_by"]:
         steps = [f"edgeship explain rollout/{document['blocked_by']}"]
@@ -146,14 +178,6 @@ def _read_text(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"cannot be read: {error}", file=path, next_step=f"move {path} away") from error
-
-
-def _state(release: dict[str, Any]) -> str:
-    return "✖ blocked" if release["state"] == "blocked" else "✔ available"
-
-
-def _day(release: dict[str, Any]) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(release["added_at_s"]))
 
 
 def _variant(row: dict[str, Any]) -> tuple[str, ...]:

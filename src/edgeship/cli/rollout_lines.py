@@ -80,6 +80,31 @@ def state_words(rollout: dict[str, Any]) -> str:
     return " ".join(STATES.get(rollout["state"], ("?", rollout["state"].upper())))
 
 
+def reason(device: dict[str, Any]) -> str:
+    """Why a device stands as it does; the name of a model before the reason stays as it is.
+
+    >>> reason({"reason": "wake_word: golden_mismatch"})
+    'wake_word: golden mismatch'
+    """
+    model, colon, code = device["reason"].rpartition(": ")
+    return f"{model}{colon}{code.replace('_', ' ')}"
+
+
+def model_rows(rollout: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Of a joint release: each model, from which versions to which, and how it stands on how many devices."""
+    if len(rollout["parts"]) < 2:
+        return []
+    rows = []
+    for part in rollout["parts"]:
+        stands = [each for device in rollout["devices"] for each in device["parts"] if each["model"] == part["model"]]
+        before = "/".join(sorted({each["previous_version"] for each in stands if each["previous_version"]}))
+        states = [each["state"].replace("_", " ") for each in stands]
+        words = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        change = f"{before}→{part['version']}" if before and before != part["version"] else part["version"]
+        rows.append((part["model"], change + (" (unchanged)" if before == part["version"] else ""), words))
+    return rows
+
+
 def _headline(rollout: dict[str, Any]) -> str:
     words = state_words(rollout)
     if rollout["ended_at_s"] is not None:

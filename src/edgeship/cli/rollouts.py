@@ -95,6 +95,8 @@ def create(
 ) -> None:
     """Roll VERSION of MODEL out in stages; canaries are drawn at random within target and runtime.
 
+    MODEL may be the name of a joint release: its models switch as one, and one verdict holds for all of them.
+
     With --ab each device goes on with the version that it runs and gives VERSION a share of its traffic; with --shadow
     VERSION runs beside it and its answers are thrown away.
     """
@@ -155,11 +157,15 @@ def status(rollout_id: str, watch: bool, server: str, as_json: bool) -> None:
         return
     _print_status(document)
     rows = [
-        (each["id"], str(each["stage_index"] + 1), each["state"].replace("_", " "), each["reason"].replace("_", " "))
+        (each["id"], str(each["stage_index"] + 1), each["state"].replace("_", " "), rollout_lines.reason(each))
         for each in document["devices"]
     ]
     console.result("")
     console.table(("device", "stage", "state", "reason"), rows)
+    models = rollout_lines.model_rows(document)
+    if models:
+        console.result("")
+        console.table(("model", "changes", "stands"), models)
     console.next_steps(rollout_lines.next_command(document))
 
 
@@ -248,11 +254,12 @@ def _print_plan(document: dict[str, Any]) -> None:
         (
             each["device_id"],
             str(each["stage_index"] + 1) if each["state"] == "queued" else "–",
-            each["variant"] or "–",
-            each["model_digest"][:19] or "–",
+            part["variant"] or "–",
+            part["model_digest"][:19] or "–",
             each["reason"] or each["state"].replace("_", " "),
         )
         for each in document["devices"]
+        for part in each["parts"]
     ]
     console.table(("device", "stage", "variant", "digest", "note"), rows)
 

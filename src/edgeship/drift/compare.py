@@ -37,10 +37,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Smallest effects worth telling somebody about, as bias-free Jensen–Shannon distances, 0–1.
 
     0.1 is what a shift of a normal distribution by 0.24 standard deviations makes. Source: ADR 0005.
+
+    Attributes:
+        family_error: chance that any one of the signals lies outside its interval; less where several comparisons
+            share it.
     """
 
     warn: float = 0.05
     alert: float = 0.10
+    family_error: float = FAMILY_ERROR
 
 
 class SignalDistance(Struct, frozen=True, kw_only=True):
@@ -105,7 +110,7 @@ def compare(
     >>> distance.state.value, round(distance.value, 2)
     ('alert', 0.46)
     """
-    alpha = FAMILY_ERROR / 2.0 / max(1, len(profile.signals))
+    alpha = limits.family_error / 2.0 / max(1, len(profile.signals))
     results = []
     for signal in profile.signals:
         normal = signal.reference if reference_sketches is None else reference_sketches.get(signal.name)

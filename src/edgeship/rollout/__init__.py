@@ -2,6 +2,7 @@
 
 from edgeship.rollout.evidence import DeviceEvidence, DriftFigure, GateResult, Verdict, VerdictKind
 from edgeship.rollout.judge import judge
+from edgeship.rollout.parts import RELEASE_MEMBER, deciding, named
 from edgeship.rollout.policy import ThresholdPolicy, parse_policy, parse_stages
 from edgeship.rollout.stages import Candidate, draw_stages, empty_stages
 from edgeship.rollout.states import (
@@ -20,6 +21,7 @@ from edgeship.rollout.states import (
 )
 
 __all__ = [
+    "RELEASE_MEMBER",
     "Candidate",
     "DeviceEvent",
     "DeviceEvidence",
@@ -35,11 +37,13 @@ __all__ = [
     "Verdict",
     "VerdictKind",
     "deadline_event",
+    "deciding",
     "device_event",
     "device_transition",
     "draw_stages",
     "empty_stages",
     "judge",
+    "named",
     "parse_policy",
     "parse_stages",
     "rollout_transition",

@@ -18,6 +18,8 @@ class DriftFigure(Struct, frozen=True, kw_only=True):
         value: the distance, freed of the bias of small samples, 0–1.
         low, high: its interval; only a ``low`` beyond the limit breaks the gate.
         n: samples of the device.
+        proven: the lower end that breaks the gate where several models are compared at once, at the level that all of
+            them share; None where one model alone is compared: then ``low`` is it.
     """
 
     signal: str
@@ -26,10 +28,13 @@ class DriftFigure(Struct, frozen=True, kw_only=True):
     low: float
     high: float
     n: int
+    proven: float | None = None
 
 
 class DeviceEvidence(Struct, frozen=True, kw_only=True):
     """One device of the stage, from its reports and from its windows of the new version since activation.
+
+    A release of several models has one entry for each model on each device.
 
     Attributes:
         reason: short code of a failure or refusal.
@@ -41,6 +46,7 @@ class DeviceEvidence(Struct, frozen=True, kw_only=True):
         hard_stops: reasons for which one device suffices: ``nan_output``, ``golden_mismatch``, ...
         without_field_traffic: committed on golden inputs alone: never counts as a pass.
         loaded_digest_matches: the digest that the device says is loaded is the release's; None where it has not said.
+        model: which model of the release it is about; empty where the release is one model.
     """
 
     device_id: str
@@ -60,6 +66,7 @@ class DeviceEvidence(Struct, frozen=True, kw_only=True):
     hard_stops: tuple[str, ...] = ()
     without_field_traffic: bool = False
     loaded_digest_matches: bool | None = None
+    model: str = ""
 
 
 class GateResult(Struct, frozen=True, kw_only=True):
@@ -75,6 +82,7 @@ class GateResult(Struct, frozen=True, kw_only=True):
         devices: whom it is about, the worst first.
         sentence: the finding for a person.
         level_percent: confidence level of the interval.
+        model: which model of the release it is about; empty for all of them, or where there is one.
     """
 
     id: str
@@ -88,6 +96,7 @@ class GateResult(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...]
     sentence: str
     level_percent: int = 95
+    model: str = ""
 
 
 class VerdictKind(StrEnum):

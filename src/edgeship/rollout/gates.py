@@ -2,6 +2,10 @@
 
 The device is the unit: a limit holds for every single device, so one broken runtime is not averaged away by the
 healthy ones. A number that is not finite is "not known", never "below the limit".
+
+A release of several models is looked at once per model, so an interval that breaks a gate is as much wider as keeps the
+error of all of them together at that of one. What lets a gate hold stays as it is: every model must hold by itself, so
+something bad passes no more easily in company than alone. Source: ADR 0024.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from typing import Final
 from msgspec import structs
 
 from edgeship.rollout.evidence import DeviceEvidence, DriftFigure, GateResult
+from edgeship.rollout.parts import named
 from edgeship.rollout.policy import ThresholdPolicy
 from edgeship.rollout.states import DeviceState
-from edgeship.statistics import Change, Interval, newcombe_independent, wilson
+from edgeship.rollout.wording import reason_words
+from edgeship.statistics import Change, Interval, confidence_of_look, newcombe_independent, wilson
 
 #: Refusals and ends of a device that say nothing about the release, so nothing is asked of them.
 EXCUSED: Final = frozenset(
@@ -40,15 +46,15 @@ _RESOLUTION_LIMITS: Final = 3.0
 
 def hard_stops(evidence: Sequence[DeviceEvidence]) -> GateResult:
     """One device suffices: NaN output, a constant class, golden mismatch, a digest that nobody offered, ..."""
-    found = [(device.device_id, reason) for device in evidence for reason in _stops_of(device)]
-    words = "; ".join(f"{reason.replace('_', ' ')} on {device_id}" for device_id, reason in found)
+    found = [(device.device_id, named(device.model, reason)) for device in evidence for reason in _stops_of(device)]
+    words = "; ".join(f"{reason_words(reason)} on {device_id}" for device_id, reason in found)
     return _gate(
         "hard_stops",
         "no hard stop on any device",
         holds=not found,
         devices=_unique(device_id for device_id, _ in found),
         sentence=f"hard stop: {words}" if found else "no hard stop",
-        figures=_Figures(value=float(len(found)), limit=0.0, n=len(evidence)),
+        figures=_Figures(value=float(len(found)), limit=0.0, n=_device_count(evidence)),
     )
 
 
@@ -60,7 +66,7 @@ def failed_devices(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) 
     broken = len(failed) > policy.max_failed_devices and ratio > policy.max_failed_device_ratio
     interval = wilson(len(failed), len(reached))
     limit = f"more than {policy.max_failed_devices} and more than {policy.max_failed_device_ratio:.0%} of those reached"
-    causes = ", ".join(f"{d.device_id} {d.state.value.replace('_', ' ')}{_because(d.reason)}" for d in failed[:3])
+    causes = ", ".join(f"{d.device_id} {d.state.value.replace('_', ' ')}{_because(d)}" for d in failed[:3])
     sentence = f"{len(failed)} of {len(reached)} devices reached failed" + (f": {causes}" if causes else "")
     return _gate(
         "failed_devices",
@@ -88,7 +94,7 @@ def arrivals(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> Gat
         sentence = f"{len(pending)} of {len(evidence)} devices have not come to an end: {_names(pending)}"
     elif len(refused) > policy.max_failed_devices:
         holds, devices = None, tuple(device.device_id for device in refused)
-        sentence = f"{refused[0].device_id} refused it{_because(refused[0].reason)}" + _more(len(refused) - 1)
+        sentence = f"{refused[0].device_id} refused it{_because(refused[0])}" + _more(len(refused) - 1)
     elif not succeeded:
         holds, sentence = None, "no device of the stage runs it"
     elif missing:
@@ -124,12 +130,13 @@ def traffic(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> Gate
     )
 
 
-def failed_calls(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> GateResult:
+def failed_calls(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], models: int = 1) -> GateResult:
     """Failed calls ÷ calls, of the worst device."""
+    level = confidence_of_look(1, claims=models)
 
     def holds(device: DeviceEvidence) -> bool | None:
         enough = device.calls >= policy.min_calls
-        proven = wilson(device.failures, device.calls).low > policy.max_failed_ratio
+        proven = wilson(device.failures, device.calls, level).low > policy.max_failed_ratio
         if proven or (enough and device.failures > policy.max_failed_ratio * device.calls):
             return False
         return True if enough else None
@@ -147,12 +154,13 @@ def failed_calls(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) ->
     )
 
 
-def failed_increase(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> GateResult | None:
+def failed_increase(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], models: int = 1) -> GateResult | None:
     """Failed share after − before on the same device: three answers, as non-inferiority tests have them.
 
     Broken when it is proven to have grown and grew by more than the limit; open while the interval crosses the limit.
     None where no device has calls from before the update.
     """
+    level = confidence_of_look(1, claims=models)
     compared = [device for device in evidence if device.calls > 0 and (device.calls_before or 0) >= policy.min_calls]
     if not compared or policy.max_failed_increase >= 1.0:
         return None
@@ -160,7 +168,7 @@ def failed_increase(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence])
 
     def holds(device: DeviceEvidence) -> bool | None:
         rise = _increase(device)
-        if rise.change > limit and rise.low > 0.0:
+        if rise.change > limit and _increase(device, level).low > 0.0:
             return False
         # a device that fails no more often than before is not asked to prove it with thousands of calls
         return True if rise.change <= 0.0 or rise.high <= limit else None
@@ -183,14 +191,14 @@ def crashes(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> Gate
     """Worker crashes over all devices of the stage."""
     crashed = sorted((d for d in evidence if d.crashes > 0), key=lambda d: (-d.crashes, d.device_id))
     total = sum(device.crashes for device in crashed)
-    where = ", ".join(f"{device.crashes} on {device.device_id}" for device in crashed[:3])
+    where = ", ".join(f"{d.crashes} {f'of {d.model} ' if d.model else ''}on {d.device_id}" for d in crashed[:3])
     return _gate(
         "crashes",
         f"at most {policy.max_crashes} worker crashes",
         holds=total <= policy.max_crashes,
-        devices=tuple(device.device_id for device in crashed),
+        devices=_unique(device.device_id for device in crashed),
         sentence=f"{total} worker crashes" + (f": {where}" if where else ""),
-        figures=_Figures(float(total), float(policy.max_crashes), len(evidence)),
+        figures=_Figures(float(total), float(policy.max_crashes), _device_count(evidence)),
     )
 
 
@@ -265,6 +273,7 @@ class _Figures:
     ) -> None:
         self.value, self.limit, self.n, self.interval, self.as_share = value, limit, n, interval, as_share
         self.level_percent = level_percent
+        self.proven: float | None = None  # what must exceed the limit, where that is not the interval's lower end
 
     def words(self) -> str:
         """The value with its interval and n."""
@@ -317,7 +326,9 @@ def _drift(
         if figure is None:
             return None
         interval = Interval(low=figure.low, high=figure.high)
-        return _Figures(figure.value, limit, figure.n, interval, level_percent=_DRIFT_LEVEL_PERCENT)
+        found = _Figures(figure.value, limit, figure.n, interval, level_percent=_DRIFT_LEVEL_PERCENT)
+        found.proven = figure.proven
+        return found
 
     result = _measured(
         gate_id,
@@ -351,7 +362,7 @@ def _measured(
         if device.calls < policy.min_calls:
             return None
         low = figures.value if figures.interval is None else figures.interval.low
-        if low > figures.limit:
+        if (low if figures.proven is None else figures.proven) > figures.limit:
             return False
         # nothing there, or nothing that is told from chance: but only data that could have told it says so
         quiet = figures.value <= figures.limit or low <= 0.0
@@ -407,8 +418,13 @@ def _verb(holds: bool | None, figures: _Figures) -> str:
     return "is not told from chance;" if beyond else "keeps to"
 
 
-def _increase(device: DeviceEvidence) -> Change:
-    return newcombe_independent(device.failures_before or 0, device.calls_before or 0, device.failures, device.calls)
+def _increase(device: DeviceEvidence, level: float = 0.95) -> Change:
+    before = (device.failures_before or 0, device.calls_before or 0)
+    return newcombe_independent(*before, device.failures, device.calls, level)
+
+
+def _device_count(evidence: Sequence[DeviceEvidence]) -> int:
+    return len({device.device_id for device in evidence})
 
 
 def _short_of(policy: ThresholdPolicy, device: DeviceEvidence) -> str:
@@ -428,8 +444,8 @@ def _stops_of(device: DeviceEvidence) -> tuple[str, ...]:
     return (*device.hard_stops, *(("another digest is loaded",) if wrong else ()))
 
 
-def _because(reason: str) -> str:
-    return f" ({reason.replace('_', ' ')})" if reason else ""
+def _because(device: DeviceEvidence) -> str:
+    return f" ({reason_words(named(device.model, device.reason))})" if device.reason else ""
 
 
 def _more(count: int) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
+
+from msgspec import structs
 
 from edgeship.rollout import gates
 from edgeship.rollout.evidence import DeviceEvidence, GateResult, Verdict, VerdictKind
+from edgeship.rollout.parts import by_device, by_model
 from edgeship.rollout.policy import ThresholdPolicy
 from edgeship.rollout.states import DeviceState
 from edgeship.rollout.wording import counted
@@ -21,9 +25,12 @@ def judge(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], *, elapse
     Give it every device that the rollout has reached so far: those of earlier stages too, so that one that regressed
     is seen, and a stratum that earlier canaries covered counts as covered.
 
+    A release of several models has one verdict, the worst of its models': devices, crashes and hard stops are counted
+    over all of them, and every limit of a call or a signal holds for each of them.
+
     Args:
         policy: the limits.
-        evidence: one entry per device; the order does not matter.
+        evidence: one entry per device, or per device and model; the order does not matter.
         elapsed_s: since the stage started.
 
     Returns:
@@ -35,16 +42,17 @@ def judge(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], *, elapse
     >>> verdict.kind.value, verdict.sentence
     ('pause', 'Paused: no device of the stage can show anything')
     """
-    ordered = sorted(evidence, key=lambda device: device.device_id)
-    results = _gates(policy, ordered)
+    ordered = sorted(evidence, key=lambda device: (device.device_id, device.model))
+    devices = by_device(ordered)
+    results = _gates(policy, ordered, devices)
     broken = [gate for gate in results if gate.holds is False]
     unknown = [gate for gate in results if gate.holds is None]
     ranked = (*broken, *unknown, *(gate for gate in results if gate.holds is True))
     if broken:
         return Verdict(kind=VerdictKind.HALT, sentence=_joined("Halted", broken), gates=ranked)
-    if not any(_may_show_something(device) for device in ordered):
+    if not any(_may_show_something(device) for device in devices):
         sentence = "Paused: no device of the stage can show anything"
-        return Verdict(kind=VerdictKind.PAUSE, sentence=sentence + _ends(ordered), gates=ranked)
+        return Verdict(kind=VerdictKind.PAUSE, sentence=sentence + _ends(devices), gates=ranked)
     if unknown and not elapsed_s < policy.deadline_s:
         sentence = _joined(f"Paused undecided after {policy.deadline_s:g} s", unknown)
         return Verdict(kind=VerdictKind.PAUSE, sentence=sentence, gates=ranked)
@@ -56,21 +64,33 @@ def judge(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], *, elapse
     return Verdict(kind=VerdictKind.PROMOTE, sentence=_promotion(policy, ordered), gates=ranked)
 
 
-def _gates(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> tuple[GateResult, ...]:
-    results = (
+def _gates(
+    policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence], devices: Sequence[DeviceEvidence]
+) -> tuple[GateResult, ...]:
+    models = by_model(evidence) or {"": []}
+    count = len(models)
+
+    def each(gate: Callable[[Sequence[DeviceEvidence]], GateResult | None]) -> list[GateResult]:
+        found = [(model, gate(mine)) for model, mine in sorted(models.items())]
+        return [_of_model(model, result) for model, result in found if result is not None]
+
+    return (
         gates.hard_stops(evidence),
-        gates.prediction_drift(policy, evidence),
-        gates.data_drift(policy, evidence),
-        gates.failed_calls(policy, evidence),
-        gates.failed_increase(policy, evidence),
+        *each(partial(gates.prediction_drift, policy)),
+        *each(partial(gates.data_drift, policy)),
+        *each(lambda mine: gates.failed_calls(policy, mine, count)),
+        *each(lambda mine: gates.failed_increase(policy, mine, count)),
         gates.crashes(policy, evidence),
-        gates.latency(policy, evidence),
-        gates.latency_ratio(policy, evidence),
-        gates.failed_devices(policy, evidence),
-        gates.arrivals(policy, evidence),
-        gates.traffic(policy, evidence),
+        *each(partial(gates.latency, policy)),
+        *each(partial(gates.latency_ratio, policy)),
+        gates.failed_devices(policy, devices),
+        gates.arrivals(policy, devices),
+        *each(partial(gates.traffic, policy)),
     )
-    return tuple(result for result in results if result is not None)
+
+
+def _of_model(model: str, result: GateResult) -> GateResult:
+    return structs.replace(result, model=model, sentence=f"{model}: {result.sentence}") if model else result
 
 
 def _may_show_something(device: DeviceEvidence) -> bool:
@@ -94,8 +114,11 @@ def _promotion(policy: ThresholdPolicy, evidence: Sequence[DeviceEvidence]) -> s
     judged = [device for device in evidence if device.state is DeviceState.SUCCEEDED]
     calls = sum(device.calls for device in judged)
     failures = sum(device.failures for device in judged)
-    unreached = sum(device.state is DeviceState.OFFLINE_UNREACHED for device in evidence)
-    sentence = f"Promoted: every gate holds on {counted(len(judged), 'device')}, {calls} calls, {failures} failed"
+    unreached = len({d.device_id for d in evidence if d.state is DeviceState.OFFLINE_UNREACHED})
+    fleet = counted(len({device.device_id for device in judged}), "device")
+    models = {device.model for device in judged}
+    fleet += f" for each of {len(models)} models" if len(models) > 1 else ""
+    sentence = f"Promoted: every gate holds on {fleet}, {calls} calls, {failures} failed"
     if unreached:
         sentence += f"; {unreached} not reached"
     return sentence + _unjudged_latency(policy, judged)
@@ -111,5 +134,5 @@ def _unjudged_latency(policy: ThresholdPolicy, judged: Sequence[DeviceEvidence])
     ratio, worst = max(slower, key=lambda pair: pair[0])
     return (
         f"; not judged: p99 {worst.latency_p99_before_ms:.3g} → {worst.latency_p99_ms:.3g} ms"
-        f" (×{ratio:.3g}) on {worst.device_id}, no latency limit is set"
+        f" (×{ratio:.3g}){f' of {worst.model}' if worst.model else ''} on {worst.device_id}, no latency limit is set"
     )

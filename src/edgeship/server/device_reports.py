@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from edgeship.rollout import DeviceEvent, DeviceState, RolloutState, device_event, device_transition
 from edgeship.server.context import ServerContext
 from edgeship.server.store import reports, rollouts
-from edgeship.server.store.rollouts import Rollout
+from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.messages import RunningArm, UpdateReport, UpdateState
 
 #: A rollback is a deployment of its own: its reports are not those of the update that it takes back.
@@ -56,18 +56,25 @@ def on_report(context: ServerContext, connection: Connection, device_id: str, re
         return
     rollout = rollouts.find(connection, report.deployment)
     known = rollouts.member(connection, report.deployment, device_id)
-    if rollout is None or known is None or known.attempt != report.attempt or report.digest != rollout.digest:
+    part = None if known is None else known.part(report.model)
+    if rollout is None or known is None or part is None:
+        return
+    if known.attempt != report.attempt or report.digest != part.digest:
         return  # a base that had to be brought first reports as well
-    matches = report.loaded_digest == rollout.digest
-    state = device_transition(known.state, device_event(report.state, digest_matches=matches))
+    matches = report.loaded_digest == part.digest
+    state = device_transition(part.state, device_event(report.state, digest_matches=matches))
     changes: dict[str, Any] = {"state": state, "substate": report.state.value, "reason": _reason(report, matches)}
     if report.state in _ACTIVATED:
         changes["without_field_traffic"] = report.without_field_traffic
-        if known.activated_at_s is None:
+        if part.activated_at_s is None:
             changes["activated_at_s"] = now_s
-    rollouts.save_member(connection, known, now_s, **changes)
-    if report.state in _ENDS and state is not known.state:
+    rollouts.save_parts(connection, known, now_s, _with(known, part, **changes))
+    if report.state in _ENDS and state is not part.state:
         _record_end(context, connection, rollout, report, state)
+
+
+def _with(known: Member, part: MemberPart, **changes: object) -> list[MemberPart]:
+    return [msgspec.structs.replace(each, **changes) if each is part else each for each in known.parts]
 
 
 def on_running(context: ServerContext, connection: Connection, device_id: str, running: Iterable[RunningArm]) -> None:
@@ -79,17 +86,38 @@ def on_running(context: ServerContext, connection: Connection, device_id: str, r
     if not loaded:
         return
     for known in rollouts.memberships(connection, device_id):
-        if known.state is not DeviceState.SUCCEEDED:
+        if not any(part.state is DeviceState.SUCCEEDED for part in known.parts):
             continue
         rollout = rollouts.find(connection, known.rollout_id)
-        if rollout is None or rollout.state not in _WATCHED or rollout.model not in loaded:
+        if rollout is None or rollout.state not in _WATCHED:
             continue
-        arm = loaded[rollout.model][0]
-        if rollout.digest not in [each.digest for each in loaded[rollout.model]]:
-            state = device_transition(known.state, DeviceEvent.WRONG_DIGEST)
-            rollouts.save_member(connection, known, context.clock(), state=state, reason="wrong_digest")
-            sentence = f"{device_id} runs {arm.model} {arm.version}, not the {rollout.version} that it had committed"
-            _record(context, connection, device_id, "update_regressed", sentence, {"rollout": rollout.id})
+        parts = [_seen(part, loaded.get(part.model, [])) for part in known.parts]
+        if parts != list(known.parts):
+            rollouts.save_parts(connection, known, context.clock(), parts)
+            _record_regression(context, connection, known, parts, loaded)
+
+
+def _seen(part: MemberPart, loaded: Sequence[RunningArm]) -> MemberPart:
+    """A part after a look at what the device has loaded of its model."""
+    if part.state is not DeviceState.SUCCEEDED or not loaded or part.digest in [arm.digest for arm in loaded]:
+        return part
+    state = device_transition(part.state, DeviceEvent.WRONG_DIGEST)
+    return msgspec.structs.replace(part, state=state, reason="wrong_digest")
+
+
+def _record_regression(
+    context: ServerContext,
+    connection: Connection,
+    known: Member,
+    parts: Sequence[MemberPart],
+    loaded: Mapping[str, Sequence[RunningArm]],
+) -> None:
+    for before, after in zip(known.parts, parts, strict=True):
+        if before is after:
+            continue
+        runs = f"{after.model} {loaded[after.model][0].version}"
+        sentence = f"{known.device_id} runs {runs}, not the {after.version} that it had committed"
+        _record(context, connection, known.device_id, "update_regressed", sentence, {"rollout": known.rollout_id})
 
 
 def _take_refused_goal(context: ServerContext, connection: Connection, report: UpdateReport) -> None:
@@ -104,9 +132,10 @@ def _take_refused_goal(context: ServerContext, connection: Connection, report: U
 def _take_rollback_report(context: ServerContext, connection: Connection, report: UpdateReport) -> None:
     rollout_id = report.deployment.removesuffix(ROLLBACK_SUFFIX)
     known = rollouts.member(connection, rollout_id, report.device_id)
-    if known is None or report.state not in _ENDS:
+    part = None if known is None else known.part(report.model)
+    if known is None or part is None or report.state not in _ENDS:
         return
-    if report.state is UpdateState.COMMITTED and report.loaded_digest == known.previous_digest:
+    if report.state is UpdateState.COMMITTED and report.loaded_digest == part.previous_digest:
         return  # the evaluator confirms it and says so
     now_s = context.clock()
     rollouts.save_member(connection, known, now_s, reason=f"{ROLLBACK_FAILED}{report.state.value}: {report.reason}")

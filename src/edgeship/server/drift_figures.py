@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from edgeship.drift import DriftState, SignalDistance, compare_windows, merge_windows, worst
+from edgeship.drift import FAMILY_ERROR, DriftState, Limits, SignalDistance, compare_windows, merge_windows, worst
 from edgeship.server.config import DriftConfig
 from edgeship.server.profiles import Profiles
 from edgeship.server.store import drift as store
@@ -182,9 +182,16 @@ def _against_own(
 
 
 def baseline_distances(
-    connection: Connection, profiles: Profiles, key: ModelKey, since_s: float
+    connection: Connection, profiles: Profiles, key: ModelKey, since_s: float, models: int = 1
 ) -> Sequence[SignalDistance]:
     """Distances from the baseline over every window of a version received since a time.
+
+    Args:
+        connection: of any transaction.
+        profiles: where the baselines are.
+        key: device id, model, version.
+        since_s: only windows received since then.
+        models: how many comparisons like this one share the error of one.
 
     Returns:
         Empty where there are no windows, no baseline, or windows that do not fit it.
@@ -198,7 +205,8 @@ def baseline_distances(
         return ()
     same = [window for window in found if window.profile_hash == profile_hash]
     try:
-        return compare_windows(profile, same, reference=BASELINE)
+        limits = Limits(family_error=FAMILY_ERROR / models)
+        return compare_windows(profile, same, reference=BASELINE, limits=limits)
     except ContractError:
         return ()
 

@@ -110,7 +110,7 @@ def _rule(gate: GateResult) -> Rule:
 def _window(devices: Sequence[DeviceEvidence]) -> str:
     windows = sum(device.windows for device in devices)
     calls = sum(device.calls for device in devices)
-    fleet = counted(len(devices), "device")
+    fleet = counted(len({device.device_id for device in devices}), "device")
     return f"{windows} windows with {calls} calls from {fleet}, each since it was offered the release"
 
 

@@ -26,6 +26,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     holds: bool | None
     devices: tuple[str, ...]
     sentence: str
+    model: str = ""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):

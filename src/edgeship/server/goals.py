@@ -6,6 +6,7 @@ old document that somebody replays stays refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -27,23 +28,33 @@ RENEW_AFTER_S: Final = 15 * _DAY_S
 REPEAT_S: Final = 10.0
 
 
-def assign(context: ServerContext, connection: Connection, assigned: Assignment) -> int:
-    """Let a device run a version.
+def assign(
+    context: ServerContext, connection: Connection, assigned: Sequence[Assignment], withdrawn: Iterable[str] = ()
+) -> int:
+    """Let a device run versions of some models, all by one goal.
+
+    Args:
+        context: the server's parts.
+        connection: of a writing transaction.
+        assigned: of one device, at least one.
+        withdrawn: models that it shall run no longer.
 
     Returns:
         The generation of the new goal.
     """
-    store.put_assignment(connection, assigned)
-    return issue(context, connection, assigned.device_id)
+    for each in assigned:
+        store.put_assignment(connection, each)
+    return withdraw(context, connection, assigned[0].device_id, withdrawn)
 
 
-def withdraw(context: ServerContext, connection: Connection, device_id: str, model: str) -> int:
-    """Let a device run a model no longer: what is undone where there was nothing before.
+def withdraw(context: ServerContext, connection: Connection, device_id: str, models: Iterable[str]) -> int:
+    """Let a device run some models no longer: what is undone where there was nothing before.
 
     Returns:
         The generation of the new goal.
     """
-    store.remove_assignment(connection, device_id, model)
+    for model in models:
+        store.remove_assignment(connection, device_id, model)
     return issue(context, connection, device_id)
 
 
@@ -140,4 +151,5 @@ def _model_goal(assigned: Assignment) -> ModelGoal:
         is_rollback=assigned.is_rollback,
         force=assigned.force,
         probation=assigned.probation,
+        release=assigned.release,
     )

@@ -68,11 +68,14 @@ def is_committed(connection: Connection, key: ModelKey) -> bool:
         return False
     rollouts, members = schema.rollouts, schema.rollout_devices
     query = (
-        select(rollouts.c.state)
+        select(rollouts.c.state, rollouts.c.parts)
         .join(members, members.c.rollout_id == rollouts.c.id)
-        .where(members.c.device_id == device_id, rollouts.c.model == model, rollouts.c.version == version)
+        .where(members.c.device_id == device_id)
     )
-    return not any(RolloutState(state).is_active for state in connection.execute(query).scalars())
+    return not any(
+        RolloutState(state).is_active and any((part["model"], part["version"]) == (model, version) for part in parts)
+        for state, parts in connection.execute(query)
+    )
 
 
 def apply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -94,7 +95,9 @@ class Monitor:
         }
 
 
-def drift_evidence(context: ServerContext, connection: Connection, key: ModelKey, since_s: float) -> DriftEvidence:
+def drift_evidence(
+    context: ServerContext, connection: Connection, key: ModelKey, since_s: float, models: int = 1
+) -> DriftEvidence:
     """The worst drift of a device's predictions and inputs from what the release declares as normal.
 
     Args:
@@ -102,18 +105,27 @@ def drift_evidence(context: ServerContext, connection: Connection, key: ModelKey
         connection: of any transaction.
         key: device id, model, version.
         since_s: only windows received since then, such as the activation.
+        models: how many models of one release are compared like this; what breaks a gate is proven at the level that
+            all of them share.
     """
     distances = baseline_distances(connection, context.profiles, key, since_s)
-    return DriftEvidence(
-        prediction=_figure(worst(distances, Family.OUTPUT.value)), data=_figure(worst(distances, Family.INPUT.value))
-    )
+    shared = baseline_distances(connection, context.profiles, key, since_s, models) if models > 1 else ()
+    proven = {distance.signal: distance.low for distance in shared}
+    prediction, data = (worst(distances, family.value) for family in (Family.OUTPUT, Family.INPUT))
+    return DriftEvidence(prediction=_figure(prediction, proven), data=_figure(data, proven))
 
 
-def _figure(named: SignalDistance | None) -> DriftFigure | None:
+def _figure(named: SignalDistance | None, proven: Mapping[str, float]) -> DriftFigure | None:
     if named is None:
         return None
     return DriftFigure(
-        signal=named.signal, statistic=named.statistic, value=named.value, low=named.low, high=named.high, n=named.n
+        signal=named.signal,
+        statistic=named.statistic,
+        value=named.value,
+        low=named.low,
+        high=named.high,
+        n=named.n,
+        proven=proven.get(named.signal),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from edgeship.rollout import device_event, device_transition
+from edgeship.rollout import RELEASE_MEMBER, device_event, device_transition
 from edgeship.rollout.states import DeviceState
 from edgeship.server.device_reports import REFUSED_GOAL, end_sentence
 from edgeship.server.explanation import Explanation, Rule, replayed
@@ -84,6 +84,10 @@ RULES: Final[dict[str, tuple[str, str]]] = {
         "two servers sign with one key, or the server was restored from an older copy",
     ),
     "goal_unreadable": ("a goal state can be read", "look for who publishes to the device's topics"),
+    RELEASE_MEMBER: (
+        "every model of a release takes the update, or none",
+        "read the detail: it names the model that ended the update, and explain that one",
+    ),
     "wrong_digest": (
         "the digest that is loaded is the one that was offered",
         "look at the device: it runs something else",
@@ -131,9 +135,13 @@ def explain_refusal(connection: Connection, device_id: str, attempt: str) -> Exp
         ],
         advice=advice[0].upper() + advice[1:] + ".",
         replay=replayed(_replay(connection, report, decision)),
-        history=[_step(each) for each in reports.of_attempt(connection, device_id, report.deployment, report.attempt)],
+        history=[_step(each) for each in _reports(connection, report)],
         next_steps=_next_steps(report),
     )
+
+
+def _reports(connection: Connection, report: UpdateReport) -> list[UpdateReport]:
+    return reports.of_attempt(connection, report.device_id, report.deployment, report.attempt, report.model)
 
 
 def _next_steps(report: UpdateReport) -> list[str]:
@@ -158,7 +166,7 @@ def _find(connection: Connection, device_id: str, attempt: str) -> Decision:
     for decision in found:
         deployment, _, number = decision.subject.removeprefix(prefix).rpartition(".")
         if attempt in ("", deployment, number, f"{deployment}.{number}"):
-            return decision
+            return _cause([each for each in found if each.subject == decision.subject])
     known = ", ".join(dict.fromkeys(each.subject.removeprefix(prefix) for each in found)) or "none"
     raise ConfigError(
         "this device refused no such attempt",
@@ -168,12 +176,18 @@ def _find(connection: Connection, device_id: str, attempt: str) -> Decision:
     )
 
 
+def _cause(decisions: list[Decision]) -> Decision:
+    """Of one attempt, newest first, the decision about the model that ended first by itself: its siblings followed."""
+    own = [each for each in decisions if each.evidence["report"].get("reason") != RELEASE_MEMBER]
+    return own[0] if own else decisions[0]
+
+
 def _replay(connection: Connection, report: UpdateReport, decision: Decision) -> bool:
     """Whether the stored report still leads to the same end and the same words."""
     rollout = rollouts.find(connection, report.deployment)
     if rollout is None:
         return report.detail in decision.sentence  # a rollback's report: it moves no state
-    matches = report.loaded_digest == rollout.digest
+    matches = any((report.model, report.loaded_digest) == (part.model, part.digest) for part in rollout.parts)
     state = device_transition(DeviceState.IN_PROGRESS, device_event(report.state, digest_matches=matches))
     return end_sentence(report, state) == decision.sentence
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from edgeship.server import signing_keys
 from edgeship.server.blob_store import blob_size, read_blob
 from edgeship.server.context import ServerContext
+from edgeship.server.store import joint
 from edgeship.server.store import releases as store
 from edgeship.server.store.releases import Release, ReleaseFiles
 from edgeship_agent.contract.errors import ContractError, VerificationError
@@ -164,6 +165,12 @@ def _store(context: ServerContext, connection: Connection, release: Release, fil
             expected=known.digest,
             got=release.digest,
             next_step="build it again with another --version",
+        )
+    if joint.of_name(connection, release.model):
+        raise VerificationError(
+            "a joint release has this name, and a model needs one of its own",
+            key=release.model,
+            next_step="build it with another --name",
         )
     _check_author(context, connection, release)
     if known is not None:

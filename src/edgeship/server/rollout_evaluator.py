@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from msgspec import structs
 from sqlalchemy import Connection
 
 from edgeship.rollout import (
@@ -28,11 +29,12 @@ from edgeship.rollout import (
     stage_transition,
 )
 from edgeship.rollout.wording import counted
-from edgeship.server import rollout_evidence, rollout_plan
+from edgeship.server import release_sets, rollout_evidence, rollout_plan
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import ROLLBACK_FAILED, rollback_deployment
 from edgeship.server.rollout_steps import (
     decide,
+    moved,
     offer,
     roll_back,
     staged,
@@ -40,12 +42,10 @@ from edgeship.server.rollout_steps import (
     was_touched,
     with_stage,
 )
-from edgeship.server.store import devices, goals, releases, reports, rollouts
-from edgeship.server.store.rollouts import Member, Rollout
+from edgeship.server.store import devices, goals, reports, rollouts
+from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.errors import EdgeshipError
-from edgeship_agent.contract.manifest import BundleManifest
 from edgeship_agent.contract.messages import UpdateState
-from edgeship_agent.contract.wire import read_json
 
 #: So many devices' evidence is read per second of the evaluator's time: 1,000 devices are judged every 100 s.
 JUDGED_DEVICES_PER_S: Final = 10.0
@@ -114,12 +114,10 @@ def _admit_late_joiners(connection: Connection, rollout: Rollout, now_s: float) 
     rows = rollout_plan.matching_devices(connection, rollout.filter)
     if all(row.id in known for row in rows):
         return
-    release = releases.find(connection, rollout.model, rollout.version)
-    assert release is not None  # a rollout is only made of a release that is there, and none is ever removed
-    manifest_bytes = releases.read_files(connection, rollout.model, rollout.version).manifest
-    manifest = read_json(manifest_bytes, BundleManifest, file="edgeship.json")
+    wanted = release_sets.find(connection, rollout.model, rollout.version)
+    assert wanted is not None  # a rollout is only made of a release that is there, and none is ever removed
     unknown = [row for row in rows if row.id not in known]
-    late = rollout_plan.plan(connection, release, manifest, unknown, needs_base=rollout.has_base)
+    late = rollout_plan.plan(connection, wanted, unknown, needs_base=rollout.has_base)
     drawn = rollout_plan.draw(connection, late, rollout.stages, rollout.seed, known)
     last = len(rollout.stages) - 1
     rollouts.add_members(
@@ -158,15 +156,20 @@ def _apply_deadlines(connection: Connection, rollout: Rollout, now_s: float) -> 
         event = deadline_event(
             heard_since_offer=_was_heard(connection, known), activated=known.activated_at_s is not None
         )
-        state = device_transition(known.state, event)
-        rollouts.save_member(connection, known, now_s, state=state, reason=event.value)
+        parts = [
+            structs.replace(part, state=device_transition(part.state, event), reason=event.value)
+            if part.state.is_pending
+            else part
+            for part in known.parts
+        ]
+        rollouts.save_parts(connection, known, now_s, parts)
 
 
 def _was_heard(connection: Connection, known: Member) -> bool:
     """Whether the device knows of the offer: it reported about it, or its newest goal is confirmed."""
     goal = goals.goal_of(connection, known.device_id)
     confirmed = goal is not None and goals.accepted_generation(connection, known.device_id) >= goal.generation
-    return bool(known.substate) or confirmed
+    return any(part.substate for part in known.parts) or confirmed
 
 
 def _start_soak(connection: Connection, rollout: Rollout, now_s: float) -> Rollout:
@@ -251,30 +254,35 @@ def _confirm_rollback(context: ServerContext, connection: Connection, rollout: R
 
 
 def _is_restored(connection: Connection, rollout: Rollout, known: Member) -> bool:
-    """Whether a device reports that what it ran before is loaded again, for its newest goal."""
-    assigned = goals.assignment(connection, known.device_id, rollout.model)
+    """Whether a device reports, of every model, that what it ran before is loaded again, for its newest goal."""
+    return all(_is_back(connection, rollout, known.device_id, part) for part in known.parts)
+
+
+def _is_back(connection: Connection, rollout: Rollout, device_id: str, part: MemberPart) -> bool:
+    assigned = goals.assignment(connection, device_id, part.model)
     deployment = rollback_deployment(rollout.id)
     if assigned is not None and assigned.deployment not in (deployment, rollout.id):
         return True  # a later rollout has taken the device over
     if assigned is not None and assigned.deployment == deployment:
-        report = reports.newest(connection, known.device_id, deployment, assigned.attempt)
+        report = reports.newest(connection, device_id, deployment, assigned.attempt, part.model)
         if report is not None and report.state is UpdateState.COMMITTED:
-            return report.loaded_digest == known.previous_digest
-    return _runs_previous(connection, rollout, known)
+            return report.loaded_digest == part.previous_digest
+    return _runs_previous(connection, device_id, part)
 
 
-def _runs_previous(connection: Connection, rollout: Rollout, known: Member) -> bool:
-    goal = goals.goal_of(connection, known.device_id)
-    row = devices.find(connection, known.device_id)
+def _runs_previous(connection: Connection, device_id: str, part: MemberPart) -> bool:
+    goal = goals.goal_of(connection, device_id)
+    row = devices.find(connection, device_id)
     if goal is None or row is None or row.goal_generation < goal.generation:
         return False
-    loaded = [arm["digest"] for arm in row.running if arm["model"] == rollout.model]
-    return loaded == ([known.previous_digest] if known.previous_digest else [])
+    loaded = [arm["digest"] for arm in row.running if arm["model"] == part.model]
+    return loaded == ([part.previous_digest] if part.previous_digest else [])
 
 
 def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s: float) -> None:
     """Say of each device how its rollback stands; what the device itself said about a failed one stays."""
-    state = known.state if is_waiting else device_transition(known.state, DeviceEvent.RESTORED)
+    parts = known.parts if is_waiting else moved(known, DeviceEvent.RESTORED)
+    state = known.state if is_waiting else rollouts.summed_up(parts)["state"]
     if not is_waiting:
         reason = f"runs {known.previous_version} again" if known.previous_version else "runs no version of it"
     elif known.reason.startswith(ROLLBACK_FAILED):
@@ -284,7 +292,7 @@ def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s:
         online = row is not None and row.online
         reason = "waiting for the rollback" if online else "offline: takes the rollback when it returns"
     if (state, reason) != (known.state, known.reason):
-        rollouts.save_member(connection, known, now_s, state=state, reason=reason)
+        rollouts.save_parts(connection, known, now_s, parts, state=state, reason=reason)
 
 
 def _restored_sentence(touched: Sequence[Member]) -> str:
@@ -299,7 +307,7 @@ def _restored_sentence(touched: Sequence[Member]) -> str:
 def _end_rollback(
     context: ServerContext, connection: Connection, rollout: Rollout, state: RolloutState, words: str, now_s: float
 ) -> None:
-    release = releases.find(connection, rollout.model, rollout.version)
+    release = release_sets.find(connection, rollout.model, rollout.version)
     reason = words if release is None else f"{release.blocked_reason}. {words}"
     ended = rollouts.save(connection, rollout, state=state, reason=reason, updated_at_s=now_s, ended_at_s=now_s)
     decide(context, connection, ended, state.value, words, {"from": rollout.state.value})

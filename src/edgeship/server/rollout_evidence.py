@@ -12,7 +12,8 @@ from edgeship.rollout import DeviceEvidence
 from edgeship.server.context import ServerContext
 from edgeship.server.monitor import drift_evidence
 from edgeship.server.store import reports, schema, windows
-from edgeship.server.store.rollouts import Member, Rollout
+from edgeship.server.store.joint import Part
+from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.sketch import ExponentialSketch, merge, quantile
 
@@ -51,29 +52,32 @@ class Traffic(Struct, frozen=True, kw_only=True):
 def gather(
     context: ServerContext, connection: Connection, rollout: Rollout, reached: Sequence[Member]
 ) -> list[DeviceEvidence]:
-    """Evidence of the devices that a rollout has reached so far, by device id."""
+    """Evidence of the devices that a rollout has reached so far, by device id; of each model of a joint release."""
     ordered = sorted(reached, key=lambda known: known.device_id)
-    return [_of_device(context, connection, rollout, known) for known in ordered]
+    return [_of_part(context, connection, rollout, known, part) for known in ordered for part in known.parts]
 
 
-def _of_device(context: ServerContext, connection: Connection, rollout: Rollout, known: Member) -> DeviceEvidence:
-    report = reports.newest(connection, known.device_id, rollout.id, known.attempt)
+def _of_part(
+    context: ServerContext, connection: Connection, rollout: Rollout, known: Member, part: MemberPart
+) -> DeviceEvidence:
+    report = reports.newest(connection, known.device_id, rollout.id, known.attempt, part.model)
     loaded = "" if report is None else report.loaded_digest
     common: dict[str, Any] = {
         "device_id": known.device_id,
         "stratum": known.stratum,
-        "state": known.state,
-        "reason": known.reason,
-        "without_field_traffic": known.without_field_traffic,
-        "loaded_digest_matches": loaded == rollout.digest if loaded else None,
+        "state": part.state,
+        "reason": part.reason,
+        "without_field_traffic": part.without_field_traffic,
+        "loaded_digest_matches": loaded == part.digest if loaded else None,
+        "model": part.model if rollout.is_joint else "",
     }
     if known.offered_at_s is None:
         return DeviceEvidence(**common)
-    since = traffic_since(connection, rollout, known.device_id, known.offered_at_s)
-    before = _traffic_before(connection, rollout, known)
-    stops = since.hard_stops + ((known.reason,) if known.reason in HARD_STOP_REASONS else ())
-    key = (known.device_id, rollout.model, rollout.version)
-    drift = drift_evidence(context, connection, key, known.offered_at_s)
+    since = traffic_since(connection, part, known.device_id, known.offered_at_s)
+    before = _traffic_before(connection, known, part)
+    stops = since.hard_stops + ((part.reason,) if part.reason in HARD_STOP_REASONS else ())
+    key = (known.device_id, part.model, part.version)
+    drift = drift_evidence(context, connection, key, known.offered_at_s, len(rollout.parts))
     return DeviceEvidence(
         **common,
         windows=since.windows,
@@ -90,13 +94,13 @@ def _of_device(context: ServerContext, connection: Connection, rollout: Rollout,
     )
 
 
-def traffic_since(connection: Connection, rollout: Rollout, device_id: str, since_s: float) -> Traffic:
-    """What a device did with the release since a time; counts over all windows, latency over the newest."""
+def traffic_since(connection: Connection, part: Part, device_id: str, since_s: float) -> Traffic:
+    """What a device did with a model of the release since a time; counts over all windows, latency over the newest."""
     where = (
         _TABLE.c.device_id == device_id,
-        _TABLE.c.model == rollout.model,
-        _TABLE.c.version == rollout.version,
-        _TABLE.c.digest == rollout.digest,
+        _TABLE.c.model == part.model,
+        _TABLE.c.version == part.version,
+        _TABLE.c.digest == part.digest,
         _TABLE.c.received_at_s >= since_s,
     )
     sums = [func.coalesce(func.sum(_TABLE.c[name]), 0) for name in ("inferences", "failures", "crashes")]
@@ -124,17 +128,17 @@ def latency_p99_ms(some: Iterable[Window]) -> float | None:
     return None if value_us is None else value_us / 1000.0
 
 
-def _traffic_before(connection: Connection, rollout: Rollout, known: Member) -> Traffic | None:
+def _traffic_before(connection: Connection, known: Member, part: MemberPart) -> Traffic | None:
     """The device's newest windows of what it ran before; None where it ran nothing or said nothing."""
-    if not known.previous_digest:
+    if not part.previous_digest:
         return None
     query = (
         select(_TABLE.c.payload)
         .where(
             _TABLE.c.device_id == known.device_id,
-            _TABLE.c.model == rollout.model,
-            _TABLE.c.version == known.previous_version,
-            _TABLE.c.digest == known.previous_digest,
+            _TABLE.c.model == part.model,
+            _TABLE.c.version == part.previous_version,
+            _TABLE.c.digest == part.previous_digest,
             _TABLE.c.received_at_s < (known.offered_at_s or 0.0),
         )
         .order_by(_TABLE.c.received_at_s.desc(), _TABLE.c.seq.desc())

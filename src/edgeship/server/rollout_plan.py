@@ -8,14 +8,27 @@ from typing import Any, Final
 from msgspec import Struct, structs
 from sqlalchemy import Connection, Row, select
 
-from edgeship.rollout import Candidate, DeviceState, draw_stages
-from edgeship.server.store import devices, goals, releases, rollouts, schema
+from edgeship.rollout import Candidate, DeviceState, draw_stages, named
+from edgeship.server.release_sets import ReleaseSet
+from edgeship.server.store import devices, goals, joint, releases, rollouts, schema
+from edgeship.server.store.joint import Part
 from edgeship.server.store.releases import Release
-from edgeship.server.store.rollouts import Member
+from edgeship.server.store.rollouts import Member, MemberPart
 from edgeship_agent.contract.manifest import BundleManifest, Variant, runtime_for
+from edgeship_agent.contract.oci import MANIFEST_FILE
+from edgeship_agent.contract.wire import read_json
 
 #: The arm of a device that answers what no other arm answers.
 MAIN_ARM: Final = "main"
+
+
+class PlannedPart(Part, frozen=True, kw_only=True):
+    """What a rollout will do with one model of one device; fields as in :class:`PlannedDevice`."""
+
+    variant: str = ""
+    model_digest: str = ""
+    previous_version: str = ""
+    previous_digest: str = ""
 
 
 class PlannedDevice(Struct, frozen=True, kw_only=True):
@@ -24,8 +37,10 @@ class PlannedDevice(Struct, frozen=True, kw_only=True):
     Attributes:
         state: ``queued``, ``no_variant`` or ``already_running``.
         reason: why it is not reached, or why it may not be a canary; empty otherwise.
-        variant: label of the variant that it will take; empty where there is none.
+        variant: label of the variant that it will take; empty where there is none, or where there are several.
         model_digest: digest of that variant's model file.
+        previous_version, previous_digest: what it runs; of a joint release in words, and without a digest.
+        parts: the same for each model of the release.
     """
 
     device_id: str
@@ -37,6 +52,7 @@ class PlannedDevice(Struct, frozen=True, kw_only=True):
     model_digest: str = ""
     previous_version: str = ""
     previous_digest: str = ""
+    parts: tuple[PlannedPart, ...] = ()
 
 
 def resolve_variant(manifest: BundleManifest, target: str, arch: str, runtimes: Iterable[str]) -> Variant | str:
@@ -64,24 +80,24 @@ def matching_devices(connection: Connection, tags: Mapping[str, str]) -> list[Ro
 
 
 def plan(
-    connection: Connection,
-    release: Release,
-    manifest: BundleManifest,
-    rows: Sequence[Row[Any]],
-    *,
-    needs_base: bool = False,
+    connection: Connection, wanted: ReleaseSet, rows: Sequence[Row[Any]], *, needs_base: bool = False
 ) -> list[PlannedDevice]:
     """What a release means for each device; stages are not drawn yet (all in stage 0).
 
     Args:
         connection: of any transaction.
-        release: what is rolled out.
-        manifest: of its bundle.
+        wanted: what is rolled out.
         rows: the devices.
         needs_base: it runs beside the version that a device has, so a device without one is not reached.
     """
-    planned = [_plan_device(connection, release, manifest, row) for row in rows]
+    manifests = [(release, _manifest(connection, release)) for release in wanted.releases]
+    planned = [_plan_device(connection, wanted, manifests, row) for row in rows]
     return [_with_base(connection, device) for device in planned] if needs_base else planned
+
+
+def _manifest(connection: Connection, release: Release) -> BundleManifest:
+    manifest_bytes = releases.read_files(connection, release.model, release.version).manifest
+    return read_json(manifest_bytes, BundleManifest, file=MANIFEST_FILE)
 
 
 def _with_base(connection: Connection, device: PlannedDevice) -> PlannedDevice:
@@ -138,33 +154,86 @@ def as_member(device: PlannedDevice, rollout_id: str, stage_index: int, now_s: f
         previous_version=device.previous_version,
         previous_digest=device.previous_digest,
         updated_at_s=now_s,
+        parts=tuple(
+            MemberPart(
+                model=part.model,
+                version=part.version,
+                digest=part.digest,
+                state=device.state,
+                previous_version=part.previous_version,
+                previous_digest=part.previous_digest,
+            )
+            for part in device.parts
+        ),
     )
 
 
-def _plan_device(connection: Connection, release: Release, manifest: BundleManifest, row: Row[Any]) -> PlannedDevice:
-    variant = resolve_variant(manifest, row.target, row.arch, row.runtimes)
-    version, digest = _running(connection, row, release.model)
-    if isinstance(variant, str):
-        return PlannedDevice(
-            device_id=row.id,
-            stage_index=0,
-            stratum=f"{row.target}/-",
-            state=DeviceState.NO_VARIANT,
-            reason=variant,
-            previous_version=version,
-            previous_digest=digest,
-        )
-    model_file = variant.file("model")
+def _plan_device(
+    connection: Connection, wanted: ReleaseSet, manifests: Sequence[tuple[Release, BundleManifest]], row: Row[Any]
+) -> PlannedDevice:
+    found = [
+        (release, resolve_variant(manifest, row.target, row.arch, row.runtimes)) for release, manifest in manifests
+    ]
+    parts = tuple(_plan_part(connection, row, release, variant) for release, variant in found)
+    lacking = [
+        named(release.model if wanted.label else "", variant) for release, variant in found if isinstance(variant, str)
+    ]
+    runtimes = "+".join(dict.fromkeys(variant.runtime for _, variant in found if isinstance(variant, Variant)))
+    reason = lacking[0] if lacking else _tied(connection, wanted, row.id)
+    runs_it = all(part.previous_digest == part.digest for part in parts)
+    state = DeviceState.ALREADY_RUNNING if runs_it and not lacking else DeviceState.QUEUED
+    alone = len(parts) == 1
     return PlannedDevice(
         device_id=row.id,
         stage_index=0,
-        stratum=f"{variant.target}/{variant.runtime}",
-        state=DeviceState.ALREADY_RUNNING if digest == release.digest else DeviceState.QUEUED,
-        variant=variant.label,
+        stratum=f"{row.target}/-" if lacking else f"{row.target}/{runtimes}",
+        state=DeviceState.NO_VARIANT if reason and state is DeviceState.QUEUED else state,
+        reason=reason if state is DeviceState.QUEUED else "",
+        variant=parts[0].variant if alone else "",
+        model_digest=parts[0].model_digest if alone else "",
+        previous_version=parts[0].previous_version if alone else _before_words(connection, wanted, parts),
+        previous_digest=parts[0].previous_digest if alone else "",
+        parts=parts,
+    )
+
+
+def _plan_part(connection: Connection, row: Row[Any], release: Release, variant: Variant | str) -> PlannedPart:
+    version, digest = _running(connection, row, release.model)
+    model_file = None if isinstance(variant, str) else variant.file("model")
+    return PlannedPart(
+        model=release.model,
+        version=release.version,
+        digest=release.digest,
+        variant="" if isinstance(variant, str) else variant.label,
         model_digest="" if model_file is None else model_file.digest,
         previous_version=version,
         previous_digest=digest,
     )
+
+
+def _tied(connection: Connection, wanted: ReleaseSet, device_id: str) -> str:
+    """Why a device cannot take it: it would change one model of a joint release without the others; "" if it can."""
+    mine = {part.model for part in wanted.parts}
+    together: dict[str, set[str]] = {}
+    for assigned in goals.assignments_of(connection, device_id):
+        if assigned.release:
+            together.setdefault(assigned.release, set()).add(assigned.model)
+    for label, models in sorted(together.items()):
+        others = sorted(models - mine)
+        if models & mine and others and joint.find_label(connection, label) is not None:
+            shared = " and ".join(sorted(models & mine))
+            verb = "changes" if len(models & mine) == 1 else "change"
+            return f"{shared} {verb} only together with {' and '.join(others)} there: it runs {label.replace('@', ' ')}"
+    return ""
+
+
+def _before_words(connection: Connection, wanted: ReleaseSet, parts: Sequence[PlannedPart]) -> str:
+    """What a device runs of a joint release's models: the joint release's version, or each model's in words."""
+    running = {(part.model, part.previous_digest) for part in parts if part.previous_digest}
+    for known in joint.of_name(connection, wanted.name):
+        if {(part.model, part.digest) for part in known.parts} == running:
+            return known.version
+    return " and ".join(f"{part.model} {part.previous_version}" for part in parts if part.previous_digest)
 
 
 def _running(connection: Connection, row: Row[Any], model: str) -> tuple[str, str]:

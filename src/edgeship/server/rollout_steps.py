@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 from sqlalchemy import Connection
 
 from edgeship.rollout import (
@@ -17,13 +18,13 @@ from edgeship.rollout import (
     device_transition,
     rollout_transition,
 )
-from edgeship.server import clones, goals
+from edgeship.server import clones, goals, release_sets
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import rollback_deployment
 from edgeship.server.store import goals as goal_store
-from edgeship.server.store import releases, rollouts
+from edgeship.server.store import joint, releases, rollouts
 from edgeship.server.store.goals import Assignment
-from edgeship.server.store.rollouts import Member, Rollout
+from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.errors import ConfigError
 
 #: States of devices that a rollout never touched.
@@ -32,8 +33,8 @@ UNTOUCHED: Final = frozenset({DeviceState.NO_VARIANT, DeviceState.ALREADY_RUNNIN
 
 def offer(context: ServerContext, connection: Connection, rollout: Rollout, waiting: Iterable[Member]) -> None:
     """Publish the goal that names the release to some devices."""
-    release = releases.find(connection, rollout.model, rollout.version)
-    if release is None or release.state == releases.BLOCKED:
+    wanted = release_sets.find(connection, rollout.model, rollout.version)
+    if wanted is None or wanted.state == releases.BLOCKED:
         raise ConfigError("the release is gone or blocked", key=f"{rollout.model} {rollout.version}")
     now_s = context.clock()
     cloned = clones.cloned(connection)
@@ -41,23 +42,28 @@ def offer(context: ServerContext, connection: Connection, rollout: Rollout, wait
         if known.device_id in cloned:
             cancel(connection, known, now_s, f"two machines share its identity: incident {cloned[known.device_id]}")
             continue
-        goals.assign(
-            context,
-            connection,
+        assigned = [
             Assignment(
                 device_id=known.device_id,
-                model=rollout.model,
-                version=rollout.version,
-                digest=rollout.digest,
+                model=release.model,
+                version=release.version,
+                digest=release.digest,
                 size_bytes=release.size_bytes,
                 deployment=rollout.id,
                 attempt=known.attempt,
                 probation=rollout.policy.probation(),
+                release=wanted.label,
                 **_beside(connection, rollout, known),
-            ),
-        )
-        state = device_transition(known.state, DeviceEvent.OFFER)
-        rollouts.save_member(connection, known, now_s, state=state, offered_at_s=now_s)
+            )
+            for release in wanted.releases
+        ]
+        goals.assign(context, connection, assigned)
+        rollouts.save_parts(connection, known, now_s, moved(known, DeviceEvent.OFFER), offered_at_s=now_s)
+
+
+def moved(known: Member, event: DeviceEvent, **changes: object) -> list[MemberPart]:
+    """The parts of a device after something that happens to all of its models at once."""
+    return [structs.replace(part, state=device_transition(part.state, event), **changes) for part in known.parts]
 
 
 def _beside(connection: Connection, rollout: Rollout, known: Member) -> dict[str, Any]:
@@ -93,7 +99,9 @@ def roll_back(
         The rollout, now rolling back.
     """
     now_s = context.clock()
-    releases.block(connection, rollout.model, rollout.version, reason=sentence, rollout_id=rollout.id)
+    taken_back = release_sets.find(connection, rollout.model, rollout.version)
+    assert taken_back is not None  # none is ever removed
+    release_sets.block(context, connection, taken_back, sentence, rollout.id)
     for known in rollouts.members(connection, rollout.id):
         if known.state is DeviceState.QUEUED:
             cancel(connection, known, now_s, "the release was taken back")
@@ -113,42 +121,63 @@ def was_touched(known: Member) -> bool:
 
 
 def restore(context: ServerContext, connection: Connection, rollout: Rollout, known: Member) -> bool:
-    """Give one device a newer goal that names what it ran before the rollout.
+    """Give one device a newer goal that names what it ran before the rollout: of all models of the release at once.
 
     Returns:
         False where a later rollout has already given it another goal.
     """
-    current = goal_store.assignment(connection, known.device_id, rollout.model)
-    again = current is not None and current.deployment == rollback_deployment(rollout.id)
-    if current is None or (current.deployment != rollout.id and not again):
+    deployment = rollback_deployment(rollout.id)
+    current = [goal_store.assignment(connection, known.device_id, part.model) for part in known.parts]
+    ours = {each.model: each for each in current if each is not None and each.deployment in (rollout.id, deployment)}
+    if not ours:
         return False
-    if not known.previous_digest:
-        goals.withdraw(context, connection, known.device_id, rollout.model)
-        return True
-    before = releases.find_digest(connection, known.previous_digest)
-    goals.assign(
-        context,
-        connection,
+    parts = [part for part in known.parts if part.model in ours]
+    back = [part for part in parts if part.previous_digest]
+    attempts = [each.attempt for each in ours.values() if each.deployment == deployment]
+    again = bool(attempts)
+    assigned = [
         Assignment(
             device_id=known.device_id,
-            model=rollout.model,
-            version=known.previous_version,
-            digest=known.previous_digest,
-            size_bytes=0 if before is None else before.size_bytes,
-            deployment=rollback_deployment(rollout.id),
-            attempt=current.attempt + 1 if again else 1,
+            model=part.model,
+            version=part.previous_version,
+            digest=part.previous_digest,
+            size_bytes=_size_bytes(connection, part.previous_digest),
+            deployment=deployment,
+            attempt=max(attempts, default=0) + 1,
             is_rollback=True,
             force=again,
             probation=rollout.policy.probation(),
-        ),
-    )
+            release=_label_before(connection, rollout, back),
+        )
+        for part in back
+    ]
+    withdrawn = [part.model for part in parts if not part.previous_digest]
+    if assigned:
+        goals.assign(context, connection, assigned, withdrawn)
+    else:
+        goals.withdraw(context, connection, known.device_id, withdrawn)
     return True
+
+
+def _size_bytes(connection: Connection, digest: str) -> int:
+    release = releases.find_digest(connection, digest)
+    return 0 if release is None else release.size_bytes
+
+
+def _label_before(connection: Connection, rollout: Rollout, back: Sequence[MemberPart]) -> str:
+    """Under which name what a device had goes back together; a model alone needs none."""
+    if len(back) == 1:
+        return ""
+    had = {(part.model, part.previous_digest) for part in back}
+    known = [each for each in joint.list_all(connection) if {(part.model, part.digest) for part in each.parts} == had]
+    # no joint release can have such a version: what was never joined goes back as one and is free afterwards
+    return known[0].label if known else f"{rollout.model}@before {rollout.version}"
 
 
 def cancel(connection: Connection, known: Member, now_s: float, reason: str) -> None:
     """A device will not be offered the release any more."""
-    state = device_transition(known.state, DeviceEvent.CANCELED)
-    rollouts.save_member(connection, known, now_s, state=state, reason=reason)
+    parts = moved(known, DeviceEvent.CANCELED)
+    rollouts.save_parts(connection, known, now_s, parts, reason=reason)
 
 
 def with_stage(rollout: Rollout, state: StageState) -> tuple[StageState, ...]:

@@ -22,17 +22,16 @@ from edgeship.rollout import (
     stage_transition,
 )
 from edgeship.rollout.wording import counted
-from edgeship.server import rollout_plan
+from edgeship.server import release_sets, rollout_plan
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import on_report, on_running
+from edgeship.server.release_sets import ReleaseSet
 from edgeship.server.rollout_evaluator import tick
 from edgeship.server.rollout_plan import PlannedDevice
 from edgeship.server.rollout_steps import cancel, decide, restore, roll_back, was_touched
 from edgeship.server.store import releases, rollouts
 from edgeship.server.store.rollouts import Rollout
 from edgeship_agent.contract.errors import ConfigError
-from edgeship_agent.contract.manifest import BundleManifest
-from edgeship_agent.contract.wire import read_json
 
 __all__ = ["abort", "create", "on_report", "on_running", "pause", "preview", "resume", "take_back", "tick"]
 
@@ -172,16 +171,14 @@ def take_back(context: ServerContext, rollout_id: str, change: Change) -> Rollou
 def _plan(
     context: ServerContext, connection: Connection, request: RolloutRequest
 ) -> tuple[Rollout, list[PlannedDevice]]:
-    release = _release(connection, request)
+    wanted = _wanted(connection, request)
     policy = parse_policy(request.policy)
     shares = parse_stages(request.stages)
-    _check_alone(connection, request.model)
+    _check_alone(connection, wanted)
     seed = context.rng.randrange(_SEED_LIMIT) if request.seed is None else request.seed
     rows = rollout_plan.matching_devices(connection, request.filter)
-    manifest_bytes = releases.read_files(connection, release.model, release.version).manifest
-    manifest = read_json(manifest_bytes, BundleManifest, file="edgeship.json")
     share, mirror = _traffic(request)
-    planned = rollout_plan.plan(connection, release, manifest, rows, needs_base=share < 1.0)
+    planned = rollout_plan.plan(connection, wanted, rows, needs_base=share < 1.0)
     drawn = rollout_plan.draw(connection, planned, shares, seed)
     _check_reach(request, planned, drawn, len(shares))
     stages, drawn = _without_empty(shares, drawn)
@@ -192,9 +189,9 @@ def _plan(
     return Rollout(
         id=f"r{number}",
         number=number,
-        model=release.model,
-        version=release.version,
-        digest=release.digest,
+        model=wanted.name,
+        version=wanted.version,
+        digest=wanted.digest,
         policy=policy,
         stages=stages,
         filter=request.filter,
@@ -203,13 +200,14 @@ def _plan(
         stage_index=0,
         stage_states=(StageState.PENDING,) * len(stages),
         stage_started_s=now_s,
-        reason=_start_sentence(release, planned, len(stages)) + _traffic_words(share, mirror, policy),
+        reason=_start_sentence(wanted, planned, len(stages)) + _traffic_words(share, mirror, policy),
         verdict=None,
         revision=1,
         created_at_s=now_s,
         updated_at_s=now_s,
         share=share,
         mirror=mirror,
+        parts=wanted.parts,
     ), planned
 
 
@@ -261,33 +259,42 @@ def _find_same(connection: Connection, request: RolloutRequest) -> Rollout | Non
     return None
 
 
-def _release(connection: Connection, request: RolloutRequest) -> releases.Release:
-    release = releases.find(connection, request.model, request.version)
-    if release is None:
-        known = ", ".join(f"{each.model} {each.version}" for each in releases.list_all(connection)) or "none"
+def _wanted(connection: Connection, request: RolloutRequest) -> ReleaseSet:
+    wanted = release_sets.find(connection, request.model, request.version)
+    if wanted is None:
         raise ConfigError(
             "no such release",
             key=f"{request.model} {request.version}",
-            expected=known,
+            expected=release_sets.known_words(connection),
             next_step="edgeship releases add BUNDLE",
         )
-    if release.state == releases.BLOCKED:
+    if wanted.state == releases.BLOCKED:
         raise ConfigError(
-            f"the release is blocked: {release.blocked_reason}",
+            f"the release is blocked: {wanted.blocked_reason}",
             key=f"{request.model} {request.version}",
-            next_step=f"edgeship explain rollout/{release.blocked_by}",
+            next_step=f"edgeship explain rollout/{wanted.blocked_by}",
         )
-    return release
+    if wanted.label and _traffic(request) != (1.0, 0.0):
+        raise ConfigError(
+            "a release of several models switches as one: it cannot share the traffic or run as a shadow",
+            key="shadow_share" if request.shadow_share else "ab_share",
+            next_step="try a model alone beside the version that runs, before it is joined with the others",
+        )
+    return wanted
 
 
-def _check_alone(connection: Connection, model: str) -> None:
+def _check_alone(connection: Connection, wanted: ReleaseSet) -> None:
+    models = {part.model for part in wanted.parts}
     for other in rollouts.in_states(connection, _LIVE):
-        if other.model == model:
-            raise ConfigError(
-                f"{other.id} of the same model is {other.state.value.replace('_', ' ')}",
-                key=model,
-                next_step=f"edgeship rollouts status {other.id} --watch",
-            )
+        shared = sorted(models & {part.model for part in other.parts})
+        if not shared:
+            continue
+        same = "the same model" if not (wanted.label or other.is_joint) else " and ".join(shared)
+        raise ConfigError(
+            f"{other.id} of {same} is {other.state.value.replace('_', ' ')}",
+            key=wanted.name,
+            next_step=f"edgeship rollouts status {other.id} --watch",
+        )
 
 
 def _check_reach(
@@ -322,12 +329,13 @@ def _without_empty(shares: tuple[float, ...], drawn: dict[str, int]) -> tuple[tu
     return tuple(stages), {device_id: renumbered[index] for device_id, index in drawn.items()}
 
 
-def _start_sentence(release: releases.Release, planned: list[PlannedDevice], stage_count: int) -> str:
+def _start_sentence(wanted: ReleaseSet, planned: list[PlannedDevice], stage_count: int) -> str:
     reached = [device for device in planned if device.state is DeviceState.QUEUED]
     canaries = sum(device.stage_index == 0 for device in reached)
     left_out = len(planned) - len(reached)
     fleet, stages = counted(len(reached), "device"), counted(stage_count, "stage")
-    sentence = f"{release.model} {release.version} goes to {fleet} in {stages}"
+    held = f" ({', '.join(f'{part.model} {part.version}' for part in wanted.parts)})" if wanted.label else ""
+    sentence = f"{wanted.name} {wanted.version}{held} goes to {fleet} in {stages}"
     if stage_count > 1:
         sentence += f", {canaries} of them first"
     return sentence + (f"; {left_out} not reached: no variant, or they run it already" if left_out else "")

@@ -231,7 +231,7 @@ def _status(connection: Connection, release: Release, loaded: int) -> tuple[str,
     if release.state == releases.BLOCKED:
         return "blocked", release.blocked_by
     for rollout in rollouts.in_states(connection, _IN_ROLLOUT):
-        if (rollout.model, rollout.version) == (release.model, release.version):
+        if any((part.model, part.version) == (release.model, release.version) for part in rollout.parts):
             return "in rollout", rollout.id
     return ("committed" if loaded else "available"), ""
 

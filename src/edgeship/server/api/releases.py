@@ -8,19 +8,28 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
+from sqlalchemy import Connection
 
 from edgeship.server.context import ServerContext
+from edgeship.server.release_sets import JoinedRelease, JoinRequest, join
 from edgeship.server.releases import AddedRelease, ReleaseRequest, register
+from edgeship.server.store import joint, rollouts
 from edgeship.server.store import releases as store
+from edgeship.server.store.joint import JointRelease
 from edgeship.server.store.releases import Release
 from edgeship.server.version_table import VariantRow, VersionRow, variant_rows, version_rows
 
 
 class ReleaseList(Struct, frozen=True, kw_only=True):
-    """Answer of ``GET /api/v1/releases``."""
+    """Answer of ``GET /api/v1/releases``.
+
+    Attributes:
+        joint: releases of several models that switch together.
+    """
 
     schema_version: int = 1
     releases: list[Release]
+    joint: list[JointRelease]
 
 
 class ReleaseDetail(Release, frozen=True, kw_only=True):
@@ -29,11 +38,28 @@ class ReleaseDetail(Release, frozen=True, kw_only=True):
     Attributes:
         variants: what was claimed for each variant when it was built.
         versions: every version of the model beside this one: accuracy, latency, status, traffic share.
+        joined_in: the joint releases that hold it.
     """
 
     schema_version: int = 1
     variants: list[VariantRow]
     versions: list[VersionRow]
+    joined_in: list[JointRelease]
+
+
+class JointDetail(JointRelease, frozen=True, kw_only=True):
+    """The same answer for a joint release.
+
+    Attributes:
+        members: the releases that it holds, by model.
+        versions: every version of it, the newest first.
+        rollouts: ids of its rollouts, the newest first.
+    """
+
+    schema_version: int = 1
+    members: list[Release]
+    versions: list[JointRelease]
+    rollouts: list[str]
 
 
 @post("/api/v1/releases", sync_to_thread=True)
@@ -42,25 +68,50 @@ def add_release(data: JSONBody[ReleaseRequest], context: NamedDependency[ServerC
     return register(context, data)
 
 
+@post("/api/v1/releases/join", sync_to_thread=True)
+def join_releases(data: JSONBody[JoinRequest], context: NamedDependency[ServerContext]) -> JoinedRelease:
+    """Make releases of several models one that switches together; exactly the same again changes nothing."""
+    return join(context, data)
+
+
 @get("/api/v1/releases", sync_to_thread=True)
 def list_releases(context: NamedDependency[ServerContext], model: FromQuery[str] = "") -> ReleaseList:
-    """Every release, newest first."""
+    """Every release, newest first; of one model those with it."""
     with context.read() as connection:
-        return ReleaseList(releases=store.list_all(connection, model))
+        joined = joint.holding(connection, model) if model else joint.list_all(connection)
+        return ReleaseList(releases=store.list_all(connection, model), joint=joined)
 
 
 @get("/api/v1/releases/{model:str}/{version:str}", sync_to_thread=True)
 def show_release(
     model: FromPath[str], version: FromPath[str], context: NamedDependency[ServerContext]
-) -> ReleaseDetail:
-    """One release: claims per variant, and the version table of its model."""
+) -> ReleaseDetail | JointDetail:
+    """One release: claims per variant, and the version table of its model; or what a joint release holds."""
     with context.read() as connection:
+        joined = joint.find(connection, model, version)
+        if joined is not None:
+            return _joint_detail(connection, joined)
         release = store.find(connection, model, version)
         if release is None:
             raise NotFoundException(f"no release {model} {version}; `edgeship releases list` names all")
         manifest = store.read_files(connection, model, version).manifest
         versions = version_rows(connection, model, context.clock())
-    return ReleaseDetail(**msgspec.structs.asdict(release), variants=variant_rows(manifest), versions=versions)
+        holders = joint.holding(connection, model, version)
+    fields = msgspec.structs.asdict(release)
+    return ReleaseDetail(**fields, variants=variant_rows(manifest), versions=versions, joined_in=holders)
+
+
+def _joint_detail(connection: Connection, joined: JointRelease) -> JointDetail:
+    held = [store.find(connection, part.model, part.version) for part in joined.parts]
+    rolled_out = [
+        each.id for each in rollouts.list_all(connection) if (each.model, each.version) == (joined.name, joined.version)
+    ]
+    return JointDetail(
+        **msgspec.structs.asdict(joined),
+        members=[release for release in held if release is not None],
+        versions=joint.of_name(connection, joined.name),
+        rollouts=rolled_out,
+    )
 
 
 @get("/api/v1/releases/{model:str}/{version:str}/{document:str}", sync_to_thread=True)
@@ -87,4 +138,4 @@ def _documents(files: store.ReleaseFiles) -> dict[str, tuple[bytes | None, str]]
     }
 
 
-router = [add_release, list_releases, show_release, read_document]
+router = [add_release, join_releases, list_releases, show_release, read_document]

@@ -23,7 +23,7 @@ from edgeship.charts import (
     scatter_plot,
 )
 from edgeship.server.context import ServerContext
-from edgeship.server.pages import queries
+from edgeship.server.pages import joint, queries
 from edgeship.server.pages.field import field_cell, observed_lines
 from edgeship.server.pages.layout import SLOW_POLL_S, Page, PageNotFound, respond
 from edgeship.server.pages.release_figures import BuildFigures, devices_running, read_build, read_manifest
@@ -43,7 +43,9 @@ from edgeship.server.pages.words import (
     short_digest,
     state_word,
 )
+from edgeship.server.store import joint as joint_store
 from edgeship.server.store import releases as store
+from edgeship.server.store.joint import JointRelease
 from edgeship.server.store.releases import Release
 from edgeship.server.version_table import RECENT_S, VersionRow, version_rows
 from edgeship_agent.contract.manifest import BundleManifest, MetricClaim, Variant
@@ -58,6 +60,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
         row: its own line of the version table.
         versions: every version of the model, newest first.
         device_ids: who has it loaded.
+        joined_in: joint releases that hold it.
     """
 
     now_s: float
@@ -68,6 +71,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     manifest: BundleManifest
     build: tuple[BuildFigures, ...]
     has_report: bool
+    joined_in: list[JointRelease]
 
 
 @get("/releases", sync_to_thread=True, include_in_schema=False)
@@ -77,7 +81,9 @@ def releases_page(request: Request[Any, Any, Any], context: NamedDependency[Serv
     def build(connection: Connection, now_s: float) -> Page:
         models = sorted({release.model for release in store.list_all(connection)})
         tables = {model: version_rows(connection, model, now_s) for model in models}
-        return Page(title="Releases", section="Releases", body=render_list(tables), poll_s=SLOW_POLL_S)
+        joined = joint_store.list_all(connection)
+        together = section("Switch together", joint.table(joined, now_s)) if joined else None
+        return Page(title="Releases", section="Releases", body=render_list(tables, together), poll_s=SLOW_POLL_S)
 
     return respond(request, context, build)
 
@@ -92,6 +98,10 @@ def release_page(
     """One release."""
 
     def build(connection: Connection, now_s: float) -> Page:
+        joined = joint_store.find(connection, model, version)
+        if joined is not None:
+            body = joint.render(joint.read_view(connection, joined, now_s))
+            return Page(title=f"{model} {version}", section="Releases", body=body, poll_s=SLOW_POLL_S)
         release = store.find(connection, model, version)
         if release is None:
             raise PageNotFound(f"There is no release {model} {version}; the list of releases names all.")
@@ -107,6 +117,7 @@ def release_page(
             manifest=read_manifest(files.manifest),
             build=read_build(files.build),
             has_report=files.report is not None,
+            joined_in=joint_store.holding(connection, model, version),
         )
         title = f"{model} {version}"
         return Page(title=title, section="Releases", body=render(view), poll_s=SLOW_POLL_S)
@@ -114,8 +125,8 @@ def release_page(
     return respond(request, context, build)
 
 
-def render_list(tables: dict[str, list[VersionRow]]) -> Markup:
-    """All releases: one version table per model."""
+def render_list(tables: dict[str, list[VersionRow]], together: Markup | None = None) -> Markup:
+    """All releases: what switches together, and one version table per model."""
     if not tables:
         return fragment(
             element("h1", "Releases"),
@@ -128,6 +139,7 @@ def render_list(tables: dict[str, list[VersionRow]]) -> Markup:
     return fragment(
         element("h1", "Releases"),
         element("p", lead, class_="lead"),
+        together,
         [section(model, version_table(model, rows)) for model, rows in tables.items()],
     )
 
@@ -138,6 +150,7 @@ def render(view: ReleaseView) -> Markup:
     return fragment(
         element("h1", f"{release.model} {release.version} ", _status(view.row)),
         _lead(view),
+        section("Switches together", joint.table(view.joined_in, view.now_s)) if view.joined_in else None,
         section("Versions", version_table(release.model, view.versions)),
         section("Variants", _variants(view)),
         _trade_off(view.build),

@@ -18,12 +18,14 @@ from edgeship.charts import (
     phase_rail,
 )
 from edgeship.rollout import GateResult, RolloutState
+from edgeship.rollout.wording import reason_words
 from edgeship.server.arm_comparison import Compared
 from edgeship.server.event_bus import Event
+from edgeship.server.pages import rollout_models
 from edgeship.server.pages.verdicts import (
     broken_gate,
     consequence,
-    gate_label,
+    gate_name,
     headline,
     interval_rows,
     phases,
@@ -91,6 +93,7 @@ def render(view: RolloutView) -> Markup:
         _verdict(view),
         _actions(rollout),
         phase_rail("Stages", _rail_finding(view), phases(rollout, view.members)),
+        rollout_models.render(rollout, view.members),
         element("div", _gates(view), _difference(view), class_="columns"),
         _comparison(view),
         element("div", _causes(view), _timeline(view), class_="columns"),
@@ -220,7 +223,7 @@ def _gate_table(gates: Sequence[GateResult]) -> Markup:
     words = {True: state_word("ok", shown="holds"), False: state_word("failed", shown="broken")}
     rows: list[tuple[Child, ...]] = [
         (
-            gate_label(gate.id),
+            gate_name(gate),
             words.get(gate.holds) if gate.holds is not None else state_word("inconclusive", shown="undecided"),
             gate.sentence,
             gate.rule,
@@ -251,7 +254,7 @@ def _causes(view: RolloutView) -> Markup:
 
 
 def _reason(reason: str) -> str:
-    return f": {reason.replace('_', ' ')}" if reason else ""
+    return f": {reason_words(reason)}" if reason else ""
 
 
 def _device_links(names: Sequence[str]) -> Markup:
@@ -278,11 +281,11 @@ def _devices(view: RolloutView) -> Markup:
         (
             device_link(member.device_id),
             _member_state(view.rollout, member),
-            member.substate.replace("_", " ") or "no report yet",
+            rollout_models.update_words(member),
             member.stage_index + 1,
             member.stratum,
             member.previous_version or "none",
-            member.reason.replace("_", " ") + (" (without field traffic)" if member.without_field_traffic else ""),
+            reason_words(member.reason) + (" (without field traffic)" if member.without_field_traffic else ""),
         )
         for member in view.members
     ]
@@ -306,7 +309,7 @@ def _definition(view: RolloutView) -> Markup:
         facts(
             [
                 ("release", release_link(rollout.model, rollout.version)),
-                ("bundle", short_digest(rollout.digest)),
+                ("content" if rollout.is_joint else "bundle", short_digest(rollout.digest)),
                 ("devices", wanted or "the whole fleet"),
                 ("policy", rollout.policy.name),
                 ("seed", str(rollout.seed)),

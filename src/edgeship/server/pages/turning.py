@@ -37,19 +37,27 @@ def difference_chart(connection: Connection, blobs: Path, rollout: Rollout, memb
     """The gate that decided (or, while nothing is decided, the first that has data) over time; None for no data."""
     for gate in _candidates(rollout):
         device_id = gate.devices[0]
-        history = _during(
-            rollout, read_history(connection, blobs, (device_id, rollout.model, rollout.version), limit=200)
-        )
+        model, version, previous = _versions(rollout, gate, members)
+        history = _during(rollout, read_history(connection, blobs, (device_id, model, version), limit=200))
         if not history.windows:
             continue
-        previous = next((member.previous_version for member in members if member.device_id == device_id), "")
-        before = _until(read_history(connection, blobs, (device_id, rollout.model, previous), limit=200), history)
+        before = _until(read_history(connection, blobs, (device_id, model, previous), limit=200), history)
         if gate.id in _DRIFT_GATES:
             policy = rollout.policy
             limit = policy.max_drift if gate.id == "prediction_drift" else policy.max_data_drift
             return _drift_chart(gate, history, before, limit)
         return _failure_chart(history, before, rollout.policy.max_failed_increase)
     return None
+
+
+def _versions(rollout: Rollout, gate: GateResult, members: Sequence[Member]) -> tuple[str, str, str]:
+    """Which model a gate is about, and its version in the rollout and before on the gate's first device."""
+    member = next((member for member in members if member.device_id == gate.devices[0]), None)
+    if not gate.model:
+        return rollout.model, rollout.version, "" if member is None else member.previous_version
+    version = next((part.version for part in rollout.parts if part.model == gate.model), "")
+    part = None if member is None else member.part(gate.model)
+    return gate.model, version, "" if part is None else part.previous_version
 
 
 def _during(rollout: Rollout, history: History) -> History:

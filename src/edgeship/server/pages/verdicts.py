@@ -131,7 +131,7 @@ def interval_rows(gates: Sequence[GateResult]) -> list[IntervalRow]:
     """Every gate with a limit as a row of the interval chart; broken ones come first, as the judge ordered them."""
     return [
         IntervalRow(
-            label=gate_label(gate.id),
+            label=gate_name(gate),
             value=gate.value,
             low=None if gate.id in _COUNTED else gate.low,
             high=None if gate.id in _COUNTED else gate.high,
@@ -153,6 +153,11 @@ def gate_label(gate_id: str) -> str:
     ('latency p99', 'never seen')
     """
     return _LABELS.get(gate_id, gate_id.replace("_", " "))
+
+
+def gate_name(gate: GateResult) -> str:
+    """A gate's name for people, with the model that it is about where there are several."""
+    return f"{gate_label(gate.id)}, {gate.model}" if gate.model else gate_label(gate.id)
 
 
 def verdict_finding(rollout: Rollout) -> str:

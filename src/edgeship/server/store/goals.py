@@ -21,6 +21,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
         share: of the traffic that the version gets, 0–1; below 1 the base answers the rest.
         mirror: of the inputs that it runs beside the base, unseen: then its share is 0.
         cpu_ratio, memory_bytes: what it may take meanwhile, as in :class:`ArmGoal`.
+        release: ``name@version`` of the release of several models that it is a part of; empty for a model alone.
         base_version, base_digest, base_size_bytes: who answers the rest; empty where the version gets everything.
     """
 
@@ -41,6 +42,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     base_size_bytes: int = 0
     cpu_ratio: float = 0.25
     memory_bytes: int = 0
+    release: str = ""
 
 
 class StoredGoal(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Update reports as devices sent them: each once, by (device, deployment, attempt, seq)."""
+"""Update reports as devices sent them: each once, by (device, deployment, attempt, model, seq)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def add(connection: Connection, report: UpdateReport, now_s: float) -> int | Non
     """Keep a report.
 
     Returns:
-        The greatest ``seq`` of this attempt that was known before (0 for none), or None where this very report was
-        known: a repeat changes nothing.
+        The greatest ``seq`` of this attempt at this model that was known before (0 for none), or None where this very
+        report was known: a repeat changes nothing.
     """
     known = connection.execute(
-        select(_table.c.seq).where(*_attempt(report.device_id, report.deployment, report.attempt))
+        select(_table.c.seq).where(*_attempt(report.device_id, report.deployment, report.attempt, report.model))
     ).scalars()
     seqs = set(known)
     if report.seq in seqs:
@@ -31,21 +31,23 @@ def add(connection: Connection, report: UpdateReport, now_s: float) -> int | Non
     return max(seqs, default=0)
 
 
-def newest(connection: Connection, device_id: str, deployment: str, attempt: int) -> UpdateReport | None:
-    """The newest report of an attempt, or None."""
-    query = select(_table).where(*_attempt(device_id, deployment, attempt)).order_by(_table.c.seq.desc()).limit(1)
+def newest(connection: Connection, device_id: str, deployment: str, attempt: int, model: str) -> UpdateReport | None:
+    """The newest report of an attempt at a model, or None."""
+    where = _attempt(device_id, deployment, attempt, model)
+    query = select(_table).where(*where).order_by(_table.c.seq.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else _report(row)
 
 
-def of_attempt(connection: Connection, device_id: str, deployment: str, attempt: int) -> list[UpdateReport]:
-    """Every report of an attempt, in order."""
-    query = select(_table).where(*_attempt(device_id, deployment, attempt)).order_by(_table.c.seq)
+def of_attempt(connection: Connection, device_id: str, deployment: str, attempt: int, model: str) -> list[UpdateReport]:
+    """Every report of an attempt at a model, in order."""
+    query = select(_table).where(*_attempt(device_id, deployment, attempt, model)).order_by(_table.c.seq)
     return [_report(row) for row in connection.execute(query)]
 
 
-def _attempt(device_id: str, deployment: str, attempt: int) -> tuple[Any, ...]:
-    return (_table.c.device_id == device_id, _table.c.deployment == deployment, _table.c.attempt == attempt)
+def _attempt(device_id: str, deployment: str, attempt: int, model: str) -> tuple[Any, ...]:
+    mine = (_table.c.device_id == device_id, _table.c.deployment == deployment)
+    return (*mine, _table.c.attempt == attempt, _table.c.model == model)
 
 
 def _report(row: Row[Any]) -> UpdateReport:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from edgeship.rollout import DeviceState, RolloutState, StageState, ThresholdPolicy, Verdict
+from edgeship.rollout import DeviceState, RolloutState, StageState, ThresholdPolicy, Verdict, deciding, named
 from edgeship.server.store import schema
+from edgeship.server.store.joint import Part
 from edgeship_agent.contract.errors import EdgeshipError
 
 _rollouts = schema.rollouts
@@ -22,7 +23,6 @@ class Rollout(Struct, frozen=True, kw_only=True):
     """One rollout; the attributes are the columns of its table.
 
     Attributes:
-        digest: of the bundle.
         stages: cumulative shares of the fleet, 0–1.
         filter: tag → value that a device must have.
         seed: of the draw of canaries.
@@ -31,6 +31,8 @@ class Rollout(Struct, frozen=True, kw_only=True):
         revision: grows with every change; a writer names the one that it read.
         share: of each device's traffic that the release gets, 0–1; the version from before answers the rest.
         mirror: of each device's inputs that the release runs beside the version from before, unseen.
+        model, version, digest: of the release, or of the joint one.
+        parts: its models; one, or those of a joint release.
     """
 
     id: str
@@ -54,6 +56,12 @@ class Rollout(Struct, frozen=True, kw_only=True):
     ended_at_s: float | None = None
     share: float = 1.0
     mirror: float = 0.0
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether several models switch together."""
+        return len(self.parts) > 1
 
     @property
     def has_base(self) -> bool:
@@ -61,13 +69,31 @@ class Rollout(Struct, frozen=True, kw_only=True):
         return self.share < 1.0
 
 
+class MemberPart(Part, frozen=True, kw_only=True):
+    """How one model of the release stands on one device; fields as in :class:`Member`."""
+
+    state: DeviceState
+    substate: str = ""
+    reason: str = ""
+    previous_version: str = ""
+    previous_digest: str = ""
+    activated_at_s: float | None = None
+    without_field_traffic: bool = False
+
+    @property
+    def switches(self) -> bool:
+        """Whether the device ran something else before."""
+        return self.previous_digest != self.digest
+
+
 class Member(Struct, frozen=True, kw_only=True):
-    """One device of a rollout.
+    """One device of a rollout. How it stands is summed up from how the models of the release stand on it.
 
     Attributes:
         substate: state of the device's own update attempt; empty before its first report.
         reason: short code of a failure or refusal, or words about what is waited for.
         previous_version, previous_digest: what it ran before; empty where it had none.
+        parts: by model; one, or those of a joint release.
     """
 
     rollout_id: str
@@ -84,6 +110,27 @@ class Member(Struct, frozen=True, kw_only=True):
     activated_at_s: float | None = None
     updated_at_s: float = 0.0
     without_field_traffic: bool = False
+    parts: tuple[MemberPart, ...] = ()
+
+    def part(self, model: str) -> MemberPart | None:
+        """How a model stands, or None where the release does not hold it."""
+        return next((part for part in self.parts if part.model == model), None)
+
+
+def summed_up(parts: Sequence[MemberPart]) -> dict[str, Any]:
+    """What a device's row says about it as a whole, from its parts."""
+    decides = parts[deciding([(part.state, part.reason) for part in parts])]
+    model = decides.model if len(parts) > 1 else ""
+    activated = [part.activated_at_s for part in parts if part.activated_at_s is not None and part.switches]
+    if not any(part.switches for part in parts):
+        activated = [part.activated_at_s for part in parts if part.activated_at_s is not None]
+    return {
+        "state": decides.state,
+        "substate": decides.substate,
+        "reason": named(model, decides.reason),
+        "activated_at_s": min(activated, default=None),
+        "without_field_traffic": any(part.without_field_traffic for part in parts),
+    }
 
 
 class Decision(Struct, frozen=True, kw_only=True):
@@ -215,6 +262,13 @@ def save_member(connection: Connection, known: Member, now_s: float, **changes: 
         .values(**_columns(changed, [*changes, "updated_at_s"]))
     )
     return changed
+
+
+def save_parts(
+    connection: Connection, known: Member, now_s: float, parts: Sequence[MemberPart], **changes: object
+) -> Member:
+    """Change how the models stand on a device, and with that the device; ``changes`` stand above what is summed up."""
+    return save_member(connection, known, now_s, parts=tuple(parts), **{**summed_up(parts), **changes})
 
 
 def record_decision(

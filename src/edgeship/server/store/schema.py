@@ -62,6 +62,22 @@ releases: Final = Table(
     UniqueConstraint("model", "version"),
 )
 
+# Releases of several models that switch together.
+joint_releases: Final = Table(
+    "joint_releases",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("digest", String(71), nullable=False),  # of what it holds
+    Column("parts", JSON, nullable=False),  # list of {model, version, digest}
+    Column("added_at_s", Float, nullable=False),
+    Column("state", String, nullable=False),  # available | blocked
+    Column("blocked_reason", String, nullable=False, default=""),
+    Column("blocked_by", String, nullable=False, default=""),  # rollout id
+    UniqueConstraint("name", "version"),
+)
+
 author_keys: Final = Table(
     "author_keys",
     metadata,
@@ -91,6 +107,7 @@ assignments: Final = Table(
     Column("base_size_bytes", Integer, nullable=False, server_default="0"),
     Column("cpu_ratio", Float, nullable=False, server_default="0.25"),  # what a shadow may take
     Column("memory_bytes", BigInteger, nullable=False, server_default="0"),  # 0 for no limit
+    Column("release", String, nullable=False, server_default=""),  # name@version of the release that it is a part of
 )
 
 goals: Final = Table(
@@ -126,6 +143,7 @@ rollouts: Final = Table(
     Column("ended_at_s", Float, nullable=True),
     Column("share", Float, nullable=False, server_default="1.0"),  # of each device's traffic
     Column("mirror", Float, nullable=False, server_default="0.0"),  # share of the inputs, for a shadow
+    Column("parts", JSON, nullable=False, server_default="[]"),  # list of {model, version, digest}
 )
 
 rollout_devices: Final = Table(
@@ -145,6 +163,7 @@ rollout_devices: Final = Table(
     Column("activated_at_s", Float, nullable=True),
     Column("updated_at_s", Float, nullable=False),
     Column("without_field_traffic", Boolean, nullable=False),
+    Column("parts", JSON, nullable=False, server_default="[]"),  # list of MemberPart's fields: how each model stands
 )
 
 reports: Final = Table(
@@ -153,8 +172,8 @@ reports: Final = Table(
     Column("device_id", String(64), primary_key=True),
     Column("deployment", String, primary_key=True),
     Column("attempt", Integer, primary_key=True),
+    Column("model", String, primary_key=True),
     Column("seq", Integer, primary_key=True),
-    Column("model", String, nullable=False),
     Column("version", String, nullable=False),
     Column("digest", String, nullable=False),
     Column("state", String, nullable=False),
