@@ -276,7 +276,7 @@ FRAMES = {
     "label_name": LabelRequest(request_id=7, prediction_id="b-1-1f-1-9", label="seven"),
     "outcome": OutcomeRequest(request_id=8, name="rework_minutes", value=12.5, prediction_id="b-1-1f-1-9", arm="b"),
     "noted": NotedReply(request_id=8, is_known=True, error="nothing is wrong"),
-    "status": StatusRequest(request_id=4),
+    "status": StatusRequest(request_id=4, model="digits"),
     "answer": InferReply(
         request_id=3,
         prediction_id="b-1-1f-9",
@@ -297,6 +297,7 @@ FRAMES = {
         variant=VARIANT,
         inferences=1000,
         errors=2,
+        siblings=(("faces", DIGEST),),
     ),
 }
 TENSOR_FILE = TensorFile(samples=((TENSOR,), (TENSOR,)))
