@@ -76,6 +76,10 @@ def test_messages_of_earlier_versions_are_still_read():
     assert (frame.split_key, frame.arm) == ("user-1", "")
     answer = msgspec.msgpack.decode((GOLDEN / "frame-answer-before-arms.msgpack").read_bytes(), type=Reply)
     assert (answer.error, answer.arm) == ("nothing is wrong", "")
+    status = msgspec.msgpack.decode((GOLDEN / "frame-status-before-releases.msgpack").read_bytes(), type=Request)
+    assert status == msgspec.structs.replace(FRAMES["status"], model="")
+    status = msgspec.msgpack.decode((GOLDEN / "frame-status_reply-before-releases.msgpack").read_bytes(), type=Reply)
+    assert status == msgspec.structs.replace(FRAMES["status_reply"], siblings=())
     heartbeat = decode(Kind.HEARTBEAT, (GOLDEN / "heartbeat-before-fallbacks.msgpack").read_bytes())
     assert heartbeat == MESSAGES[Kind.HEARTBEAT]
     assert heartbeat.running[0].fallback == ""
