@@ -174,8 +174,10 @@ class CallRecorder:
             return
         self.waiting = self._late = self._sampled = 0
         measured: Columns = {}
-        for column in (*self._images, *self._spreads):
-            measured.update(column.columns(sampled))
+        for image in self._images:
+            measured.update(image.columns(sampled))
+        for spread in self._spreads:
+            measured.update(spread.columns(sampled))
         finite = [spread.finite(count) for spread in self._spreads]
         self._on_block(
             Block(
