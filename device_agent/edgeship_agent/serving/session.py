@@ -83,7 +83,12 @@ class ModelSession:
             for name, contract in self._contracts.items()
             if (bounds := documented_range(contract, slot.manifest.input_schema.get(name, ()))) is not None
         }
-        self._recorder = CallRecorder(tuple(self._contracts), self._count_block, whole=frozenset(self._ranges))
+        self._recorder = CallRecorder(
+            tuple(self._contracts),
+            self._count_block,
+            whole=frozenset(self._ranges),
+            spread=slot.manifest.output.kind != "classification",
+        )
         self._latency_counts: dict[int, int] = {}
         self._hard_stops: dict[str, None] = {}
         self._gauges = ProcessGauges()
@@ -132,7 +137,10 @@ class ModelSession:
     def _count_block(self, block: Block) -> None:
         """Measure some answered calls."""
         finite_inputs = self._check_schema(block.raw, len(block.latencies_ns))
-        nan_outputs = finite_inputs & ~_all_finite(block.outputs.values(), len(block.latencies_ns))
+        finite_outputs = _all_finite(block.outputs.values(), len(block.latencies_ns))
+        if block.finite is not None:
+            finite_outputs &= block.finite
+        nan_outputs = finite_inputs & ~finite_outputs
         counts = self._latency_counts
         latencies_us = np.maximum(np.asarray(block.latencies_ns, np.int64), 1) / 1000.0
         for index, count in bucket_counts(np.maximum(latencies_us, 1.0)).items():

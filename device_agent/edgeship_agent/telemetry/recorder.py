@@ -16,12 +16,14 @@ from msgspec import Struct
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.telemetry.images import ImageColumn, places_of
 from edgeship_agent.telemetry.signals import Columns
+from edgeship_agent.telemetry.spread import SpreadColumn, is_spread
 from edgeship_agent.telemetry.window import MIN_INFERENCES
 
 #: Most calls of a block: as many as of a window by default, so that one call in so many waits for both to be measured.
 MOST_CALLS: Final = 512
-#: Most bytes of raw samples and outputs that a block may reserve; of larger samples a block holds fewer.
+#: Bytes of raw samples and outputs that a block reserves, where two calls do not need more, and the most for two.
 BLOCK_BYTES: Final = 5 << 15
+PAIR_BYTES: Final = 1 << 18
 #: Where requests come one right after the other, images of as many calls of a window are measured as one that is sent
 #: has at least, and then of one in so many. By their place alone, so that the sample is fair.
 _FIRST_IMAGES, _IMAGE_EVERY = MIN_INFERENCES, 8
@@ -34,9 +36,10 @@ class Block(Struct, frozen=True, kw_only=True):
 
     Attributes:
         raw: model input name → [n, …] raw samples.
-        measured: signals that are known already, of large images; these are not in ``raw``. Of the calls whose images
-            were measured, which may be fewer than n.
+        measured: signals that are known already, of large images and outputs; these are in neither ``raw`` nor
+            ``outputs``. Of the calls that were measured, which may be fewer than n.
         outputs: output name → [n, 1, …].
+        finite: in which calls every number of the outputs that are measured already was finite, [n]; None for no such.
         latencies_ns: [n].
         times_s: [n], when each was answered, on the recorder's clock.
         late: how many missed their deadline.
@@ -48,6 +51,7 @@ class Block(Struct, frozen=True, kw_only=True):
     latencies_ns: list[int]
     times_s: list[float]
     late: int
+    finite: Array | None = None
 
 
 class _Column:
@@ -77,13 +81,15 @@ class CallRecorder:
     """Collects calls and hands them on in blocks.
 
     The first call says how large tensors are. A call whose tensors have another size is handed on at once, in a block
-    of its own after those that wait, and so is every call where not even two fit into :data:`BLOCK_BYTES`. So blocks
+    of its own after those that wait, and so is every call where not even two fit into :data:`PAIR_BYTES`. So blocks
     come in the order of the calls.
 
     Args:
         tensors: names of the inputs that are recorded.
         on_block: takes a full block; also called by :meth:`flush`.
         whole: names of those inputs that are kept whole, since every value of theirs is checked.
+        spread: outputs are numbers of which mean and standard deviation are wanted, so that of large ones no more is
+            kept.
         clock: seconds that never go back.
     """
 
@@ -93,14 +99,18 @@ class CallRecorder:
         on_block: Callable[[Block], None],
         clock: Callable[[], float] = time.monotonic,
         whole: frozenset[str] = frozenset(),
+        *,
+        spread: bool = False,
     ) -> None:
         self._tensors = tensors
         self._whole = whole
+        self._spread = spread
         self._on_block = on_block
         self._clock = clock
         self._inputs: list[_Column] = []
         self._images: list[ImageColumn] = []
         self._outputs: list[_Column] = []
+        self._spreads: list[SpreadColumn] = []
         self._put_inputs: list[tuple[str, _Put]] = []
         self._put_images: list[tuple[str, _Put]] = []
         self._sampled = 0  # calls whose images are kept or measured
@@ -123,7 +133,7 @@ class CallRecorder:
         *,
         pressed: bool = False,
     ) -> None:
-        """Take one answered call; where the next one presses, large images of some calls are not measured."""
+        """Take one answered call; where the next one presses, large tensors of some calls are not measured."""
         index, sampled, place = self.waiting, self._sampled, self._since_window
         self._since_window = place + 1
         if not self._capacity and not self._found_room(raw, outputs):
@@ -139,6 +149,8 @@ class CallRecorder:
                 if not put(sampled, raw[name]):
                     self._hand_on_alone(raw, outputs, latency_ns, late)
                     return
+            for spread in self._spreads:
+                spread.put(sampled, outputs[spread.name])
             self._sampled = sampled + 1
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
@@ -161,10 +173,17 @@ class CallRecorder:
         if not count:
             return
         self.waiting = self._late = self._sampled = 0
+        measured: Columns = {}
+        for image in self._images:
+            measured.update(image.columns(sampled))
+        for spread in self._spreads:
+            measured.update(spread.columns(sampled))
+        finite = [spread.finite(count) for spread in self._spreads]
         self._on_block(
             Block(
                 raw={column.name: column.rows[:count] for column in self._inputs},
-                measured={name: values for image in self._images for name, values in image.columns(sampled).items()},
+                measured=measured,
+                finite=np.logical_and.reduce(finite) if finite else None,
                 outputs={column.name: column.rows[:count] for column in self._outputs},
                 latencies_ns=self._latencies_ns[:count],
                 times_s=self._times_s[:count],
@@ -180,20 +199,26 @@ class CallRecorder:
     def _reserve(self, raw: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         places = {name: None if name in self._whole else places_of(raw[name]) for name in self._tensors}
         inputs = {name: raw[name] for name, found in places.items() if found is None}
-        call_bytes = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
-        calls = min(BLOCK_BYTES // max(call_bytes, 1), MOST_CALLS)
-        if calls < 2:
+        spreads = {name: array for name, array in outputs.items() if self._spread and is_spread(array)}
+        kept = {name: array for name, array in outputs.items() if name not in spreads}
+        call_bytes = sum(array.nbytes for array in (*inputs.values(), *kept.values()))
+        if 2 * call_bytes > PAIR_BYTES:
             self._goes_alone = True
             return
+        calls = min(max(BLOCK_BYTES // max(call_bytes, 1), 2), MOST_CALLS)
         self._capacity = calls
         self._latencies_ns = [0] * calls
         self._times_s = [0.0] * calls
         self._inputs = [_Column(name, array, calls) for name, array in inputs.items()]
         self._images = [ImageColumn(name, raw[name], found, calls) for name, found in places.items() if found]
-        self._outputs = [_Column(name, array, calls) for name, array in outputs.items()]
+        self._outputs = [_Column(name, array, calls) for name, array in kept.items()]
+        self._spreads = [SpreadColumn(name, array, calls) for name, array in spreads.items()]
         self._put_inputs = [(each.name, each.put) for each in self._inputs]
         self._put_images = [(each.name, each.put) for each in self._images]
-        self._put_outputs = [(column.name, column.put) for column in self._outputs]
+        self._put_outputs = [
+            *((column.name, column.put) for column in self._outputs),
+            *((column.name, column.look) for column in self._spreads),
+        ]
 
     def _hand_on_alone(
         self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool

@@ -105,7 +105,7 @@ def measure_many(raw: Mapping[str, Array], outputs: Mapping[str, Array], output:
     else:
         for tensor, arrays in outputs.items():
             mean, std = mean_and_std(_rows(arrays).astype(np.float64))
-            columns[f"output/{tensor}/mean"], columns[f"output/{tensor}/std"] = mean, std
+            columns.update(zip(output_signal_names(tensor), (mean, std), strict=True))
     return columns
 
 
@@ -140,6 +140,16 @@ def image_signal_names(tensor: str) -> tuple[str, ...]:
     ('input/x/brightness', 'input/x/contrast', 'input/x/sharpness')
     """
     return _names(tensor, ("brightness", "contrast", "sharpness"))
+
+
+@lru_cache(maxsize=256)
+def output_signal_names(tensor: str) -> tuple[str, ...]:
+    """Names of the two signals of an output that is no class.
+
+    >>> output_signal_names("y")
+    ('output/y/mean', 'output/y/std')
+    """
+    return (f"output/{tensor}/mean", f"output/{tensor}/std")
 
 
 @lru_cache(maxsize=256)
