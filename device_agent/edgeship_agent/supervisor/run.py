@@ -108,6 +108,17 @@ def _open_door(config: AgentConfig, places: Places, log: Log) -> HttpDoor | None
     return HttpDoor(config.serving.http, places, log)
 
 
+def _worker_settings(config: AgentConfig, state: StateFile) -> WorkerSettings:
+    return WorkerSettings(
+        threads=config.serving.threads,
+        spin_us=config.serving.spin_us,
+        window_s=config.telemetry.window_s,
+        window_inferences=config.telemetry.window_inferences,
+        remembered_predictions=config.telemetry.remembered_predictions,
+        clock_quality=clock_quality(time.time(), state.now.time_floor_s),
+    )
+
+
 def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notifier: Notifier) -> tuple[Agent, Updater]:
     public_key = read_public_key(config.goal_key)
     if not config.root.is_file():
@@ -119,14 +130,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     slots.settle(was_older=journal.was_older)
     outbox = _open_outbox(config, places, log)
     launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
-    settings = WorkerSettings(
-        threads=config.serving.threads,
-        spin_us=config.serving.spin_us,
-        window_s=config.telemetry.window_s,
-        window_inferences=config.telemetry.window_inferences,
-        remembered_predictions=config.telemetry.remembered_predictions,
-        clock_quality=clock_quality(time.time(), state.now.time_floor_s),
-    )
+    settings = _worker_settings(config, state)
     pool = WorkerPool(places, launcher, settings, boot_id, inbox.put, lambda *change: inbox.put(WorkerChanged(*change)))
     activator = Activator(slots, pool, launcher, fingerprint, time.monotonic)
     places.publish()
