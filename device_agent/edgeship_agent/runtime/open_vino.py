@@ -32,10 +32,7 @@ class OpenVinoEngine:
                 network.reshape({index: list(shape) for index, shape in shapes.items()})
             self._compiled: Any = openvino.compile_model(network, "CPU", _settings(options))
             self._request: Any = self._compiled.create_infer_request()
-            self._signature = Signature(
-                inputs=tuple(_info(index, port) for index, port in enumerate(self._compiled.inputs)),
-                outputs=tuple(_info(index, port) for index, port in enumerate(self._compiled.outputs)),
-            )
+            self._signature = signature_of(self._compiled)
             self._input_buffers = [np.zeros(info.shape, info.dtype) for info in self._signature.inputs]
             self._output_buffers: list[Array | None] = [
                 None if -1 in info.shape else np.zeros(info.shape, info.dtype) for info in self._signature.outputs
@@ -80,6 +77,14 @@ class OpenVinoEngine:
         """Release the compiled model."""
         self._request = None
         self._compiled = None
+
+
+def signature_of(network: Any) -> Signature:
+    """Inputs and outputs of a network, compiled or just read."""
+    return Signature(
+        inputs=tuple(_info(index, port) for index, port in enumerate(network.inputs)),
+        outputs=tuple(_info(index, port) for index, port in enumerate(network.outputs)),
+    )
 
 
 def _settings(options: EngineOptions) -> dict[str, object]:

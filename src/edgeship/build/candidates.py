@@ -303,7 +303,7 @@ class Workshop:
             raise ConversionError(f"{reason} and an output", target=runtime)
         from edgeship.build.float_forms import FloatForms  # ONNX: a build that finds everything reads no graph
 
-        found = FloatForms(self._forms, self._prober, self._progress).best(backend, job, runtime)
+        found = FloatForms(self._forms, self._progress).best(backend, job, runtime)
         # what was quantized before is called by what it is, and compared with nothing but itself
         return structs.replace(found, precision="int8") if source.quantized else found
 

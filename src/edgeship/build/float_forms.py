@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -11,22 +10,19 @@ from msgspec import structs
 
 from edgeship.build import routes, stages
 from edgeship.build.backends import Artifact, Backend, Job
-from edgeship.build.measure import measure
-from edgeship.build.probing import Prober
+from edgeship.build.loop_costs import COSTS, Counts, counted, gain, is_worth
 from edgeship.build.progress import Progress
 from edgeship.build.stages import at
-from edgeship.build.tflite_file import read_tflite
+from edgeship.build.tflite_file import TfliteGraph, read_tflite
 from edgeship.build.unroll import NothingToUnroll
 from edgeship.build.unroll_loops import LOOPS
-from edgeship.build.verify import open_artifact
-from edgeship.targets import Measure
 from edgeship_agent.contract.errors import ConversionError, EngineError
 
-_PLAN: Final = Measure(warm_up=5, min_queries=100, min_seconds=0.2)
-#: A graph written out is larger: it has to be so much faster than the loop. A bidirectional LSTM of 40 steps takes
-#: 15.7 ms as a loop and 0.25 ms written out in OpenVINO, 0.55 and 0.23 in LiteRT.
-_WORTH: Final = 1.5
 _OPENVINO_LOOPS: Final = (b'type="Loop"', b'type="TensorIterator"')
+_WHILE: Final = frozenset({"WHILE", "STABLEHLO_WHILE"})
+_GATHERING: Final = frozenset({"SLICE", "CONCATENATION"})
+#: Makes loops of recurrent layers; other converters leave them layers.
+_LAYERS_TO_LOOPS: Final = "TFLiteConverter"
 
 
 class FloatForms:
@@ -34,20 +30,17 @@ class FloatForms:
 
     Args:
         forms: the source in other formats.
-        prober: loads files beforehand.
         progress: told what goes on.
     """
 
-    def __init__(self, forms: routes.Forms, prober: Prober, progress: Progress) -> None:
+    def __init__(self, forms: routes.Forms, progress: Progress) -> None:
         self._forms = forms
-        self._prober = prober
         self._progress = progress
 
     def best(self, backend: Backend, job: Job, runtime: str) -> Artifact:
         """The float artifact by the first route that keeps the source's meaning.
 
-        Where that one loops, the routes that write loops out step by step are tried too, and theirs is taken if it is
-        faster by :data:`_WORTH` on this machine.
+        Where that one loops, and is held to be slower than the same written out step by step, such a route is taken.
 
         Raises:
             ConversionError: no route leads there; the reason is the last one's.
@@ -66,7 +59,7 @@ class FloatForms:
                 continue
             gave_up += self._forms.fallbacks(route)
             made = structs.replace(made, fallbacks=(*made.fallbacks, *gave_up), notes=(*made.notes, *gave_up))
-            return self._written_out(backend, job, made, range(position + 1, len(plan)))
+            return self._written_out(backend, job, made, route, range(position + 1, len(plan)))
         failure = ConversionError("; tried next: ".join(gave_up), target=runtime)
         failure.stage, failure.passing = last, passing
         raise failure
@@ -85,49 +78,57 @@ class FloatForms:
             self._forms.file(route[: done + 1])
         return self._forms.file(route)
 
-    def _written_out(self, backend: Backend, job: Job, looping: Artifact, positions: range) -> Artifact:
-        """The quicker one of a file that loops and the same without loops; the file itself where it does not loop."""
+    def _written_out(
+        self, backend: Backend, job: Job, looping: Artifact, route: routes.Route, positions: range
+    ) -> Artifact:
+        """The quicker one of a file that loops and the same without loops; the file itself where it does not loop.
+
+        Which one that is follows from counts and from costs that were measured once, so that it is the same each time.
+        """
         plan = routes.plan(job.source.format, looping.runtime)
         further = [position for position in positions if "unroll" in plan[position]]
         if not further or not has_loops(looping.model):
             return looping
         for position in further:
             try:
+                counts = self._counts(plan[position])
+                steps = counts.loop_steps + (counts.layer_steps if _LAYERS_TO_LOOPS in route else 0)
+                costs, gathering = COSTS[looping.runtime], gathering_share(looping.model)
+                if not is_worth(costs, counts, steps, gathering):
+                    return looping
                 straight = self._made(backend, job, plan[position], position)
-                loop_ms, straight_ms = self._times(job, looping, straight)
             except (ConversionError, EngineError):
                 continue  # the file that loops is there
-            if is_worth(loop_ms, straight_ms):
-                note = f"loops written out step by step: {straight_ms:.3g} ms instead of {loop_ms:.3g}, on this machine"
-                return structs.replace(straight, notes=(*straight.notes, note))
+            times = gain(costs, counts, steps, gathering)
+            held = f"{steps:,} steps, {counts.operators:,} operators, held to be {times:.1f} times as fast"
+            note = f"loops written out step by step: {held}"
+            return structs.replace(straight, notes=(*straight.notes, note))
         return looping
 
-    def _times(self, job: Job, *artifacts: Artifact) -> list[float]:
-        """Medians in ms, taken in turns."""
-        with contextlib.ExitStack() as stack:
-            bound = [stack.enter_context(contextlib.closing(open_artifact(each, self._prober))) for each in artifacts]
-            runs = {str(index): each.run for index, each in enumerate(bound)}
-            found = measure(runs, job.samples, _PLAN, self._progress)
-        return [found[str(index)].p50_ms for index in range(len(artifacts))]
+    def _counts(self, route: routes.Route) -> Counts:
+        """Of the graph written out on a route, before it is converted further."""
+        return counted(onnx.load(str(self._form(route[: route.index("unroll") + 1]))))
 
 
-def is_worth(loop_ms: float, straight_ms: float) -> bool:
-    """Whether a graph written out is so much faster than the loop that its size is worth it.
+def gathering_share(model: Path) -> float:
+    """Share of a TFLite file's loops that join what each step gives to what the steps before it gave."""
+    if model.suffix != ".tflite":
+        return 0.0
+    graphs = read_tflite(model).graphs
+    bodies = [{each.name for each in graphs[index].operators} for index in _bodies(graphs[0])]
+    return sum(kinds >= _GATHERING for kinds in bodies) / len(bodies) if bodies else 0.0
 
-    Args:
-        loop_ms: median time of the file that loops.
-        straight_ms: of the one that does not.
 
-    >>> is_worth(15.7, 0.25), is_worth(0.31, 0.2), is_worth(0.29, 0.2), is_worth(0.2, 0.9)
-    (True, True, False, False)
-    """
-    return straight_ms * _WORTH <= loop_ms
+def _bodies(graph: TfliteGraph) -> list[int]:
+    """Places of the graphs that a graph's loops run."""
+    found = [each.options.get("bodySubgraphIndex") for each in graph.operators if each.name in _WHILE]
+    return [int(index) for index in found if index is not None]
 
 
 def has_loops(model: Path) -> bool:
     """Whether a float file runs a part of itself several times."""
     if model.suffix == ".tflite":
-        return any(each.name in {"WHILE", "STABLEHLO_WHILE"} for each in read_tflite(model).operators)
+        return any(each.name in _WHILE for each in read_tflite(model).operators)
     if model.suffix == ".xml":
         data = model.read_bytes()
         return any(kind in data for kind in _OPENVINO_LOOPS)

@@ -18,7 +18,7 @@ from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.contract.manifest import Binding, TensorSpec
 from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import from_artifact, to_artifact
-from edgeship_agent.runtime.engine import Array, Engine, TensorInfo
+from edgeship_agent.runtime.engine import Array, Engine, Signature, TensorInfo
 
 #: A float file whose outputs lie further from the source than this computes something else. Source: converters that
 #: keep the meaning stay below 1e-5 on every model measured for this project.
@@ -73,23 +73,33 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
     raise failure
 
 
-def rebound(float_artifact: Artifact, model: Path, runtime: str) -> Bindings:
+def rebound(float_artifact: Artifact, model: Path, runtime: str, signature: Signature | None = None) -> Bindings:
     """The float file's layout for a quantized file.
+
+    Args:
+        float_artifact: with its layout.
+        model: the quantized file.
+        runtime: that reads it.
+        signature: its inputs and outputs, where they are known without loading it.
 
     Raises:
         ConversionError: it does not load, or has other inputs or outputs.
     """
+    signature = signature or _signature(model, runtime)
+    return (rebind(float_artifact.inputs, signature.inputs, runtime),
+            rebind(float_artifact.outputs, signature.outputs, runtime))  # fmt: skip
+
+
+def _signature(model: Path, runtime: str) -> Signature:
     try:
         with quiet():
             engine = open_engine(runtime, model)
     except EngineError as error:
         raise ConversionError(f"the quantized file does not load: {error.message}", target=runtime) from error
     try:
-        signature = engine.signature
+        return engine.signature
     finally:
         engine.close()
-    return (rebind(float_artifact.inputs, signature.inputs, runtime),
-            rebind(float_artifact.outputs, signature.outputs, runtime))  # fmt: skip
 
 
 def rebind(bindings: Sequence[Binding], infos: Sequence[TensorInfo], runtime: str) -> tuple[Binding, ...]:

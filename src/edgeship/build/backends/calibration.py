@@ -71,8 +71,10 @@ class Calibration:
 
     @cached_property
     def operators(self) -> tuple[Operator, ...]:
-        """With sizes."""
-        return sized(self._plain, self.statistics.shapes)
+        """With sizes, which one sample tells: ranges are for those who quantize."""
+        with quiet():
+            tensors = next(self._graph.watch(self._samples[:1]), {})
+        return sized(self._plain, {name: array.shape for name, array in tensors.items()})
 
     @cached_property
     def _plain(self) -> tuple[Operator, ...]:

@@ -17,7 +17,7 @@ _MORE_BYTES: Final = 3
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
 MOST_PATCHES: Final = 128
 #: Matrix products, in the three formats' words.
-_PRODUCTS: Final = frozenset({"MatMul", "Gemm", "BATCH_MATMUL", "FULLY_CONNECTED"})
+PRODUCTS: Final = frozenset({"MatMul", "Gemm", "BATCH_MATMUL", "FULLY_CONNECTED"})
 
 
 class Layer(Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ def _summed(operator: Operator, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Products that one output value sums; of two computed factors the first one's last axis says it."""
     if operator.layer is not None:
         return operator.layer.fan_in
-    if operator.fan_in or operator.kind not in _PRODUCTS:
+    if operator.fan_in or operator.kind not in PRODUCTS:
         return operator.fan_in
     return next((shapes[name][-1] for name in operator.inputs if shapes.get(name)), 0)
 
