@@ -14,7 +14,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.openvino_biases import with_unlike_biases
 from edgeship.build.backends.openvino_graph import OpenVinoGraph
-from edgeship.build.backends.openvino_halves import halve_float_weights
+from edgeship.build.backends.openvino_halves import halve_constants, halve_float_weights
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -67,7 +67,8 @@ class OpenVinoBackend:
             raise
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
-        file = _save(network, job.folder / scheme.name, half=scheme.precision == "fp16")
+        half = scheme.precision == "fp16" and not halve_constants(network)
+        file = _save(network, job.folder / scheme.name, half=half)
         inputs, outputs = layout.rebound(float_artifact, file, RUNTIME)
         return Artifact(runtime=RUNTIME, precision=scheme.precision, model=file, weights=file.with_suffix(".bin"),
                         inputs=inputs, outputs=outputs, scheme=scheme.text)  # fmt: skip
