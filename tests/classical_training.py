@@ -28,6 +28,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading
 from sklearn.svm import SVC, LinearSVC
 
 
@@ -61,6 +62,7 @@ def estimators(x: np.ndarray, y: np.ndarray, r: np.ndarray) -> dict[str, object]
         "majority": (VotingClassifier(voters()), y),
         "neighbours": (KNeighborsClassifier(3), y),
         "two-values": (make_pipeline(StandardScaler(), Ridge()), np.stack([r, -r], axis=1)),
+        "spread": (make_pipeline(StandardScaler(), LabelSpreading()), y),
         "clusters": (KMeans(3, n_init=2, random_state=0), None),
         "outliers": (IsolationForest(n_estimators=10, random_state=0), None),
         "xgboost-in-a-pipeline": (make_pipeline(StandardScaler(), xgboost.XGBClassifier(**boosted)), y),

@@ -196,6 +196,13 @@ def test_trees_are_refused_where_the_runtime_has_none(trained: _Trained, runtime
         pipeline.build(options, Silence())
 
 
+def test_a_kind_without_a_converter_is_named_with_kinds_that_have_one(trained: _Trained) -> None:
+    with pytest.raises(ConversionError, match="converter for LabelSpreading, which it holds") as refusal:
+        _read(trained.folder / "spread.skops")
+    assert refusal.value.file == str(trained.folder / "spread.skops")
+    assert "train a classifier that has one, such as LogisticRegression" in str(refusal.value.next_step)
+
+
 def _write_sets(trained: _Trained) -> None:
     x = np.concatenate([sample["features"] for sample in trained.samples])
     np.savez(trained.folder / "calibration.npz", x=x[::2] + np.float32(0.01))

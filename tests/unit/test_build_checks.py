@@ -11,9 +11,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgeship.build import checks, target_files
+from edgeship.build.check_routes import check_all
 from edgeship.build.model_facts import facts_of
+from edgeship.build.sources import InputShape, InputValue, SourceRequest
 from edgeship.targets import Target
-from edgeship_agent.contract.errors import ConversionError
+from edgeship_agent.contract.errors import ConfigError, ConversionError
 from tests import models
 from tests.tflite_files import int8_net
 
@@ -104,3 +106,34 @@ def test_one_hopeless_target_of_two_is_left_out_with_its_reason(tmp_path: Path) 
     assert list(hopeless) == ["intel-nuc"]
     assert "about 100 MB for a worker" in hopeless["intel-nuc"]
     assert [line[1].split(" · ")[0] for line in heard.lines] == ["raspberry-pi-4"]
+
+
+def test_what_a_tree_learnt_counts_as_weights(tmp_path: Path) -> None:
+    leaves = 1000
+    tree = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
+                            nodes_values=[0.5] * leaves, target_weights=[1.5] * leaves)  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size]) for name, size in (("x", 4), ("y", 1))]
+    graph = helper.make_graph([tree], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "trees.onnx")
+    assert 8 * leaves <= facts_of(tmp_path / "trees.onnx", ()).weight_bytes < 9 * leaves
+
+
+def test_shapes_and_values_are_set_before_a_model_is_checked(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["scaled"]), helper.make_node("Relu", ["scaled"], ["y"])]
+    ends = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", "length"]),
+            helper.make_tensor_value_info("factor", onnx.TensorProto.FLOAT, []),
+            helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", "length"])]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    target = target_files.load("x86-64-server")
+
+    def told(**options: object) -> dict[str, bool | None]:
+        request = SourceRequest(text=str(tmp_path / "m.onnx"), **options)
+        return {each.id: each.holds for each in check_all(request, [target], Lines())[target.id]}
+
+    shape = InputShape(name="x", shape=(1, 8))
+    assert told()["memory"] is None
+    assert told(input_shapes=(shape,), input_values=(InputValue(name="factor", value=2.0),))["memory"]
+    with pytest.raises(ConfigError, match="not an input of the model"):
+        told(input_shapes=(InputShape(name="other", shape=(1, 8)),))

@@ -11,15 +11,16 @@ from edgeship.build.cache.memory import Memory, remembering
 from edgeship.build.checks import READABLE
 from edgeship.build.model_facts import facts_of
 from edgeship.build.progress import Progress
+from edgeship.build.sources import SourceRequest
 from edgeship.targets import CheckResult, ModelFacts, Target, check
 from edgeship_agent.contract.errors import ConfigError, ConversionError, EdgeshipError
 
 
-def check_all(model: Path, targets: Sequence[Target], progress: Progress) -> dict[str, tuple[CheckResult, ...]]:
+def check_all(asked: SourceRequest | Path, targets: Sequence[Target], progress: Progress) -> dict[str, tuple[CheckResult, ...]]:
     """Everything about a model and some targets that needs no data.
 
     Args:
-        model: a source of any format.
+        asked: a source of any format.
         targets: what it is to be built for.
         progress: told by which route a file was made that is checked in the model's place.
 
@@ -28,14 +29,16 @@ def check_all(model: Path, targets: Sequence[Target], progress: Progress) -> dic
 
     Raises:
         InputError: the file cannot be used.
-        ConfigError: a converter is not installed.
+        ConfigError: a converter is not installed, or an option does not fit the source.
         ConversionError: it cannot be read.
     """
-    if model.suffix.lower() in READABLE or not model.exists():
-        facts = facts_of(model, {entry.name for each in targets for entry in each.runtimes})
-        return {each.id: check(each, facts) for each in targets}
+    request = sources.resolved(asked if isinstance(asked, SourceRequest) else SourceRequest(text=str(asked)))
     with output.scratch() as folder:
-        looking = _Looking(model, folder, progress)
+        file = sources.file_to_check(request, folder / "pinned")
+        if file.suffix.lower() in READABLE and file.is_file():
+            facts = facts_of(file, {entry.name for each in targets for entry in each.runtimes})
+            return {each.id: check(each, facts) for each in targets}
+        looking = _Looking(request, folder, progress)
         return {each.id: looking.results(each) for each in targets}
 
 
@@ -43,19 +46,14 @@ class _Looking:
     """One source, converted once for each runtime.
 
     Args:
-        model: as the user named it.
+        request: as the user named it.
         folder: private.
         progress: told by which route.
     """
 
-    def __init__(self, model: Path, folder: Path, progress: Progress) -> None:
+    def __init__(self, request: SourceRequest, folder: Path, progress: Progress) -> None:
         self._memory = Memory(open_cache(progress), folder / "memory", _ready)
-        try:
-            self._source = sources.load(model, remembering(self._memory))
-        except EdgeshipError as error:
-            if "--" in (error.next_step or ""):  # an option of the build
-                error.next_step = f"{error.next_step}: edgeship build checks it likewise"
-            raise
+        self._source = sources.load(request, remembering(self._memory))
         self._forms = routes.Forms(self._source, folder / "forms", _ready)
         self._progress = progress
         self._told: set[routes.Route] = set()

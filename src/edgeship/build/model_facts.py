@@ -23,6 +23,8 @@ _INTEGER_OPERATORS: Final = frozenset(
 )
 #: TFLite operators on variables that live outside tensors.
 _VARIABLES: Final = frozenset({"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE"})
+#: Of a number in a list of an attribute; whole numbers and texts are as long as they are.
+_NUMBER_BYTES: Final = 4
 #: How OpenVINO names what it cannot read, in its different front ends.
 _NAMED: Final = re.compile(r"(?:ONNX operations:|found for operations:|translator found for:?|failed for:)\s*([^\n]+)")
 
@@ -111,10 +113,21 @@ def _asked(
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of all constants of a ``ModelProto``: initializers and ``Constant`` nodes, those of sub-graphs included."""
+    """Bytes of all constants of a ``ModelProto``, those of sub-graphs included.
+
+    Initializers, ``Constant`` nodes, and what operators of other domains hold in lists, as tree ensembles do.
+    """
     tensors = [attribute.t for node in nodes_of(model.graph) for attribute in node.attribute if attribute.HasField("t")]
     tensors += [tensor for graph in _graphs_of(model.graph) for tensor in graph.initializer]
-    return sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors)
+    lists = [
+        attribute
+        for node in nodes_of(model.graph)
+        if node.domain not in _STANDARD or node.op_type == "Constant"
+        for attribute in node.attribute
+    ]
+    return sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors) + sum(
+        _NUMBER_BYTES * len(each.floats) + each.ByteSize() * bool(each.ints or each.strings) for each in lists
+    )
 
 
 def _graphs_of(graph: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from edgeship.build.survival.supervisor import Stopped, Supervisor, Terms, memor
 from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
 from edgeship.cli.pace import Pace, shown
+from edgeship.cli.source_options import source_options
 from edgeship.cli.watched import has_own_process
 from edgeship_agent.contract.errors import ConfigError
 
@@ -65,15 +66,7 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
               help="Run the candidates on this device: ssh://user@host or ssh://user@host:port.")  # fmt: skip
 @click.option("--ssh-config", type=_FILE, help="Configuration file for ssh.  [the user's]")
 @click.option("--accept-proxy-latency", is_flag=True, help="Let a latency of another ISA class judge the budget.")
-@click.option("--input-shape", "input_shapes", multiple=True, metavar="[NAME=]1,3,224,224[:DTYPE]",
-              help="Shape of an input that the source leaves open; repeat for several.")  # fmt: skip
-@click.option("--input-value", "input_values", multiple=True, metavar="NAME=NUMBER",
-              help="Make an input of an ONNX model a constant; repeat for several.")  # fmt: skip
-@click.option("--weights", type=_FILE, help="State dict for a package.module:factory source.")
-@click.option("--allow-pickle", is_flag=True, help="Read files that can run code when they are read.")
-@click.option("--input-tensor", "input_tensors", multiple=True, help="Cut the graph here; repeat for several.")
-@click.option("--output-tensor", "output_tensors", multiple=True, help="Cut the graph here; repeat for several.")
-@click.option("--signature", default="", help="Signature of a SavedModel that has several.")
+@source_options
 @click.option("--task", type=click.Choice(["auto", "classification", "raw"]), default="auto", show_default=True,
               help="How the first output is read; auto is classification with labels.")  # fmt: skip
 @click.option("--labels", metavar="A,B,C", default="", help="Class names in the order of the output.")

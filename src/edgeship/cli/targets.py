@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from edgeship.cli import console
+from edgeship.cli.source_options import request_of, source_options, words_of
 from edgeship.cli.watched import watched
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ def _show(target: Target, path: Path) -> None:
 @targets.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-t", "--target", "names", multiple=True, required=True, help="Target id or .toml file; may be repeated.")
+@source_options
 @console.json_option
 @watched
-def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
+def check(model: Path, names: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Check a model against targets before anything is built; what is neither ONNX nor TFLite is converted first.
 
     Operators, how the delegate splits them, memory, storage, C library, Python, agent, shapes, types. Exit code 1 for
@@ -116,14 +118,17 @@ def check(model: Path, names: tuple[str, ...], as_json: bool) -> None:
     from edgeship.build import target_files
     from edgeship.build.check_routes import check_all
 
-    results = check_all(model, [target_files.load(name) for name in names], _Lines())
+    results = check_all(request_of(model, given), [target_files.load(name) for name in names], _Lines())
     if as_json:
-        console.result_json({"schema_version": 1, "model": str(model.absolute()), "targets": results})
+        console.result_json({"schema_version": 1, "model": str(model.absolute() if model.exists() else model), "targets": results})
     else:
         for name, found in results.items():
             _show_checks(name, found)
     code = _exit_code([each for found in results.values() for each in found])
-    ready = f"edgeship build {console.word(model)} -t {console.word(names[0])} --calibration FILE --evaluation FILE"
+    ready = (
+        f"edgeship build {console.word(model)}{words_of(given)} -t {console.word(names[0])} --calibration FILE "
+        "--evaluation FILE"
+    )
     console.next_steps("edgeship targets list" if code in {_COULD_NOT, _MISSED} else ready)
     sys.exit(code)
 

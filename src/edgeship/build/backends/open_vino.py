@@ -15,7 +15,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.openvino_biases import with_unlike_biases
 from edgeship.build.backends.openvino_graph import OpenVinoGraph
-from edgeship.build.backends.openvino_halves import halve_float_weights
+from edgeship.build.backends.openvino_halves import halve_constants, halve_float_weights
 from edgeship.build.quiet import quiet
 from edgeship.build.search.gain import is_fine, no_gain
 from edgeship_agent.contract.errors import ConversionError
@@ -76,7 +76,8 @@ class OpenVinoBackend:
             raise
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
-        file = _save(network, job.folder / scheme.name, half=scheme.precision == "fp16")
+        half = scheme.precision == "fp16" and not halve_constants(network)
+        file = _save(network, job.folder / scheme.name, half=half)
         # read and not compiled, which takes ten seconds for a graph of thousands: whoever runs it first loads it
         signature = signature_of(openvino.Core().read_model(str(file)))
         inputs, outputs = layout.rebound(float_artifact, file, RUNTIME, signature)

@@ -1,4 +1,4 @@
-"""Float weights of int8 OpenVINO files, stored in half precision."""
+"""Float weights of OpenVINO files, stored in half precision where that holds them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgeship_agent.runtime.engine import Array
 _WEIGHTED: Final = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 #: Half precision must keep weights this close, relative to their size: rounding alone costs some .0003.
 _CLOSE: Final = 0.001
+_LARGEST: Final = float(np.finfo(np.float16).max)
 
 
 def halve_float_weights(network: Any) -> None:
@@ -34,6 +35,33 @@ def halve_float_weights(network: Any) -> None:
         if _held(weights):
             half = openvino.opset13.constant(weights.astype(np.float16))
             node.input(1).replace_source_output(openvino.opset13.convert(half, "f32").output(0))
+
+
+def halve_constants(network: Any) -> bool:
+    """Store every float constant but those with a number beyond half precision in it, in place.
+
+    OpenVINO's own way, which cuts such numbers off at 65504 without a word, is taken where there are none.
+
+    Returns:
+        Whether it was done here, and is not left to OpenVINO.
+    """
+    constants = [node for node in network.get_ordered_ops()
+                 if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32]  # fmt: skip
+    small = [node for node in constants if not _too_large(np.asarray(node.data))]
+    if len(small) == len(constants):
+        return False
+    for node in small:
+        readers = list(node.output(0).get_target_inputs())
+        half = openvino.opset13.constant(np.asarray(node.data).astype(np.float16))
+        wide = openvino.opset13.convert(half, "f32")
+        for reader in readers:
+            reader.replace_source_output(wide.output(0))
+    return True
+
+
+def _too_large(values: Array) -> bool:
+    """Whether it holds a finite number that would be cut off at the largest of half precision."""
+    return bool(np.any((np.abs(values) > _LARGEST) & np.isfinite(values)))
 
 
 def _held(weights: Array) -> bool:

@@ -53,6 +53,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     message: str
     target: str = ""
     stage: str = ""
+    next_step: str = ""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -166,7 +167,8 @@ class Cache:
         except ConversionError as error:
             if error.passing:
                 raise  # what the machine did, not what the inputs are: the next time may be better
-            failure = Failure(message=error.message, target=error.target or "", stage=error.stage)
+            failure = Failure(message=error.message, target=error.target or "", stage=error.stage,
+                              next_step=error.next_step or "")  # fmt: skip
         entry = Entry(
             name=name, key=key, made_at_s=time.time(), seconds=round(time.monotonic() - started, 3), value=made.value,
             failure=failure,
@@ -263,7 +265,7 @@ def damaged(root: Path) -> list[Path]:
 
 
 def _error(failure: Failure) -> ConversionError:
-    error = ConversionError(failure.message, target=failure.target or None)
+    error = ConversionError(failure.message, target=failure.target or None, next_step=failure.next_step or None)
     error.stage = failure.stage
     return error
 

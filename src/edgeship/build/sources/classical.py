@@ -11,7 +11,7 @@ from typing import Any, Final
 from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship.build.toolchains import workers
-from edgeship_agent.contract.errors import ConfigError, InputError
+from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.contract.manifest import TensorSpec
 
 TOOLCHAIN: Final = "classical"
@@ -122,6 +122,9 @@ def _describe(model: tuple[Path, str], options: dict[str, Any], ask: workers.Ask
             return ask(TOOLCHAIN, request)
         except InputError as error:
             raise InputError(error.message, file=path, next_step=error.next_step or _TRAIN) from error
+        except ConversionError as error:
+            error.file = error.file or str(path)
+            raise
 
 
 def _specs(told: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

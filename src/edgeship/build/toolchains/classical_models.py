@@ -36,6 +36,7 @@ class Model:
         operators: steps and trees.
         parameters: numbers that were learnt.
         classes: what the entries of its first output are called; empty where they are 0, 1, … in order.
+        estimator: of scikit-learn, whose kind may have no converter; None for boosters.
     """
 
     features: int
@@ -46,6 +47,7 @@ class Model:
     parameters: int
     notes: tuple[str, ...] = field(default=())
     classes: tuple[str, ...] = field(default=())
+    estimator: Any = None
 
 
 def read(request: Mapping[str, Any]) -> Model:
@@ -127,7 +129,7 @@ def _of_sklearn(estimator: Any, notes: tuple[str, ...]) -> Model:
     outputs, answer = _sklearn_outputs(estimator)
     return Model(
         features=features, outputs=outputs, answer=answer, notes=(*notes, *_class_note(estimator)),
-        classes=_class_names(estimator, outputs),
+        classes=_class_names(estimator, outputs), estimator=estimator,
         to_onnx=lambda: _sklearn_to_onnx(estimator, features, list(outputs)),
         operators=len(getattr(estimator, "steps", [None])), parameters=_learnt(estimator),
     )  # fmt: skip
@@ -205,7 +207,7 @@ def _sklearn_to_onnx(estimator: Any, features: int, outputs: Sequence[str]) -> t
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
 
-    _register_boosters()
+    register_boosters()
     _round_thresholds(estimator)
     _answer_as_a_classifier(estimator)
     kind = type(_last(estimator))
@@ -251,7 +253,7 @@ def _own_names(model: Any, outputs: Sequence[str]) -> dict[str, str]:
     return {name: (labels[0] if name == "label" else floats[0]) for name in outputs if name != "label" or labels}
 
 
-def _register_boosters() -> None:
+def register_boosters() -> None:
     """Let skl2onnx convert estimators of XGBoost and LightGBM inside pipelines; reading one imported its library."""
     from skl2onnx import update_registered_converter as register
     from skl2onnx.common import shape_calculator

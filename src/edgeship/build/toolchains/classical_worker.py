@@ -23,9 +23,9 @@ from types import ModuleType
 from typing import Any
 
 
-def _load_models() -> ModuleType:
-    """The other half of this script, which lies beside it and on no import path."""
-    spec = importlib.util.spec_from_file_location("classical_models", Path(__file__).with_name("classical_models.py"))
+def _load(name: str) -> ModuleType:
+    """Another part of this script, which lies beside it and on no import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -33,7 +33,8 @@ def _load_models() -> ModuleType:
     return module
 
 
-models = _load_models()
+models = _load("classical_models")
+kinds = _load("classical_kinds")
 
 
 def main() -> None:
@@ -48,6 +49,8 @@ def main() -> None:
         answer = {"ok": True, **COMMANDS[request["command"]](request)}
     except models.UnusableError as error:
         answer = {"ok": False, "error": str(error), "kind": "input"}
+    except kinds.NoConverterError as error:
+        answer = {"ok": False, "error": str(error), "kind": "conversion", "next": error.next_step}
     except MemoryError:
         answer = {"ok": False, "error": f"more memory than the {limit_bytes / 1024**3:.0f} GiB it may take",
                   "kind": "conversion"}  # fmt: skip
@@ -61,6 +64,9 @@ def main() -> None:
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs, outputs and size of a model."""
     model = models.read(request)
+    if model.estimator is not None:
+        models.register_boosters()
+        kinds.check(model.estimator)
     names = _wanted(model, request)
     return {
         "inputs": [{"name": "features", "dtype": "float32", "shape": [-1, model.features]}],
@@ -111,7 +117,10 @@ def convert(request: Mapping[str, Any]) -> dict[str, Any]:
     import onnx
 
     model = models.read(request)
-    converted, own_names = model.to_onnx()
+    try:
+        converted, own_names = model.to_onnx()
+    except Exception as error:
+        raise kinds.explained(error, model.estimator) from error
     names = _wanted(model, request)
     _cut(converted, {own_names[name]: name for name in names}, [_spec(name, *model.outputs[name]) for name in names])
     onnx.checker.check_model(converted)

@@ -154,4 +154,4 @@ def _checked(answer: dict[str, Any], toolchain: str) -> dict[str, Any]:
     reason = str(answer.get("error") or "no reason given")
     if answer.get("kind") == "input":
         raise InputError(reason, next_step=str(answer.get("next", "")) or None)
-    raise ConversionError(f"{toolchain}: {reason}")
+    raise ConversionError(f"{toolchain}: {reason}", next_step=str(answer.get("next", "")) or None)

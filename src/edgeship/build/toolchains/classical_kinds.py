@@ -1,0 +1,112 @@
+"""Kinds of estimators that no converter knows, and what to take instead; a part of ``classical_worker.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_MOST_NAMED = 4
+#: How skl2onnx says that it has no converter for a class.
+_NAMED = re.compile(r"for type '<class '(?P<name>[^']+)'>'|for type <class '(?P<plain>[^']+)'>")
+_ERRORS = {"MissingShapeCalculator", "MissingConverter"}
+
+
+class NoConverterError(Exception):
+    """An estimator that neither skl2onnx nor onnxmltools converts.
+
+    Attributes:
+        next_step: what to do instead.
+    """
+
+    def __init__(self, message: str, next_step: str) -> None:
+        self.next_step = next_step
+        super().__init__(message)
+
+
+def check(estimator: Any) -> None:
+    """Look at an estimator, and at the steps that it is made of, before anything is converted.
+
+    Raises:
+        NoConverterError: one of them has no converter.
+    """
+    from skl2onnx._supported_operators import sklearn_operator_name_map as known
+
+    for step in _steps(estimator):
+        kind = type(step)
+        if kind.__module__.startswith("sklearn.") and kind not in known:
+            raise _refusal(kind, is_whole=step is estimator)
+
+
+def explained(error: Exception, estimator: Any) -> Exception:
+    """A failure of skl2onnx, in words about the kind where it lacks a converter for a part inside."""
+    if type(error).__name__ not in _ERRORS:
+        return error
+    found = _NAMED.search(str(error))
+    name = (found["name"] or found["plain"]) if found else type(estimator).__name__
+    kind = next((type(part) for part in _inside(estimator) if f"{type(part).__module__}.{type(part).__qualname__}"
+                 == name), type(estimator))  # fmt: skip
+    return _refusal(kind, is_whole=kind is type(estimator))
+
+
+def _steps(estimator: Any) -> Iterator[Any]:
+    """The estimator and everything that it runs one after the other or side by side."""
+    if isinstance(estimator, str) or estimator is None:
+        return
+    yield estimator
+    if hasattr(estimator, "best_estimator_"):
+        yield from _steps(estimator.best_estimator_)
+    for name in ("steps", "transformer_list", "transformers_"):
+        for step in getattr(estimator, name, None) or ():
+            yield from _steps(step[1])
+
+
+def _inside(thing: Any, depth: int = 0) -> Iterator[Any]:
+    """Estimators in the fitted attributes of one, and itself."""
+    if depth > 8:
+        return
+    if isinstance(thing, (list, tuple)):
+        for each in thing:
+            yield from _inside(each, depth + 1)
+    elif hasattr(thing, "get_params"):
+        yield thing
+        for value in list(vars(thing).values()):
+            yield from _inside(value, depth + 1)
+
+
+def _refusal(kind: type, *, is_whole: bool) -> NoConverterError:
+    place = "" if is_whole else ", which it holds"
+    near = _near(kind)
+    task = _task(kind)
+    instead = f"train a {task} that has one, such as {', '.join(near)}, and save it again" if near else (
+        "leave it out, do its work in preprocessing, and save the rest again")  # fmt: skip
+    return NoConverterError(f"neither skl2onnx nor onnxmltools has a converter for {kind.__name__}{place}, so that there "
+                            "is no way to any runtime", instead)  # fmt: skip
+
+
+def _task(kind: type) -> str:
+    from sklearn import base
+
+    tasks = {"classifier": base.ClassifierMixin, "regressor": base.RegressorMixin, "clustering": base.ClusterMixin,
+             "outlier detector": base.OutlierMixin, "transformer": base.TransformerMixin}  # fmt: skip
+    return next((name for name, mixin in tasks.items() if issubclass(kind, mixin)), "")
+
+
+def _near(kind: type) -> list[str]:
+    """Kinds with a converter that do the same task: of the same package first, then the usual ones."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map as known
+
+    task = _task(kind)
+    package = ".".join(kind.__module__.split(".")[:2])
+    same = [each for each in known if task and _task(each) == task and each.__module__.startswith("sklearn.")]
+    near = sorted(each.__name__ for each in same if each.__module__.startswith(package + ".")
+                  and not each.__name__.startswith("_"))  # fmt: skip
+    names = {each.__name__ for each in same}
+    usual = [name for name in _USUAL if name in names]
+    return list(dict.fromkeys([*near, *usual]))[:_MOST_NAMED]
+
+
+#: Kinds that most tasks can be done with, and that convert without loss.
+_USUAL = ("LogisticRegression", "SVC", "RandomForestClassifier", "KNeighborsClassifier", "Ridge", "SVR",
+          "RandomForestRegressor", "KNeighborsRegressor", "KMeans", "IsolationForest", "LocalOutlierFactor",
+          "StandardScaler", "SelectKBest", "PCA")  # fmt: skip
