@@ -10,7 +10,10 @@ import pytest
 
 from edgeship_agent.contract.goal import GoalState
 from edgeship_agent.contract.messages import UpdateState
-from tests.fleets import BROKEN, POLICY, Fleet, open_fleet
+from tests import fleets
+from tests.fleets import BROKEN, Fleet, open_fleet
+
+POLICY = {**fleets.POLICY, "soak_s": 2.0}
 
 
 @pytest.fixture

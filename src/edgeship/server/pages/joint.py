@@ -21,7 +21,7 @@ from edgeship.server.pages.words import (
     short_digest,
     state_word,
 )
-from edgeship.server.store import joint, releases, rollouts
+from edgeship.server.store import devices, joint, releases, rollouts
 from edgeship.server.store.joint import JointRelease
 from edgeship.server.store.releases import Release
 from edgeship.server.store.rollouts import Rollout
@@ -35,6 +35,7 @@ class JointView(Struct, frozen=True, kw_only=True):
         members: the releases that it holds, each with its line of its model's version table.
         versions: every version of it, newest first.
         rollouts: its own, newest first.
+        device_count: so many devices have loaded all of its models.
     """
 
     now_s: float
@@ -42,11 +43,13 @@ class JointView(Struct, frozen=True, kw_only=True):
     members: list[tuple[Release, VersionRow]]
     versions: list[JointRelease]
     rollouts: list[Rollout]
+    device_count: int
 
 
 def read_view(connection: Connection, release: JointRelease, now_s: float) -> JointView:
     """What the page shows, from the database."""
     members = []
+    wanted = {part.digest for part in release.parts}
     for part in release.parts:
         held = releases.find(connection, part.model, part.version)
         assert held is not None  # a release that was joined is never removed
@@ -62,6 +65,7 @@ def read_view(connection: Connection, release: JointRelease, now_s: float) -> Jo
             for each in rollouts.list_all(connection)
             if (each.model, each.version) == (release.name, release.version)
         ],
+        device_count=sum(wanted <= {arm["digest"] for arm in row.running} for row in devices.list_all(connection)),
     )
 
 
@@ -114,9 +118,8 @@ def _lead(view: JointView) -> Markup:
     release = view.release
     models = [part.model for part in release.parts]
     together = f"{', '.join(models[:-1])} and {models[-1]}"
-    on = min((row.devices for _, row in view.members), default=0)
-    runs = f"at most {plural(on, 'device')} can run all of them" if on else "no device runs all of them"
-    sentence = f"{together} switch as one; {runs}."
+    where = f"runs on {plural(view.device_count, 'device')}" if view.device_count else "runs on no device"
+    sentence = f"{together} switch as one; it {where}."
     if release.state != releases.BLOCKED:
         return element("p", sentence, class_="lead")
     by = fragment(" By rollout ", rollout_link(release.blocked_by), ".") if release.blocked_by else None
