@@ -63,6 +63,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     digest: str
     size_bytes: int
+    model: str = "digits"
 
 
 class Depot:
@@ -136,7 +137,8 @@ class Depot:
         index = self.blobs[hex_of(top.digest)]
         self.targets[hex_of(top.digest)] = index
         self.trust.repository.add(top.digest, index)
-        return Release(version=version, digest=top.digest, size_bytes=len(index))
+        model = changes.get("model", "digits")
+        return Release(version=version, digest=top.digest, size_bytes=len(index), model=model)
 
     def model_blob(self, release: Release) -> str:
         """Hexadecimal digest of a release's model file."""
@@ -176,21 +178,23 @@ def make_bundle(
     output: OutputContract | None = None,
     model_bytes: bytes | None = None,
     with_fallback: bool = False,
+    model: str = "digits",
     **variant_changes: Any,
 ) -> Path:
     """A signed bundle; golden outputs come from another model where ``golden_scale`` differs from ``seed_scale``.
 
     With ``with_fallback`` its first variant is quantized, and full precision ships beside it.
     """
-    work = folder / f"work-{version}"
+    name = version if model == "digits" else f"{model}-{version}"
+    work = folder / f"work-{name}"
     work.mkdir(parents=True, exist_ok=True)
-    model = classifier_onnx(work / "model.onnx", scale=seed_scale)
-    golden = model if golden_scale is None else classifier_onnx(work / "golden.onnx", scale=golden_scale)
-    variant = msgspec.structs.replace(variant_of("onnxruntime", model), target=TARGET, **variant_changes)
-    manifest = manifest_of(variant, version=version)
+    net = classifier_onnx(work / "model.onnx", scale=seed_scale)
+    golden = net if golden_scale is None else classifier_onnx(work / "golden.onnx", scale=golden_scale)
+    variant = msgspec.structs.replace(variant_of("onnxruntime", net), target=TARGET, **variant_changes)
+    manifest = manifest_of(variant, name=model, version=version)
     if output is not None:
         manifest = msgspec.structs.replace(manifest, output=output)
-    variants = [_variant_draft(manifest, variant, golden, model_bytes or model.read_bytes())]
+    variants = [_variant_draft(manifest, variant, golden, model_bytes or net.read_bytes())]
     if with_fallback:
         small = quantized_onnx(work / "small.onnx", scale=seed_scale)
         chosen = msgspec.structs.replace(variant, precision="int8")
@@ -206,7 +210,7 @@ def make_bundle(
         lineage=manifest.lineage,
         variants=tuple(variants),
     )
-    return write_bundle(folder / f"bundle-{version}", draft, AuthorKey.load_or_create(folder / "author.key")).directory
+    return write_bundle(folder / f"bundle-{name}", draft, AuthorKey.load_or_create(folder / "author.key")).directory
 
 
 def _variant_draft(manifest: BundleManifest, variant: Variant, golden: Path, model: bytes) -> VariantDraft:
@@ -228,7 +232,14 @@ def _variant_draft(manifest: BundleManifest, variant: Variant, golden: Path, mod
 def model_goal(release: Release, deployment: str = "d1", **changes: Any) -> ModelGoal:
     """The whole device on one release."""
     arm = ArmGoal(version=release.version, digest=release.digest, size_bytes=release.size_bytes)
-    return ModelGoal(**{"model": "digits", "arms": (arm,), "deployment": deployment, "probation": QUICK, **changes})
+    values = {"model": release.model, "arms": (arm,), "deployment": deployment, "probation": QUICK}
+    return ModelGoal(**{**values, **changes})
+
+
+def joint_goals(deployment: str, *releases: Release, **changes: Any) -> list[ModelGoal]:
+    """Several models that switch together."""
+    goals = [model_goal(release, deployment, **changes) for release in releases]
+    return [msgspec.structs.replace(goal, release=f"line@{deployment}") for goal in goals]
 
 
 def free_port() -> int:

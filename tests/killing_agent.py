@@ -20,11 +20,11 @@ class DeadlyJournal(Journal):
         super().__init__(*arguments, **options)
         self._writes_left = int(os.environ["KILL_AT"])
 
-    def append(self, attempt: Attempt) -> None:
+    def append(self, *attempts: Attempt) -> None:
         self._writes_left -= 1
         if self._writes_left == 0 and os.environ["KILL_WHEN"] == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        super().append(attempt)
+        super().append(*attempts)
         if self._writes_left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

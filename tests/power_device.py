@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,21 @@ from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.start import slots_to_serve
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.attempt import Attempt
+from edgeship_agent.update.attempt import Attempt, Member
 from edgeship_agent.update.disk import Disk, digest_of_file
 from edgeship_agent.update.download import Blob, BlobStore, Downloader
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Finished, Launcher
 from edgeship_agent.update.offer import DeviceFacts
+from edgeship_agent.update.parts import Pace, Parts
+from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
-from edgeship_agent.update.slots import Slot, Slots, verify_slot, verify_whole
+from edgeship_agent.update.slots import Slot, Slots, read_slot, verify_slot, verify_whole
 from edgeship_agent.update.state import StateFile
 from edgeship_agent.update.traffic import MAIN_ARM, Traffic, arms_of
 from edgeship_agent.update.trust import TrustedSource, TrustRequest, fetch_verified, read_public_key
-from edgeship_agent.update.updater import Pace, Parts, Updater
+from edgeship_agent.update.updater import Updater
 from tests.agents import DEVICE, TARGET, Depot
 from tests.power_loss import RecordingDisk
 
@@ -82,14 +84,16 @@ class Serving:
         self.loaded: dict[tuple[str, str], str] = {}
         self._stops = stops
 
-    def serve(self, model: str, arm: str, slot: Slot | None) -> Activation:
-        self.loaded.pop((model, arm), None)
-        if slot is not None:
+    def serve(self, slots: Mapping[ArmKey, Slot | None]) -> Activation:
+        wanted = {key: slot for key, slot in slots.items() if slot is not None}
+        for (model, _), slot in wanted.items():
             try:
                 verify_slot(slot)
             except VerificationError as error:
-                return Activation(ok=False, reason="load", detail=error.sentence())
-            self.loaded[model, arm] = slot.info.digest
+                return Activation(ok=False, reason="load", detail=error.sentence(), model=model)
+        for key in slots:
+            self.loaded.pop(key, None)
+        self.loaded.update({key: slot.info.digest for key, slot in wanted.items()})
         return Activation(ok=True)
 
     def observe(self, model: str, arm: str) -> tuple[str, Observation]:
@@ -133,10 +137,11 @@ class NoTrust(TrustedSource):
 class PromisingJournal(Journal):
     """Says when a record is relied on."""
 
-    def append(self, attempt: Attempt) -> None:
-        super().append(attempt)
+    def append(self, *attempts: Attempt) -> None:
+        super().append(*attempts)
         if isinstance(self._disk, RecordingDisk):
-            self._disk.promise("attempt", attempt)
+            for attempt in attempts:
+                self._disk.promise("attempt", attempt)
 
     def mark(self, name: str) -> None:
         super().mark(name)
@@ -155,7 +160,13 @@ class PromisingState(StateFile):
 
 
 class PromisingSlots(Slots):
-    """Says what an arm may get from here on, and what it gets for certain."""
+    """Says what an arm may get from here on, what it gets for certain, and which arms may lose their model."""
+
+    def switch(self, slots: Iterable[Slot], withdrawn: Iterable[ArmKey] = ()) -> None:
+        leaving = list(withdrawn)
+        if isinstance(self._disk, RecordingDisk):
+            self._disk.promise("withdraw", [key_of(*key) for key in leaving])
+        super().switch(slots, leaving)
 
     def set_traffic(self, model: str, arm: str, traffic: Traffic) -> None:
         self._say("change_traffic", model, arm, traffic)
@@ -201,6 +212,7 @@ class Device:
         self.slots = PromisingSlots(state_dir / "slots", self.disk)
         self.store = BlobStore(state_dir / "store", self.disk)
         self.journal = PromisingJournal(state_dir / "journal.log", compact_bytes=self.compact_bytes, disk=self.disk)
+        self.slots.settle(was_older=self.journal.was_older)
         self.workers = Serving(self.stops)
         self.activator = Activator(self.slots, self.workers, self.launcher, known_fingerprint, ticking())
         for slot in slots_to_serve(
@@ -208,7 +220,7 @@ class Device:
             self.activator,
             lambda event, **_: self.said.append(event) if event != "fingerprint_changed" else None,
         ):
-            self.workers.serve(slot.info.model, slot.info.arm, slot)
+            self.workers.serve({(slot.info.model, slot.info.arm): slot})
             self.traffic[key_of(slot.info.model, slot.info.arm)] = slot.traffic
         url = self.depot.url if self.depot else NOWHERE
         kind = NearTrust if self.depot else NoTrust
@@ -285,11 +297,31 @@ class Found:
     ends: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+    older: dict[str, str] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+
+
+def older_view(root: Path) -> dict[str, str]:
+    """What an agent would serve that knows links alone, and nothing of the pointer."""
+    found = {}
+    for folder in (root / "state" / "slots").glob("*/*/"):
+        link = folder / "active"
+        names = [str(link.readlink())] if link.is_symlink() else []
+        if names and folder.name == MAIN_ARM:
+            names.append("a" if names[0] == "b" else "b")
+        for slot in filter(None, (read_slot(folder / name) for name in names)):
+            try:
+                verify_slot(slot)
+            except EdgeshipError:
+                continue
+            found[key_of(slot.info.model, slot.info.arm)] = slot.info.digest
+            break
+    return found
 
 
 def switch_on(root: Path, launcher: RememberingLauncher, keys: Path, stops: set[str]) -> Found:
     """Boot from what a power cut left, without any network, look round, then finish what was interrupted."""
+    older = older_view(root)
     try:
         device = Device(root, Disk(), launcher, None, keys, stops)
     except (EdgeshipError, OSError) as error:
@@ -304,6 +336,7 @@ def switch_on(root: Path, launcher: RememberingLauncher, keys: Path, stops: set[
         whole.setdefault(key_of(slot.info.model, slot.info.arm), set()).add(slot.info.digest)
     facts_before = {
         "served": served,
+        "older": older,
         "traffic": dict(device.traffic),
         "whole": {model: frozenset(digests) for model, digests in whole.items()},
         "attempts": {attempt.key: attempt for attempt in device.journal.attempts()},
@@ -346,6 +379,8 @@ class Promised:
     both: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rejected: dict[str, str] = field(default_factory=dict)
     traffic: dict[str, tuple[Traffic, ...]] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
+    release: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def take(self, what: str, name: str, value: Any) -> None:
         """Fold one entry of the log in."""
@@ -355,9 +390,10 @@ class Promised:
             self.clean = None  # the next mark may be there already
         elif what == "unlink":
             self.blobs.discard(name)
-            if name.endswith("/active"):  # a withdrawal under way
-                model = key_of(*name.split("/")[-3:-1])
-                self.allowed[model] = (*self.allowed[model], "")
+
+    def _withdraw(self, leaving: list[str]) -> None:
+        for model in leaving:
+            self.allowed[model] = (*self.allowed.get(model, ()), "")
 
     def _mark(self, value: str) -> None:
         self.clean = value == "clean_stop"
@@ -388,6 +424,9 @@ class Promised:
         self.clean = False
         model, new, old = key_of(attempt.model, attempt.arm), attempt.digest, attempt.previous_digest
         state = attempt.state
+        if attempt.members != self.members or model not in [member.model for member in self.members]:
+            self.members, self.release = attempt.members, {}
+        self.release[model] = (old, new)
         settled = self.settled.setdefault(model, "")
         if state in (UpdateState.ACTIVATING, UpdateState.ROLLING_BACK):
             self.allowed[model] = (old, new)
@@ -424,12 +463,18 @@ class Promised:
 
     def _models_broken_by(self, found: Found) -> str:
         for model, allowed in self.allowed.items():
+            if found.older.get(model, "") not in allowed:
+                return f"{model}: an older agent would serve {found.older.get(model)}, not one of {allowed}"
             if found.served.get(model, "") not in allowed:
                 return f"{model}: serves {found.served.get(model)}, not one of {allowed}"
             ends = found.ends.get(model, "")
             may_be_none = not self.settled[model] or "" in allowed
             if ends not in (found.told.get(model), found.served.get(model, "")) or not (ends or may_be_none):
                 return f"{model}: ends with {ends}, its journal with {found.told.get(model)}"
+        for what in (found.served, found.ends):
+            sides = {(old, new).index(what.get(model, "")) for model, (old, new) in self.release.items() if old != new}
+            if len(sides) > 1:
+                return f"a release is mixed: {what}, of {self.release}"
         return ""
 
     def _records_broken_by(self, found: Found) -> str:

@@ -47,9 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the agent until it is stopped")
     run.set_defaults(command=_run)
-    install = commands.add_parser("install", help="install a bundle that lies on this device; no server takes part")
+    install = commands.add_parser("install", help="install bundles that lie on this device; no server takes part")
     install.set_defaults(command=_install)
-    install.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    install.add_argument(
+        "bundles", type=Path, nargs="+", metavar="BUNDLE", help="folder of a bundle; several are one release"
+    )
     install.add_argument(
         "--author-key", type=Path, metavar="FILE", help="whose bundles are taken (default: author_key)"
     )
@@ -155,19 +157,22 @@ def _install(options: argparse.Namespace) -> int:
     import msgspec
 
     from edgeship_agent.config import read_config
-    from edgeship_agent.supervisor.install import EXIT_CODES, install_bundle
+    from edgeship_agent.supervisor.install import exit_code_of, install_bundles
 
     config = read_config(options.config)
-    ended = install_bundle(config, options.bundle, options.author_key, force=options.force)
-    code = EXIT_CODES.get(ended.state, EdgeshipError.exit_code)
+    ends = install_bundles(config, options.bundles, options.author_key, force=options.force)
+    code = exit_code_of(ends)
     if options.json:
-        _write_json({"schema_version": 1, "exit_code": code, "attempt": msgspec.to_builtins(ended)})
+        attempts = [msgspec.to_builtins(end) for end in ends]
+        _write_json({"schema_version": 1, "exit_code": code, "attempt": attempts[0], "attempts": attempts})
         return code
-    why = ended.detail or ended.reason
-    said = f"{ended.model} {ended.version} {ended.state.value}{': ' + why if why else ''}"
-    _line("ok" if code == 0 else "fail", "install", said)
-    if code and ended.previous_version:
-        _line("ok", "model", f"{ended.model} {ended.previous_version} is kept")
+    for ended in ends:
+        why = ended.detail or ended.reason
+        said = f"{ended.model} {ended.version} {ended.state.value}{': ' + why if why else ''}"
+        _line("ok" if code == 0 else "fail", "install", said)
+    for ended in ends if code else ():
+        if ended.previous_version:
+            _line("ok", "model", f"{ended.model} {ended.previous_version} is kept")
     sys.stdout.write(f"next: edgeship-agent run --config {options.config}\n")
     return code
 

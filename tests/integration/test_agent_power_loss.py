@@ -13,13 +13,13 @@ import pytest
 
 from edgeship_agent.contract.goal import ArmGoal, Probation
 from edgeship_agent.update import activation
-from tests.agents import Depot, Release, model_goal
+from tests.agents import Depot, Release, joint_goals, model_goal
 from tests.power_device import Device, Found, Promised, RememberingLauncher, switch_on
 from tests.power_loss import Change, Count, CrashState, RecordingDisk, build, crash_states, kill_states
 
 AT_ONCE = Probation(inferences=1, duration_s=0.0, deadline_s=60.0)
 SEED = 20261125
-LIVES = ["updates", "beginnings", "downgrade", "arms"]
+LIVES = ["updates", "beginnings", "downgrade", "arms", "joint"]
 
 
 @dataclass
@@ -42,8 +42,10 @@ class World:
         self.wrong = self.depot.publish("3", seed_scale=2.0, golden_scale=3.0)
         self.failing = self.depot.publish("4", seed_scale=2.5)
         self.small = self.depot.publish("5", seed_scale=1.2, with_fallback=True)
+        self.eyes = [self.depot.publish(str(n), model="eye", seed_scale=n) for n in (1, 2, 3)]
+        self.ears = [self.depot.publish(str(n), model="ear", seed_scale=n + 3) for n in (1, 2, 3)]
         self.keys = self.depot.root.parent
-        self.stops = {self.failing.digest}
+        self.stops = {self.failing.digest, self.ears[2].digest}
         self._known: dict[bytes, Found] = {}
 
     def record(self, name: str, *, may_link: bool) -> tuple[RecordingDisk, Path]:
@@ -60,6 +62,10 @@ class World:
     def goal(self, generation: int, release: Release | None, deployment: str = "", **changes: object) -> bytes:
         models = () if release is None else (model_goal(release, deployment, probation=AT_ONCE, **changes),)
         return self.depot.goal(generation, *models)
+
+    def joint(self, generation: int, deployment: str, *releases: Release) -> bytes:
+        """Models that switch together."""
+        return self.depot.goal(generation, *joint_goals(deployment, *releases, probation=AT_ONCE))
 
     def arms(self, generation: int, deployment: str, beside: tuple[Release, float] | None, share: float = 1.0) -> bytes:
         """The better release as the main arm, and another beside it: with a part of the calls, or of their copies."""
@@ -178,6 +184,27 @@ def arms(world: World) -> Life:
     return Life(disk.log, world.keys, world.stops)
 
 
+@pytest.fixture(scope="module")
+def joint(world: World) -> Life:
+    """Two models of one release: they come, they are replaced, the next release fails with the second of them."""
+    disk, _ = world.record("joint", may_link=True)
+    device = world.on(disk)
+    for number, deployment in enumerate(("first", "second", "third")):
+        device.take(world.joint(number + 1, deployment, world.eyes[number], world.ears[number]))
+    device.off()
+    ends = {(attempt.deployment, attempt.model): attempt for attempt in device.journal.attempts()}
+    assert [ends[name, "ear"].state.value for name in ("first", "second", "third")] == [
+        "committed",
+        "committed",
+        "rolled_back",
+    ]
+    assert {(ends["third", model].state.value, ends["third", model].reason) for model in ("eye", "ear")} == {
+        ("rolled_back", "release_member"),
+        ("rolled_back", "nan"),
+    }
+    return Life(disk.log, world.keys, world.stops)
+
+
 def broken(world: World, life: Life, states: Iterator[CrashState]) -> Iterator[str]:
     """What states break, each with its place in the log."""
     promised, folded = Promised(), 0
@@ -238,7 +265,7 @@ def test_every_state_serves_a_verified_model(world: World, name: str, request: p
     check_every_state(world, request.getfixturevalue(name), limit=2)
 
 
-@pytest.mark.parametrize("name", ["updates", "beginnings", "arms"])
+@pytest.mark.parametrize("name", ["updates", "beginnings", "arms", "joint"])
 def test_no_sync_in_the_code_can_go(world: World, name: str, request: pytest.FixtureRequest) -> None:
     life: Life = request.getfixturevalue(name)
     last = {site: position for position, site in syncs(life).items()}

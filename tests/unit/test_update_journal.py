@@ -16,7 +16,7 @@ from edgeship_agent.contract.goal import ArmGoal, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
 from edgeship_agent.update.disk import Disk, OpenFile
-from edgeship_agent.update.journal import Journal
+from edgeship_agent.update.journal import JOURNAL_MINOR, Journal
 from edgeship_agent.update.state import SESSIONS_AT_ONCE, BadPair, StateFile
 
 
@@ -140,7 +140,7 @@ def test_a_journal_of_a_newer_minor_version_is_read_as_far_as_it_is_understood(
     last = walk(journal, attempt())
     journal.mark("clean_stop")
     journal.close()
-    newer = {"v": 1, "minor": 1}
+    newer = {"v": 1, "minor": JOURNAL_MINOR + 1}
     strange = {**newer, "kind": "attempt", **msgspec.to_builtins(attempt("later")), "state": "of_tomorrow"}
     path.write_bytes(path.read_bytes() + line({**newer, "kind": "lease", "until": 7}) + line(strange))
     again = opened(path)

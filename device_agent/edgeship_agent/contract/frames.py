@@ -41,7 +41,7 @@ class InferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="infe
 
     Attributes:
         request_id: chosen by the client, repeated in the reply.
-        model: name of the model, or empty for the only one.
+        model: name of the model, or empty for the only one (where there are several: the first by name).
         deadline_us: how long the answer is of use, in µs from receipt; 0 for no deadline.
         split_key: what A/B arms are chosen by; empty for none.
         arm: name of the arm that has to answer; empty where the agent's own split decides.
@@ -86,9 +86,14 @@ class SharedInferRequest(Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class StatusRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="status"):
-    """Ask which model is served."""
+    """Ask which model is served.
+
+    Attributes:
+        model: as in :class:`InferRequest`.
+    """
 
     request_id: int
+    model: str = ""
 
 
 class LabelRequest(Struct, frozen=True, kw_only=True, array_like=True, tag="label"):
@@ -160,7 +165,11 @@ class InferReply(Struct, frozen=True, kw_only=True, array_like=True, tag="answer
 
 
 class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="status_reply"):
-    """The answer to a :class:`StatusRequest`."""
+    """The answer to a :class:`StatusRequest`.
+
+    Attributes:
+        siblings: name and release digest of the models that were switched together with this one.
+    """
 
     request_id: int
     model: str
@@ -170,6 +179,7 @@ class StatusReply(Struct, frozen=True, kw_only=True, array_like=True, tag="statu
     variant: str
     inferences: int
     errors: int
+    siblings: tuple[tuple[str, str], ...] = ()
 
 
 class NotedReply(Struct, frozen=True, kw_only=True, array_like=True, tag="noted"):

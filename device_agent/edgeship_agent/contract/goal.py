@@ -58,6 +58,8 @@ class ModelGoal(Struct, frozen=True, kw_only=True, array_like=True):
         attempt: counted from 1; a new attempt tries again what failed before.
         is_rollback: the server takes back a release: no probation traffic is waited for.
         force: try a pair of digest and contract again that failed on this device.
+        release: ``name@version`` of a release of several models: those of one goal with the same release switch
+            together; empty for a model alone.
     """
 
     model: str
@@ -67,6 +69,7 @@ class ModelGoal(Struct, frozen=True, kw_only=True, array_like=True):
     is_rollback: bool = False
     force: bool = False
     probation: Probation = Probation()
+    release: str = ""
 
 
 class GoalState(Struct, frozen=True, kw_only=True, array_like=True):

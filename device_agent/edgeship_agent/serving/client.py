@@ -11,13 +11,14 @@ flight; the client opens the new one by itself and asks again, which is safe, si
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final
 
 import msgspec
@@ -67,6 +68,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         latency_us: in the agent, from the request's receipt to the answer.
         outputs: output name → read-only array with a batch axis of 1.
         arm: that answered: ``main``, or ``b`` for a version that shares the traffic with it.
+        release_digests: in the prediction that ``on_release_change`` is called with: digest by model of all that was
+            switched together with this one, itself included.
     """
 
     prediction_id: str
@@ -76,6 +79,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     latency_us: int
     outputs: dict[str, Array]
     arm: str = ""
+    release_digests: Mapping[str, str] = MappingProxyType({})
 
 
 class Client:
@@ -90,7 +94,8 @@ class Client:
             where the application asks again at once, and where there is more than one core. The worker does likewise:
             ``serving.spin_us`` in the agent's configuration.
         on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
-            Two versions that share the traffic are two arms: each is told of once, not at every turn.
+            Two versions that share the traffic are two arms: each is told of once, not at every turn. So is a release of
+            several models, whichever of them answers first; all of them answer with it from then on.
     """
 
     def __init__(
@@ -103,7 +108,8 @@ class Client:
         self._path = os.fspath(socket_path)
         self._timeout_s = timeout_s
         self._on_release_change = on_release_change
-        self._releases: dict[str, str] = {}  # arm → digest of the release that answered last
+        self._releases: dict[str, str] = {}  # digest of what answers → its arm
+        self._models: dict[str, str] = {}  # and its model
         self._socket: socket.socket | None = None
         self._frame = bytearray(_FRAME_BYTES)
         self._received = memoryview(bytearray(_RECEIVE_BYTES))
@@ -143,12 +149,29 @@ class Client:
             outputs={tensor.name: to_array(tensor) for tensor in reply.tensors},
             arm=reply.arm,
         )
-        if reply.release_digest != self._releases.get(reply.arm):
-            is_first = not self._releases
-            self._releases[reply.arm] = reply.release_digest
-            if not is_first and self._on_release_change is not None:
-                self._on_release_change(prediction)
+        if reply.arm != self._releases.get(reply.release_digest):
+            self._see_release(prediction)
         return prediction
+
+    def _see_release(self, prediction: Prediction) -> None:
+        """Another release than before answers, or a model for the first time."""
+        is_first = prediction.model not in self._models.values()
+        self._remember(prediction.model, prediction.arm, prediction.release_digest)
+        if is_first or self._on_release_change is None:
+            return
+        digests = {prediction.model: prediction.release_digest}
+        with contextlib.suppress(TransferError, ContractError):  # each model is told of by itself then
+            status = self.status(model=prediction.model)
+            if status.release_digest == prediction.release_digest:
+                digests.update(dict(status.siblings))
+        for model, digest in digests.items():
+            self._remember(model, prediction.arm, digest)
+        self._on_release_change(msgspec.structs.replace(prediction, release_digests=digests))
+
+    def _remember(self, model: str, arm: str, digest: str) -> None:
+        for old in [each for each in self._models if (self._models[each], self._releases[each]) == (model, arm)]:
+            del self._models[old], self._releases[old]
+        self._models[digest], self._releases[digest] = model, arm
 
     def _infer_request(
         self, inputs: Mapping[str, Array], model: str, deadline_us: int, split_key: str
@@ -282,15 +305,18 @@ class Client:
         if memory is not None:
             memory.close()
 
-    def status(self) -> StatusReply:
+    def status(self, *, model: str = "") -> StatusReply:
         """Which model is served, and how many calls it answered.
+
+        Args:
+            model: its name, where the device serves several.
 
         Raises:
             TransferError: the agent cannot be reached in time.
             ContractError: what came back is no answer.
         """
         self._request_id += 1
-        reply = self._call(StatusRequest(request_id=self._request_id))
+        reply = self._call(StatusRequest(request_id=self._request_id, model=model))
         if not isinstance(reply, StatusReply):
             raise ContractError("the agent answered something else", file=self._path, got=type(reply).__name__)
         return reply

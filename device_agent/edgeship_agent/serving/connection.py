@@ -256,6 +256,10 @@ class Connection:
         if not self._is_busy and not self._unsent:
             self._lose()
 
+    def drop(self) -> None:
+        """Close the connection without an answer to the current request: the application asks again over a new one."""
+        self._lose()
+
     def _lose(self) -> None:
         endpoint, self._socket = self._socket, None
         if endpoint is None:

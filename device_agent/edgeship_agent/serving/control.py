@@ -136,17 +136,43 @@ class ArmShare(Struct, frozen=True, kw_only=True, array_like=True):
     cpu_ratio: float = 1.0
 
 
+class Neighbour(Struct, frozen=True, kw_only=True, array_like=True):
+    """Another model of this device.
+
+    Attributes:
+        socket: where its worker listens; empty while it has none that is ready.
+        digest: of the bundle that answers; empty likewise.
+        prefixes: how the ids of predictions begin that labels may still come for.
+        is_sibling: it was switched together with this model: they are of one release.
+    """
+
+    model: str
+    socket: str
+    digest: str
+    prefixes: tuple[str, ...] = ()
+    is_sibling: bool = False
+
+
 class Split(Struct, frozen=True, kw_only=True, array_like=True, tag="split"):
-    """Supervisor: who else answers requests for this model; what no other arm answers is this arm's.
+    """Supervisor: the table of who else answers; what is nobody else's is this worker's.
 
     Attributes:
         salt: keeps the split of one experiment apart from that of the next.
-        order: names of all arms, this one too, in the order in which they share the keys.
+        order: names of all arms of this model, this one too, in the order in which they share the keys.
+        others: the other arms of this model.
+        neighbours: the other models of this device.
+        first: the model that is meant where a request names none; empty for this worker's.
     """
 
     salt: str
     order: tuple[str, ...]
     others: tuple[ArmShare, ...]
+    neighbours: tuple[Neighbour, ...] = ()
+    first: str = ""
+
+
+class Open(Struct, frozen=True, kw_only=True, array_like=True, tag="open"):
+    """Supervisor: answer what waits at the door; a worker that was started ``held`` takes nothing before."""
 
 
 class Stop(Struct, frozen=True, kw_only=True, array_like=True, tag="stop"):
@@ -154,7 +180,7 @@ class Stop(Struct, frozen=True, kw_only=True, array_like=True, tag="stop"):
 
 
 FromWorker = Union[Ready, WindowClosed, Counters, Failed, Replayed, HandOn, Drained]
-FromSupervisor = Union[Drain, Recall, Replay, HandOn, Split, Stop]
+FromSupervisor = Union[Drain, Recall, Replay, HandOn, Split, Open, Stop]
 ControlMessage = Union[FromWorker, FromSupervisor]
 
 
@@ -172,6 +198,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         counters_s: how often :class:`Counters` is sent.
         remembered_predictions: how many predictions labels and outcomes may still come for.
         spin_us: how long the worker looks for the next request, after an answer, before it sleeps; at most.
+        held: applications wait at the door until the supervisor says :class:`Open`.
     """
 
     threads: int = 1
@@ -185,6 +212,7 @@ class WorkerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counters_s: float = 1.0
     remembered_predictions: int = 10_000
     spin_us: int = LONGEST_LOOK_US
+    held: bool = False
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -26,6 +26,7 @@ from edgeship_agent.contract.frames import (
 )
 from edgeship_agent.processing.arrays import Array, dtype_name
 from edgeship_agent.runtime.tensors import to_array, to_tensor, travelling_dtype
+from edgeship_agent.serving.control import Neighbour
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.shared import PassedMemory
 
@@ -76,6 +77,19 @@ class RequestHandler:
         self._deadline_us = deadline_us
         self._prefix = session.prediction_prefix
         self._predictions = 0
+        self._neighbours: tuple[Neighbour, ...] = ()
+
+    def take_neighbours(self, neighbours: tuple[Neighbour, ...]) -> None:
+        """Know the other models of the device; requests for them come here only where they cannot be passed on."""
+        self._neighbours = neighbours
+
+    def _why_not(self, request: AnyInferRequest, received_ns: int, memory: Memory) -> str:
+        """Why a request for another model is not answered, as a sentence."""
+        if request.model not in [each.model for each in self._neighbours]:
+            return f"the model {request.model[:80]!r} is not served here, but {self._session.slot.slot.model!r}"
+        if request.deadline_us and _elapsed_us(received_ns) > request.deadline_us:
+            return f"shed: it waited longer than its deadline of {request.deadline_us / 1000:g} ms"
+        return str(memory) if isinstance(memory, ContractError) else "the request cannot be passed on"
 
     def answer(self, request: Request, received_ns: int, memory: Memory = None) -> Answer:
         """Answer a request; whatever goes wrong inside becomes the reply's ``error``.
@@ -89,7 +103,7 @@ class RequestHandler:
             return self._answer_other(request)
         slot = self._session.slot.slot
         if request.model and request.model != slot.model:
-            return self.refuse(request, f"the model {request.model[:80]!r} is not served here, but {slot.model!r}")
+            return self.refuse(request, self._why_not(request, received_ns, memory))
         deadline_us = request.deadline_us or self._deadline_us
         if deadline_us and _elapsed_us(received_ns) > deadline_us:
             self._session.count_shed()
@@ -186,6 +200,7 @@ class RequestHandler:
             variant=session.slot.slot.variant,
             inferences=session.inferences,
             errors=session.failures,
+            siblings=tuple((each.model, each.digest) for each in self._neighbours if each.is_sibling),
         )
 
 

@@ -1,7 +1,8 @@
-"""Several arms of one model: every worker passes on what another arm has to answer, and mirrors inputs to a shadow.
+"""Several arms, several models: every worker passes on what another one has to answer, and mirrors inputs to a shadow.
 
-Applications open one socket, whichever worker is behind it. What cannot be passed on, since the other worker has just
-died, is answered here: a test never costs an application its answer.
+Applications open one socket, whichever worker is behind it. What cannot be passed on to another arm, since its worker has
+just died, is answered here: a test never costs an application its answer. Another model's answer nobody else can give:
+there the connection is closed, as by a worker that died itself, and the application asks again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from edgeship_agent.contract.frames import (
     LabelRequest,
     OutcomeRequest,
     Request,
-    SharedInferRequest,
+    StatusRequest,
 )
 from edgeship_agent.contract.messages import ShadowTally
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.tensors import to_array, to_tensor
 from edgeship_agent.serving.connection import Connection
-from edgeship_agent.serving.control import ArmShare, Split
+from edgeship_agent.serving.control import ArmShare, Neighbour, Split
 from edgeship_agent.serving.dividing import arm_of, place_of
 from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.requests import Answer, Memory
@@ -67,6 +68,8 @@ class Splitter:
         self._answer_here = answer_here
         self._on_settled = on_settled
         self._split = Split(salt="", order=(), others=())
+        self._is_alone = True
+        self._neighbours: dict[str, Neighbour] = {}
         self._upstreams: dict[tuple[Connection, str], Upstream] = {}
         self._shadow: Mirror | None = None
         self._requests = 0
@@ -76,6 +79,8 @@ class Splitter:
     def change(self, split: Split) -> None:
         """Take another division of the traffic; what was passed on is still answered by whom it was passed to."""
         self._split = split
+        self._is_alone = not split.others and not split.neighbours
+        self._neighbours = {each.model: each for each in split.neighbours}
         mirrored = next((arm for arm in split.others if arm.mirror > 0.0), None)
         if self._shadow is None or mirrored != self._shadow.arm:
             if self._shadow is not None:
@@ -84,26 +89,35 @@ class Splitter:
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other arm is there, so that nothing here need be asked."""
-        return not self._split.others
+        """Whether nobody else is there, so that nothing here need be asked."""
+        return self._is_alone
 
     def passes_on(self, door: Connection, request: Request, received_ns: int) -> bool:
         """Pass a request on if another arm has to answer it; False where it is this worker's."""
-        if isinstance(request, (InferRequest, SharedInferRequest)):
-            other = self._arm_of(request)
-        elif isinstance(request, (LabelRequest, OutcomeRequest)):
-            other = self._arm_that_knows(request)
-        else:
-            other = None
+        other = self._other_for(request)
         if other is None:
             return False
-        upstream = self._upstream(door, other)
-        frame = None if upstream is None else _frame_for(request, other.arm, door.memory, received_ns)
+        upstream, is_neighbour = self._upstream(door, other.socket), isinstance(other, Neighbour)
+        if upstream is None and is_neighbour:
+            door.drop()
+            return True
+        frame = None if upstream is None else _frame_for(request, other, door.memory, received_ns)
         if upstream is None or frame is None:
             return False
         self.outstanding += 1
-        upstream.send(frame, lambda reply: self._settle(door, request, received_ns, reply))
+        upstream.send(frame, lambda reply: self._settle(door, request, received_ns, reply, is_neighbour=is_neighbour))
         return True
+
+    def _other_for(self, request: Request) -> ArmShare | Neighbour | None:
+        """Who else has to answer a request, or None."""
+        if isinstance(request, (LabelRequest, OutcomeRequest)):
+            return self._who_knows(request)
+        model, own = request.model or self._split.first, self._session.slot.slot.model
+        if model != own and model in self._neighbours:
+            return self._neighbours[model]
+        if isinstance(request, StatusRequest) or not self._split.others:
+            return None
+        return self._arm_of(request)
 
     def mirror(self, request: Request, answer: Answer) -> None:
         """Show an answered request to the shadow, if one is there and the budget allows it."""
@@ -127,9 +141,13 @@ class Splitter:
         if self._shadow is not None:
             self._shadow.close()
 
-    def _settle(self, door: Connection, request: Request, received_ns: int, reply: bytes | None) -> None:
+    def _settle(
+        self, door: Connection, request: Request, received_ns: int, reply: bytes | None, *, is_neighbour: bool
+    ) -> None:
         self.outstanding -= 1
-        if reply is None:
+        if reply is None and is_neighbour:
+            door.drop()
+        elif reply is None:
             self._answer_here(door, request, received_ns)
         else:
             door.reply(reply)
@@ -150,17 +168,22 @@ class Splitter:
         chosen = chosen or self._split.order[0]
         return next((arm for arm in self._split.others if arm.arm == chosen), None)
 
-    def _arm_that_knows(self, request: LabelRequest | OutcomeRequest) -> ArmShare | None:
+    def _who_knows(self, request: LabelRequest | OutcomeRequest) -> ArmShare | Neighbour | None:
         if request.arm or self._session.predictions.locate(request.prediction_id) is not None:
             return None
+        for neighbour in self._split.neighbours:
+            if request.prediction_id.startswith(neighbour.prefixes):
+                return neighbour
         return next((arm for arm in self._split.others if arm.mirror == 0.0), None)
 
-    def _upstream(self, door: Connection, other: ArmShare) -> Upstream | None:
-        key = (door, other.socket)
+    def _upstream(self, door: Connection, path: str) -> Upstream | None:
+        key = (door, path)
         known = self._upstreams.get(key)
+        if not path:
+            return None
         if known is None or not known.is_open:
             try:
-                known = self._upstreams[key] = Upstream(self._loop, other.socket)
+                known = self._upstreams[key] = Upstream(self._loop, path)
             except OSError:
                 self._upstreams.pop(key, None)
                 return None
@@ -256,34 +279,38 @@ def _finite(value: float) -> float:
     return value if np.isfinite(value) else 0.0
 
 
-def _frame_for(request: Request, arm: str, memory: Memory, received_ns: int) -> bytearray | None:
-    """The request as another worker reads it: named for its arm, its tensors inside, its deadline what is left of it.
+def _frame_for(request: Request, other: ArmShare | Neighbour, memory: Memory, received_ns: int) -> bytearray | None:
+    """The request as another worker reads it: named for it, its tensors inside, its deadline what is left of it.
 
     Returns:
         None where it cannot be passed on: this worker then says why.
     """
-    if isinstance(request, (InferRequest, SharedInferRequest)):
-        waited_us = (time.perf_counter_ns() - received_ns) // 1000
-        left_us = request.deadline_us - waited_us if request.deadline_us else 0
-        if request.deadline_us and left_us <= 0:
-            return None
-        if isinstance(request, SharedInferRequest):
-            if memory is None or isinstance(memory, ContractError):
-                return None
-            try:
-                tensors = tuple(to_tensor(name, array) for name, array in memory.arrays(request.tensors).items())
-            except ContractError:
-                return None
-        else:
-            tensors = request.tensors
-        return _framed(
-            InferRequest(
-                request_id=request.request_id, model=request.model, tensors=tensors, deadline_us=left_us, arm=arm
-            )
-        )
+    named = {"model": other.model} if isinstance(other, Neighbour) else {"arm": other.arm}
     if isinstance(request, (LabelRequest, OutcomeRequest)):
-        return _framed(structs.replace(request, arm=arm))
-    return None
+        return _framed(request if isinstance(other, Neighbour) else structs.replace(request, **named))
+    if isinstance(request, StatusRequest):
+        return _framed(structs.replace(request, **named))
+    waited_us = (time.perf_counter_ns() - received_ns) // 1000
+    left_us = request.deadline_us - waited_us if request.deadline_us else 0
+    if request.deadline_us and left_us <= 0:
+        return None
+    if isinstance(request, InferRequest):
+        return _framed(structs.replace(request, deadline_us=left_us, **named))
+    if memory is None or isinstance(memory, ContractError):
+        return None
+    try:
+        tensors = tuple(to_tensor(name, array) for name, array in memory.arrays(request.tensors).items())
+    except ContractError:
+        return None
+    inside = InferRequest(
+        request_id=request.request_id,
+        model=request.model,
+        tensors=tensors,
+        deadline_us=left_us,
+        split_key=request.split_key,
+        arm=request.arm,
+    )
+    return _framed(structs.replace(inside, **named))
 
 
 def _framed(request: Request) -> bytearray:

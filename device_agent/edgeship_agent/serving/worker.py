@@ -37,6 +37,7 @@ from edgeship_agent.serving.control import (
     Failed,
     FromWorker,
     HandOn,
+    Open,
     Ready,
     Recall,
     Replay,
@@ -112,7 +113,8 @@ class Worker:
         listener = listen(self._options.socket, self._settings.socket_mode)
         listener.listen(_BACKLOG)
         self._listener = listener
-        self._loop.add_reader(listener, self._accept)
+        if not self._settings.held:
+            self._listen_again()
         self._control = ControlLine(self._loop, control, self.obey, self._misunderstand, self.lose_supervisor)
         slot = self._session.slot.slot
         self._tell(
@@ -231,16 +233,22 @@ class Worker:
             self._tell(HandOn(predictions=tuple(self._session.hand_on())))
         elif isinstance(message, Split):
             self._splitter.change(message)
+            self._handler.take_neighbours(message.neighbours)
+        elif isinstance(message, Open):
+            self._listen_again()
         elif isinstance(message, HandOn):
             for ring in message.predictions:
                 self._session.predictions.take_over(ring)
             self._session.predictions.lose(message.lost)
         elif isinstance(message, Drain) and not self._is_draining:
-            self._is_draining = True
-            self._stop_listening()
-            for connection in list(self._connections):
-                connection.close()
-            self._finish_drain()
+            self._drain()
+
+    def _drain(self) -> None:
+        self._is_draining = True
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.close()
+        self._finish_drain()
 
     def _finish_drain(self) -> None:
         """When every accepted request is answered, say so."""

@@ -6,16 +6,17 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import structs
 
 from edgeship_agent.config import AgentConfig
-from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 from edgeship_agent.contract.goal import ArmGoal, ModelGoal, Probation
 from edgeship_agent.contract.messages import UpdateState
-from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.contract.oci import digest_of, hex_of
 from edgeship_agent.runtime.isa import fingerprint
 from edgeship_agent.serving.control import WorkerSettings
 from edgeship_agent.supervisor.facts import gather_facts
@@ -27,37 +28,41 @@ from edgeship_agent.supervisor.workers import WorkerPool
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.attempt import Attempt
-from edgeship_agent.update.carried import CarriedBundle
+from edgeship_agent.update.carried import CarriedBundle, CarriedBundles
 from edgeship_agent.update.download import BlobStore
+from edgeship_agent.update.joint import RELEASE_MEMBER
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.parts import Pace, Parts
 from edgeship_agent.update.slots import Slots
 from edgeship_agent.update.state import StateFile
 from edgeship_agent.update.trust import read_public_key
-from edgeship_agent.update.updater import Pace, Parts, Updater
+from edgeship_agent.update.updater import Updater
 
 #: Golden inputs that the live worker answers before an installed bundle is committed.
 REPLAYED: Final = 20
 _TICK_S: Final = 0.2
 #: Exit code of each end; what the device must not run or could not keep is a gate that was missed.
-EXIT_CODES: Final[dict[UpdateState, int]] = {
+_EXIT_CODES: Final[dict[UpdateState, int]] = {
     UpdateState.COMMITTED: 0,
     UpdateState.ROLLED_BACK: 3,
     UpdateState.REJECTED: 3,
 }
 
 
-def install_bundle(config: AgentConfig, bundle: Path, author_key: Path | None, *, force: bool = False) -> Attempt:
-    """Install a bundle: precheck, golden inputs, activation, a short probation; committed or rolled back at the end.
+def install_bundles(
+    config: AgentConfig, bundles: Sequence[Path], author_key: Path | None, *, force: bool = False
+) -> list[Attempt]:
+    """Install bundles as one release: precheck, golden inputs, activation, a short probation, all of them or none.
 
     Args:
         config: of this device.
-        bundle: folder of the bundle.
+        bundles: their folders, each of another model.
         author_key: whose bundles are taken; ``None`` for the one of the configuration.
         force: try a bundle again that failed on this device before.
 
     Returns:
-        The ended attempt.
+        The ended attempt of each.
 
     Raises:
         ConfigError: no author key, no bundle, or an agent runs with this state directory.
@@ -80,10 +85,17 @@ def install_bundle(config: AgentConfig, bundle: Path, author_key: Path | None, *
     places.make()
     lock = lock_state(places, "stop the agent first: systemctl stop edgeship-agent")
     try:
-        return _install(config, places, bundle, key, force=force)
+        return _install(config, places, bundles, key, force=force)
     finally:
         places.withdraw()
         os.close(lock)
+
+
+def exit_code_of(ends: Sequence[Attempt]) -> int:
+    """The exit code of an installation: what a model ended with because of another one of its release counts there."""
+    own = [end for end in ends if end.state is UpdateState.INCONSISTENT or end.reason != RELEASE_MEMBER]
+    codes = {_EXIT_CODES.get(end.state, EdgeshipError.exit_code) for end in own or ends}
+    return EdgeshipError.exit_code if EdgeshipError.exit_code in codes else max(codes)
 
 
 def _become_owner(state_dir: Path) -> None:
@@ -97,11 +109,12 @@ def _become_owner(state_dir: Path) -> None:
         os.setuid(owner.st_uid)
 
 
-def _install(config: AgentConfig, places: Places, bundle: Path, key: bytes, *, force: bool) -> Attempt:
+def _install(config: AgentConfig, places: Places, bundles: Sequence[Path], key: bytes, *, force: bool) -> list[Attempt]:
     log, launcher = Log(), Launcher(config.launcher)
     state, slots, store = StateFile(places.state), Slots(places.slots), BlobStore(places.store)
-    carried = CarriedBundle(bundle, key, store)
+    carried = CarriedBundles([CarriedBundle(bundle, key, store) for bundle in bundles])
     journal = Journal(places.journal)
+    slots.settle(was_older=journal.was_older)
     settings = WorkerSettings(
         threads=config.serving.threads,
         window_s=config.telemetry.window_s,
@@ -131,13 +144,13 @@ def _install(config: AgentConfig, places: Places, bundle: Path, key: bytes, *, f
             pool.begin(slot)
         watch.start()
         updater.resume()
-        attempt = updater.bring(_goal(carried, journal, force=force))
+        ends = updater.bring(_goals(carried.bundles, journal, force=force))
     finally:
         ended.set()
         pool.stop()
         journal.mark("clean_stop")
         journal.close()
-    return attempt
+    return ends
 
 
 def _keep_alive(pool: WorkerPool, ended: threading.Event) -> None:
@@ -146,19 +159,24 @@ def _keep_alive(pool: WorkerPool, ended: threading.Event) -> None:
         pool.tick(time.monotonic())
 
 
-def _goal(carried: CarriedBundle, journal: Journal, *, force: bool) -> ModelGoal:
+def _goals(bundles: Sequence[CarriedBundle], journal: Journal, *, force: bool) -> list[ModelGoal]:
     """What a server would have asked for; every installation is an attempt of its own."""
-    deployment = f"install-{hex_of(carried.digest)[:12]}"
+    names = "".join(sorted(bundle.digest for bundle in bundles))
+    deployment = f"install-{hex_of(bundles[0].digest if len(bundles) == 1 else digest_of(names.encode()))[:12]}"
     earlier = [attempt.attempt for attempt in journal.attempts() if attempt.deployment == deployment]
-    return ModelGoal(
-        model=carried.name,
-        arms=(ArmGoal(version=carried.version, digest=carried.digest, size_bytes=carried.size_bytes),),
-        deployment=deployment,
-        attempt=max(earlier, default=0) + 1,
-        force=force,
-        # no traffic comes while the agent is away: golden inputs through the live worker stand in for it at once
-        probation=Probation(inferences=REPLAYED, duration_s=0.0, deadline_s=0.0),
-    )
+    return [
+        ModelGoal(
+            model=bundle.name,
+            arms=(ArmGoal(version=bundle.version, digest=bundle.digest, size_bytes=bundle.size_bytes),),
+            deployment=deployment,
+            attempt=max(earlier, default=0) + 1,
+            force=force,
+            # no traffic comes while the agent is away: golden inputs through the live worker stand in for it at once
+            probation=Probation(inferences=REPLAYED, duration_s=0.0, deadline_s=0.0),
+            release=deployment if len(bundles) > 1 else "",
+        )
+        for bundle in bundles
+    ]
 
 
 def _said(attempt: Attempt) -> dict[str, str]:

@@ -43,10 +43,11 @@ from edgeship_agent.update.conditions import Conditions, why_not
 from edgeship_agent.update.download import BlobStore, Downloader, Limits
 from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.parts import Pace, Parts
 from edgeship_agent.update.slots import Slots
 from edgeship_agent.update.state import StateFile
 from edgeship_agent.update.trust import TrustedSource, read_public_key, reference_time
-from edgeship_agent.update.updater import Pace, Parts, Updater
+from edgeship_agent.update.updater import Updater
 
 if TYPE_CHECKING:
     from edgeship_agent.supervisor.http_door import HttpDoor
@@ -115,6 +116,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     journal = Journal(places.journal)  # the last one that is opened: its first record makes the others' names certain
     if journal.set_aside is not None or journal.not_understood:
         log("journal_of_a_newer_agent", set_aside=journal.set_aside or "", not_understood=journal.not_understood)
+    slots.settle(was_older=journal.was_older)
     outbox = _open_outbox(config, places, log)
     launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
     settings = WorkerSettings(

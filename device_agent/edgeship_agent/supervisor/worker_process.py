@@ -80,6 +80,7 @@ class WorkerProcess:
         self.split: Split | None = None  # what it was told last
         self.is_ready = False
         self.is_retiring = False
+        self.is_held = False  # it was started to let nobody in before it is told to
         self.failure = ""
         self._boot_id = boot_id
         self._listener = listener
@@ -126,11 +127,17 @@ class WorkerProcess:
             return False
         return True
 
+    def drain(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+        """Let it give its last answers: to what it accepted, and to nobody after that. Kill it where it does not."""
+        self.is_retiring = True
+        if self.drained.is_set() or self.exited.is_set():
+            return
+        if self.send(Drain()) and not self.drained.wait(timeout_s):
+            self.kill()
+
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Let it answer what it accepted, send its last window and end; kill it where it does not."""
-        self.is_retiring = True
-        if self.send(Drain()):
-            self.drained.wait(timeout_s)
+        self.drain(timeout_s)
         self.send(Stop())
         if not self.exited.wait(timeout_s):
             self.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, structs
@@ -13,15 +13,17 @@ from msgspec import Struct, structs
 from edgeship_agent.contract.messages import RunningArm, Window
 from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.contract.sketch import ExponentialSketch
-from edgeship_agent.serving.control import ArmShare, Counters, HandOn, Split, WorkerSettings
+from edgeship_agent.serving.control import Counters, HandOn, Open, WorkerSettings
 from edgeship_agent.supervisor.places import SOCKET, Places
+from edgeship_agent.supervisor.table import Entry, Table, is_nobody
 from edgeship_agent.supervisor.worker_process import WorkerProcess
 from edgeship_agent.update.disk import DISK
 from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot
-from edgeship_agent.update.traffic import CHALLENGER_ARM, MAIN_ARM, SHADOW_ARM
+from edgeship_agent.update.traffic import SHADOW_ARM
 
 _READY_TIMEOUT_S: Final = 120.0
 _REPLAY_TIMEOUT_S: Final = 60.0
@@ -72,6 +74,30 @@ class _Arm:
         self.prefixes: tuple[str, ...] = ()  # of all predictions that its worker and those before it remember
         self.lost: tuple[str, ...] = ()  # of those that died with a worker
         self.is_over_memory = False  # a shadow that was ended for that; another goal starts it again
+        self.is_held = False  # its worker lets nobody in before others have given their last answers
+
+    def serves(self, slot: Slot) -> bool:
+        """Whether the worker that is there has this very bundle, and lives."""
+        is_same = self.slot is not None and self.slot.info.digest == slot.info.digest
+        return is_same and self.worker is not None and not self.worker.exited.is_set()
+
+    def take(self, slot: Slot, worker: WorkerProcess) -> None:
+        """Serve a slot with a worker that is ready, in place of another or of none."""
+        old = self.worker
+        self.slot = slot  # the same bundle may come with another part of the traffic
+        if old is worker:
+            return
+        if old is not None:
+            self.prefixes = (*self.prefixes, old.prediction_prefix)[-_MOST_LOST:]
+        self.past, self.worker = _Tally(), worker
+        self.restart_at_s, self.is_over_memory = None, False
+        self.is_held = worker.is_held
+
+    def open(self) -> None:
+        """Let applications in that wait at the door, of whichever worker is there by now."""
+        if self.is_held and self.worker is not None:
+            self.worker.send(Open())
+        self.is_held = False
 
 
 class WorkerPool:
@@ -103,45 +129,68 @@ class WorkerPool:
         self._on_change = on_change
         self._lock = threading.RLock()
         self._arms: dict[tuple[str, str], _Arm] = {}
-        self._fronts: dict[str, WorkerProcess] = {}
+        self._front: WorkerProcess | None = None
         self._numbers = itertools.count(1)
         self._stopping = False
 
     # -- the updater's port ------------------------------------------------------------------------------------------
 
-    def serve(self, model: str, arm: str, slot: Slot | None) -> Activation:
-        """Serve a slot instead of what is served now; the old worker answers until the new one is ready."""
-        if slot is None:
-            self._withdraw(model, arm)
-            return Activation(ok=True)
-        with self._lock:
-            served = self._arm(model, arm)
-            worker = served.worker
-            is_same = served.slot is not None and served.slot.info.digest == slot.info.digest
-            if worker is None or not is_same or worker.exited.is_set():
-                worker = self._spawn(slot)
-        worker.ready.wait(_READY_TIMEOUT_S)
-        if not worker.is_ready:
-            worker.is_retiring = True
-            worker.kill()
-            detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
-            return Activation(ok=False, reason="activation_failed", detail=detail)
-        if served.worker is not None and served.worker is not worker:
-            worker.send(served.worker.recall())  # before anybody can ask the new one about them
-        with self._lock:
-            old = served.worker if served.worker is not worker else None
-            if old is not None or served.worker is None:
-                if old is not None:
-                    served.prefixes = (*served.prefixes, old.prediction_prefix)[-_MOST_LOST:]
-                served.past, served.worker = _Tally(), worker
-                served.restart_at_s, served.is_over_memory = None, False
-            served.slot = slot  # the same bundle may come with another part of the traffic
-            self._route(model)
-        if old is not None:
-            old.stop()  # what it was still asked after it was recalled
-            worker.send(HandOn(predictions=old.predictions, lost=served.lost))
-        self._on_change(model, arm, "serving")
+    def serve(self, slots: Mapping[ArmKey, Slot | None]) -> Activation:
+        """Serve slots instead of what is served now; the old workers answer until all the new ones are ready.
+
+        Where several are replaced, applications wait at the doors of the new workers until every old one has given its
+        last answer: nobody hears the new release of one model and then the old one of another.
+        """
+        wanted = {key: slot for key, slot in slots.items() if slot is not None}
+        fresh = self._fresh_workers(wanted)
+        for (model, _), worker in fresh.items():
+            worker.ready.wait(_READY_TIMEOUT_S)
+            if not worker.is_ready:
+                self._give_up(wanted, fresh)
+                detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
+                return Activation(ok=False, reason="activation_failed", detail=detail, model=model)
+        self._replace(wanted, fresh)
+        for key in slots:
+            if key not in wanted:
+                self._withdraw(*key)
         return Activation(ok=True)
+
+    def _fresh_workers(self, wanted: Mapping[ArmKey, Slot]) -> dict[ArmKey, WorkerProcess]:
+        """The worker of each slot: the one that serves it already, or a new one that is on its way."""
+        with self._lock:
+            serving = {key: self._arm(*key).worker for key, slot in wanted.items() if self._arm(*key).serves(slot)}
+            is_held = len(wanted) - len(serving) > 1
+            return {key: serving.get(key) or self._spawn(slot, is_held=is_held) for key, slot in wanted.items()}
+
+    def _give_up(self, wanted: Mapping[ArmKey, Slot], fresh: Mapping[ArmKey, WorkerProcess]) -> None:
+        """End new workers, since one of them cannot serve; what served goes on."""
+        for key, worker in fresh.items():
+            with self._lock:
+                is_serving = self._arm(*key).serves(wanted[key]) and worker.is_ready
+            if not is_serving:
+                worker.is_retiring = True
+                worker.kill()
+
+    def _replace(self, wanted: Mapping[ArmKey, Slot], fresh: Mapping[ArmKey, WorkerProcess]) -> None:
+        """Let ready workers take over, all of them in one change of the table."""
+        with self._lock:
+            before = {key: self._arm(*key).worker for key in fresh}
+        leaving = {key: old for key, old in before.items() if old is not None and old is not fresh[key]}
+        for key, old in leaving.items():
+            fresh[key].send(old.recall())  # before anybody can ask the new one about them
+        with self._lock:
+            for key, worker in fresh.items():
+                self._arm(*key).take(wanted[key], worker)
+            self._route()
+        _at_once([old.drain for old in leaving.values()])  # what they were still asked after they were recalled
+        for key, old in leaving.items():
+            fresh[key].send(HandOn(predictions=old.predictions, lost=self._arm(*key).lost))
+        with self._lock:
+            for key in fresh:
+                self._arm(*key).open()
+        _at_once([old.stop for old in leaving.values()])
+        for key in fresh:
+            self._on_change(*key, "serving")
 
     def observe(self, model: str, arm: str) -> tuple[str, Observation]:
         """Digest that is loaded now (empty for none), and what it did since its activation."""
@@ -191,10 +240,10 @@ class WorkerPool:
             for served in self._arms.values():
                 if _is_too_large(served):
                     lonely.append(_end_too_large(served))
-                    self._route(lonely[-1][0].info.model)
+                    self._route()
                 if served.restart_at_s is not None and now_s >= served.restart_at_s and served.slot is not None:
                     served.restart_at_s = None
-                    served.worker = self._spawn(served.slot)
+                    served.worker = self._spawn(served.slot, is_held=served.is_held)
                 waited_s = now_s - served.crashed_at_s
                 if served.unreported_crashes and waited_s >= 2 * self._settings.window_s and served.slot is not None:
                     lonely.append((served.slot, served.unreported_crashes, ()))
@@ -259,11 +308,7 @@ class WorkerPool:
         with self._lock:
             self._stopping = True
             workers = [served.worker for served in self._arms.values() if served.worker is not None]
-        threads = [threading.Thread(target=worker.stop) for worker in workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        _at_once([worker.stop for worker in workers])
 
     # -- from reading threads ----------------------------------------------------------------------------------------
 
@@ -286,7 +331,7 @@ class WorkerPool:
                 served.restart_pause_s = _RESTART_FIRST_S
             served.restart_at_s = now_s + served.restart_pause_s
             served.restart_pause_s = min(served.restart_pause_s * 2, _RESTART_MAX_S)
-            self._route(worker.slot.info.model)
+            self._route()
         self._on_change(*key, f"died ({worker.failure or worker.return_code})")
 
     def worker_ready(self, worker: WorkerProcess) -> None:
@@ -299,7 +344,7 @@ class WorkerPool:
             if is_current:
                 worker.send(HandOn(predictions=(), lost=served.lost))
                 served.started_at_s = time.monotonic()
-                self._route(worker.slot.info.model)
+                self._route()
         if is_current:
             self._on_change(*key, "serving")
 
@@ -317,73 +362,52 @@ class WorkerPool:
     def _arm(self, model: str, arm: str) -> _Arm:
         return self._arms.setdefault((model, arm), _Arm())
 
-    def _spawn(self, slot: Slot) -> WorkerProcess:
+    def _spawn(self, slot: Slot, *, is_held: bool = False) -> WorkerProcess:
         # named after this start: a worker of the start before may still be removing its own
         path = self._places.sockets / f"w-{self._boot_id[:8]}-{next(self._numbers)}.sock"
         worker = WorkerProcess(slot, path, self._boot_id, self)
-        worker.start(self._launcher, self._settings)
+        worker.is_held = is_held
+        worker.start(self._launcher, structs.replace(self._settings, held=is_held))
         return worker
 
-    def _route(self, model: str) -> None:
-        """Let applications reach the arm that is there, and tell every arm of the others; the lock is held.
+    def _route(self) -> None:
+        """Let applications reach what is there, and tell every worker of the others; the lock is held.
 
-        The one socket that applications open changes in one step. It leads to the main arm, or while that is away to
-        the challenger, which then answers everything.
+        The one socket that applications open changes in one step. It leads to the first model by name, which passes on
+        what is for another.
         """
-        ready = {
-            arm: served.worker
-            for (name, arm), served in self._arms.items()
-            if name == model and served.slot is not None and served.worker is not None and served.worker.is_ready
-        }
-        front = ready.get(MAIN_ARM) or ready.get(CHALLENGER_ARM)
+        table = self._table()
+        front = table.front()
         if front is None:
             return
-        if self._fronts.get(model) is not front:
-            self._fronts[model] = front
+        if self._front is not front:
+            self._front = front
             DISK.point(self._places.sockets / SOCKET, front.socket_path.name, certain=False)
-        for arm, worker in ready.items():
-            split = self._split_for(model, arm, ready) if arm != SHADOW_ARM else None
-            if split is not None and split != worker.split and (split.others or worker.split is not None):
+        for key, worker in table.ready.items():
+            split = table.split_for(key) if key[1] != SHADOW_ARM else None
+            if split is not None and split != worker.split and (not is_nobody(split) or worker.split is not None):
                 worker.split = split
                 worker.send(split)
 
-    def _split_for(self, model: str, arm: str, ready: Mapping[str, WorkerProcess]) -> Split:
-        others = []
-        for other, worker in ready.items():
-            slot = self._arms[model, other].slot
-            if other == arm or slot is None:
-                continue
-            traffic = slot.traffic
-            others.append(
-                ArmShare(
-                    arm=other,
-                    version=slot.info.version,
-                    digest=slot.info.digest,
-                    share=self._rest(model, ready) if other == MAIN_ARM else traffic.share,
-                    socket=str(worker.socket_path),
-                    mirror=traffic.mirror if other == SHADOW_ARM else 0.0,
-                    cpu_ratio=traffic.cpu_ratio,
-                )
-            )
-        shared = [name for name in (MAIN_ARM, CHALLENGER_ARM) if name in ready]
-        salt = ",".join(sorted(ready[name].slot.info.digest for name in shared))
-        return Split(salt=salt, order=tuple(shared), others=tuple(others))
-
-    def _rest(self, model: str, ready: Mapping[str, WorkerProcess]) -> float:
-        challenger = self._arms[model, CHALLENGER_ARM].slot if CHALLENGER_ARM in ready else None
-        return 1.0 if challenger is None else 1.0 - challenger.traffic.share
+    def _table(self) -> Table:
+        entries = {
+            key: Entry(slot=served.slot, worker=served.worker, prefixes=served.prefixes)
+            for key, served in sorted(self._arms.items())
+            if served.slot is not None
+        }
+        return Table(entries)
 
     def _withdraw(self, model: str, arm: str) -> None:
         with self._lock:
-            leaving, front = self._arm(model, arm).worker, self._fronts.get(model)
+            leaving, front = self._arm(model, arm).worker, self._table().front_of(model)
         if leaving is not None and front is not None and front is not leaving:
             front.send(leaving.recall())  # not under the lock: the thread that hears the answer may wait for it
         with self._lock:
             served = self._arm(model, arm)
             worker, served.worker, served.slot = served.worker, None, None
             served.restart_at_s, served.past = None, _Tally()
-            self._route(model)  # nobody passes anything on to it any more
-            front = self._fronts.get(model)
+            self._route()  # nobody passes anything on to it any more
+            front = self._table().front_of(model)
             heir = next((each for each in self._arms.values() if front is not None and each.worker is front), None)
             if worker is not None and heir is not None:
                 heir.prefixes = (*heir.prefixes, *served.prefixes, worker.prediction_prefix)[-_MOST_LOST:]
@@ -394,6 +418,15 @@ class WorkerPool:
         if front is not None and front is not worker:
             front.send(HandOn(predictions=worker.predictions, lost=served.lost))
         self._on_change(model, arm, "serves no model")
+
+
+def _at_once(calls: Sequence[Callable[[], None]]) -> None:
+    """Calls that wait, all at the same time."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _is_too_large(served: _Arm) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct, field, structs
@@ -12,6 +12,7 @@ from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.golden_check import GoldenOutcome, check_slot
 from edgeship_agent.update.launcher import Launcher
+from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.ports import Activation, Workers
 from edgeship_agent.update.probation import Observation, Outcome, judge_probation
 from edgeship_agent.update.slots import Checked, Slot, Slots, verify_slot
@@ -99,116 +100,182 @@ class Activator:
         is_of_slot = other is not None and other.directory.parent == slot.directory
         if other is None or not is_of_slot or other.info.digest != slot.info.digest:
             return slot
-        return structs.replace(other, traffic=slot.traffic)
+        return structs.replace(other, traffic=slot.traffic, switched=slot.switched)
 
-    def activate(self, attempt: Attempt) -> Activation:
-        """Swap the pointer and let the new worker take over; the old one serves until then. Idempotent."""
-        try:
-            active = self._slots.active(attempt.model, attempt.arm)
-            if active is None or active.info.digest != attempt.digest:
-                active = self._slots.install_staged(attempt.model, attempt.arm, attempt.digest)
-                verify_slot(active)
-                self._slots.set_traffic(attempt.model, attempt.arm, attempt.traffic)
-                self._slots.point(active)
-        except (VerificationError, ContractError) as error:
-            return Activation(ok=False, reason="activation", detail=error.sentence())
-        active = self._served(structs.replace(active, traffic=attempt.traffic))
-        return self._workers.serve(attempt.model, attempt.arm, active)
+    def activate(self, release: Sequence[Attempt]) -> Activation:
+        """Swap the pointer for all of a release and let the new workers take over at once; the old ones serve until then.
+
+        Idempotent. The pointer is swapped once, after every slot was filled and hashed.
+        """
+        slots: dict[ArmKey, Slot] = {}
+        for attempt in release:
+            try:
+                slots[attempt.model, attempt.arm] = self._ready_slot(attempt)
+            except (VerificationError, ContractError) as error:
+                return Activation(ok=False, reason="activation", detail=error.sentence(), model=attempt.model)
+        self._slots.switch(slots.values())
+        served: dict[ArmKey, Slot | None] = {}
+        for attempt in release:
+            key = (attempt.model, attempt.arm)
+            active = self._slots.active(*key) or slots[key]  # with the number of the swap
+            served[key] = self._served(structs.replace(active, traffic=attempt.traffic))
+        return self._workers.serve(served)
+
+    def _ready_slot(self, attempt: Attempt) -> Slot:
+        """The attempt's bundle in a slot, hashed, and its traffic said; not yet the active one."""
+        active = self._slots.active(attempt.model, attempt.arm)
+        if active is not None and active.info.digest == attempt.digest:
+            return active
+        slot = self._slots.install_staged(attempt.model, attempt.arm, attempt.digest)
+        verify_slot(slot)
+        self._slots.set_traffic(attempt.model, attempt.arm, attempt.traffic)
+        return slot
 
     def share(self, active: Slot, traffic: Traffic) -> None:
         """Give an arm that is active another part of the traffic."""
-        self._slots.set_traffic(active.info.model, active.info.arm, traffic)
-        slot = self._served(structs.replace(active, traffic=traffic))
-        self._workers.serve(active.info.model, active.info.arm, slot)
+        model, arm = active.info.model, active.info.arm
+        self._slots.set_traffic(model, arm, traffic)
+        self._workers.serve({(model, arm): self._served(structs.replace(active, traffic=traffic))})
 
-    def restore(self, attempt: Attempt) -> Activation:
-        """Go back to the bundle before, from the disk alone; with none, the device serves no model. Idempotent."""
-        candidate = self._slots.find(attempt.model, attempt.arm, attempt.digest)
+    def restore(self, release: Sequence[Attempt]) -> list[Activation]:
+        """Go back to the bundles before, from the disk alone, in one swap; what had none serves no model. Idempotent.
+
+        Returns:
+            For each attempt whether that could be done; one that could not takes no other along.
+        """
+        ways = [self._way_back(attempt) for attempt in release]
+        keys = [(attempt.model, attempt.arm) for attempt in release]
+        slots = {key: slot for key, (slot, _) in zip(keys, ways, strict=True)}
+        found = [slot for slot in slots.values() if slot is not None]
+        self._slots.switch(found, [key for key, slot in slots.items() if slot is None])
+        # read again: of an arm beside the main one, what it gets lies beside its pointer
+        served = {key: slot and self._served(self._slots.active(*key) or slot) for key, slot in slots.items()}
+        outcomes = dict.fromkeys(keys, self._workers.serve(served))
+        if not all(outcome.ok for outcome in outcomes.values()) and len(served) > 1:
+            outcomes = {key: self._workers.serve({key: slot}) for key, slot in served.items()}
+        results = []
+        for attempt, key, (_, way) in zip(release, keys, ways, strict=True):
+            if outcomes[key].ok and way.ok:
+                self._discard(attempt)
+            results.append(way if outcomes[key].ok else outcomes[key])
+        return results
+
+    def _way_back(self, attempt: Attempt) -> tuple[Slot | None, Activation]:
+        """The slot that an attempt goes back to, hashed; None for none, and whether that is as it should be."""
         if not attempt.previous_digest:
-            self.remove(attempt.model, attempt.arm)
-            if candidate is not None:
-                self._slots.discard(candidate)
             detail = "no model was here before: this device serves none now"
             if attempt.arm != MAIN_ARM:
                 detail = "the main arm answers everything again"
-            return Activation(ok=True, reason="no_previous", detail=detail)
+            return None, Activation(ok=True, reason="no_previous", detail=detail)
         previous = self._slots.find(attempt.model, attempt.arm, attempt.previous_digest)
         if previous is None:
-            self.remove(attempt.model, attempt.arm)
-            return Activation(ok=False, reason="previous_lost", detail="the previous bundle is not on this device")
+            detail = "the previous bundle is not on this device"
+            return None, Activation(ok=False, reason="previous_lost", detail=detail, model=attempt.model)
         try:
             verify_slot(previous)
         except (VerificationError, ContractError) as error:
-            self.remove(attempt.model, attempt.arm)
-            return Activation(ok=False, reason="previous_damaged", detail=error.sentence())
-        self._slots.point(previous)
-        previous = self._slots.active(attempt.model, attempt.arm) or previous
-        served = self._workers.serve(attempt.model, attempt.arm, self._served(previous))
-        if not served.ok:
-            return served
-        if candidate is not None:
-            self._slots.discard(candidate)
-        return Activation(ok=True, detail=f"version {attempt.previous_version} serves again")
+            detail = error.sentence()
+            return None, Activation(ok=False, reason="previous_damaged", detail=detail, model=attempt.model)
+        return previous, Activation(ok=True, detail=f"version {attempt.previous_version} serves again")
 
-    def remove(self, model: str, arm: str) -> None:
-        """Serve no model; the bundles stay on disk."""
-        self._slots.clear_pointer(model, arm)
-        self._workers.serve(model, arm, None)
+    def _discard(self, attempt: Attempt) -> None:
+        """A bundle that failed here, or whose release did, is nothing to roll back to."""
+        candidate = self._slots.find(attempt.model, attempt.arm, attempt.digest)
+        if candidate is not None and attempt.digest != attempt.previous_digest:
+            self._slots.discard(candidate)
+
+    def remove(self, keys: Collection[ArmKey]) -> None:
+        """Serve no model, from one moment on; the bundles stay on disk."""
+        if keys:
+            self._slots.switch((), keys)
+            self._workers.serve(dict.fromkeys(keys))
 
     def prove(
         self,
-        attempt: Attempt,
+        release: Sequence[Attempt],
         *,
-        interrupted: Callable[[], bool],
+        interrupted: Callable[[Attempt], bool],
         stopped: threading.Event,
         persist: Callable[[Attempt], None],
-    ) -> Proof | None:
-        """Watch the active model until it may stay or must go.
+    ) -> list[Proof | None] | None:
+        """Watch the active models of a release until all of them may stay or one must go.
 
         Args:
-            attempt: in probation; its crashes are those of earlier lives of the agent.
-            interrupted: whether the server takes the model back.
+            release: attempts in probation; their crashes are those of earlier lives of the agent.
+            interrupted: whether the server takes a model back.
             stopped: set when the agent is being stopped.
             persist: keeps a crash in the journal as it happens.
 
         Returns:
-            The proof, or None where the agent is being stopped.
+            A proof for each, or None for those that were fine when another one failed; None alone where the agent is
+            being stopped.
         """
-        start_s, known_crashes = self._clock(), attempt.crashes
-        loaded_s, silent = start_s, 0
+        watches = [_Watch(attempt, self._workers, self._clock) for attempt in release]
         while not stopped.wait(_POLL_S):
-            digest, seen = self._seen(attempt)
-            if seen.crashes > known_crashes:
-                known_crashes = seen.crashes
-                persist(structs.replace(attempt, crashes=known_crashes))
-            if interrupted():
-                return _failed(seen, "rollback_requested", "the server takes this version back")
-            now_s = self._clock()
-            verdict = judge_probation(attempt.probation, seen, now_s - start_s)
-            if verdict.outcome is Outcome.FAIL:
-                return _failed(seen, verdict.reason, verdict.detail)
-            if digest != attempt.digest:  # the worker starts, or starts again after a crash that was counted
-                if now_s - loaded_s > _LOADING_S:
-                    return _failed(seen, "no_answer", f"the worker was not ready within {_LOADING_S:g} s")
-                continue
-            loaded_s = now_s
-            if verdict.outcome is Outcome.WAIT and not attempt.is_rollback:
-                continue
-            proof = self._conclude(attempt, seen, short=verdict.outcome is not Outcome.COMMIT)
-            if proof is not None:
-                return proof
-            silent += 1
-            if silent >= _MAX_SILENT_REPLAYS:
-                return _failed(seen, "no_answer", "the worker does not answer the golden inputs")
+            for watch in watches:
+                watch.look(interrupted, persist)
+            if any(watch.has_failed for watch in watches):
+                return [watch.proof if watch.has_failed else None for watch in watches]
+            if all(watch.proof is not None for watch in watches):
+                return [watch.proof for watch in watches]
         return None
 
-    def _seen(self, attempt: Attempt) -> tuple[str, Observation]:
-        """Digest that is loaded now, and what was seen; crashes of the agent's earlier lives count."""
-        digest, seen = self._workers.observe(attempt.model, attempt.arm)
-        return digest, structs.replace(seen, crashes=seen.crashes + attempt.crashes)
 
-    def _conclude(self, attempt: Attempt, seen: Observation, *, short: bool) -> Proof | None:
+class _Watch:
+    """Looks at one model on probation; one that has passed is watched on, until those beside it have."""
+
+    def __init__(self, attempt: Attempt, workers: Workers, clock: Clock) -> None:
+        self._attempt = attempt
+        self._workers = workers
+        self._clock = clock
+        self._start_s = self._loaded_s = clock()
+        self._known_crashes = attempt.crashes
+        self._silent = 0
+        self.proof: Proof | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it must go."""
+        return self.proof is not None and not self.proof.ok
+
+    def look(self, interrupted: Callable[[Attempt], bool], persist: Callable[[Attempt], None]) -> None:
+        """Look once; what is found lies in ``proof``."""
+        attempt = self._attempt
+        digest, seen = self._seen()
+        if seen.crashes > self._known_crashes:
+            self._known_crashes = seen.crashes
+            persist(structs.replace(attempt, crashes=seen.crashes))
+        if interrupted(attempt):
+            self.proof = _failed(seen, "rollback_requested", "the server takes this version back")
+            return
+        now_s = self._clock()
+        verdict = judge_probation(attempt.probation, seen, now_s - self._start_s)
+        if verdict.outcome is Outcome.FAIL:
+            self.proof = _failed(seen, verdict.reason, verdict.detail)
+        elif digest != attempt.digest:  # the worker starts, or starts again after a crash that was counted
+            self.proof = None
+            if now_s - self._loaded_s > _LOADING_S:
+                self.proof = _failed(seen, "no_answer", f"the worker was not ready within {_LOADING_S:g} s")
+        else:
+            self._loaded_s = now_s
+            if self.proof is None and (verdict.outcome is not Outcome.WAIT or attempt.is_rollback):
+                self._answer(seen, short=verdict.outcome is not Outcome.COMMIT)
+
+    def _answer(self, seen: Observation, *, short: bool) -> None:
+        self.proof = self._conclude(seen, short=short)
+        if self.proof is None:
+            self._silent += 1
+            if self._silent >= _MAX_SILENT_REPLAYS:
+                self.proof = _failed(seen, "no_answer", "the worker does not answer the golden inputs")
+
+    def _seen(self) -> tuple[str, Observation]:
+        """Digest that is loaded now, and what was seen; crashes of the agent's earlier lives count."""
+        digest, seen = self._workers.observe(self._attempt.model, self._attempt.arm)
+        return digest, structs.replace(seen, crashes=seen.crashes + self._attempt.crashes)
+
+    def _conclude(self, seen: Observation, *, short: bool) -> Proof | None:
         """Golden inputs through the live worker: once, and where traffic was short until they stand in for it."""
+        attempt = self._attempt
         wanted = attempt.probation.inferences if short and not attempt.is_rollback else 0
         outcome = self._workers.replay(attempt.model, attempt.arm, max(wanted - seen.inferences, 0))
         if not outcome.answered:

@@ -19,6 +19,15 @@ class AttemptKey(Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class Member(Struct, frozen=True, kw_only=True):
+    """One model of a release, as every attempt of that release names it: any of them can tell who is missing."""
+
+    model: str
+    version: str
+    digest: str
+    size_bytes: int
+
+
 class Attempt(Struct, frozen=True, kw_only=True):
     """A snapshot of an attempt; the newest one of a key counts.
 
@@ -28,6 +37,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
         transitions: entries into states so far, repeats after a restart included.
         crashes: deaths of worker or agent in probation so far.
         traffic: what the arm gets once it is active.
+        release: that several models are switched together for; empty for a model alone.
+        members: of that release, this model among them.
     """
 
     deployment: str
@@ -57,6 +68,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     probation_max_failed_ratio: float = 0.01
     probation_latency_p99_ms: float = 0.0
     traffic: Traffic = Traffic()
+    release: str = ""
+    members: tuple[Member, ...] = ()
 
     @property
     def key(self) -> AttemptKey:
@@ -95,6 +108,7 @@ def new_attempt(goal: ModelGoal, arm: ArmGoal, *, arm_name: str = MAIN_ARM) -> A
         probation_max_failed_ratio=goal.probation.max_failed_ratio,
         probation_latency_p99_ms=goal.probation.latency_p99_ms,
         traffic=traffic_of(arm),
+        release=goal.release,
     )
 
 

@@ -6,7 +6,7 @@ blobs take the same way through the store as downloaded ones, so that a power cu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +97,10 @@ class CarriedBundle:
             raise VerificationError("a file of the bundle was changed", file=self._blob(blob.digest))
         return path
 
+    def holds(self, blob: Blob) -> bool:
+        """Whether it has a file of that digest."""
+        return self._blob(blob.digest).is_file()
+
     def _top(self) -> Descriptor:
         path = self._directory / _INDEX_FILE
         try:
@@ -149,3 +153,38 @@ class CarriedBundle:
 
     def _blob(self, digest: str) -> Path:
         return self._directory / "blobs" / "sha256" / hex_of(digest)
+
+
+class CarriedBundles:
+    """Several bundles on this device, of one model each; each vouches for its own.
+
+    Args:
+        bundles: that are installed together.
+
+    Raises:
+        ConfigError: two of them are of one model.
+    """
+
+    def __init__(self, bundles: Sequence[CarriedBundle]) -> None:
+        self.bundles = tuple(bundles)
+        names = [bundle.name for bundle in bundles]
+        if len(set(names)) < len(names):
+            raise ConfigError("two bundles of one model", expected="one bundle of each model", got=", ".join(names))
+
+    def fetch_index(self, digest: str, size_bytes: int, output: Path, floor_s: float) -> None:
+        """Lay the signed index of one of them down.
+
+        Raises:
+            VerificationError: it is the index of another bundle.
+        """
+        chosen = next((bundle for bundle in self.bundles if bundle.digest == digest), self.bundles[0])
+        chosen.fetch_index(digest, size_bytes, output, floor_s)
+
+    def fetch(self, blob: Blob, should_stop: Callable[[], bool] = lambda: False) -> Path:
+        """Copy a blob into the store, from the first bundle that holds it.
+
+        Raises:
+            TransferError, VerificationError: as of one bundle.
+        """
+        chosen = next((bundle for bundle in self.bundles if bundle.holds(blob)), self.bundles[0])
+        return chosen.fetch(blob, should_stop)

@@ -22,7 +22,10 @@ from edgeship_agent.update.attempt import Attempt, AttemptKey
 from edgeship_agent.update.disk import DISK, Disk, OpenFile
 
 JOURNAL_VERSION: Final = 1
-JOURNAL_MINOR: Final = 0
+#: 1: attempts name the release that they belong to; what serves is said by one pointer, no longer by links.
+JOURNAL_MINOR: Final = 1
+#: The first minor version of an agent that writes the pointer (:mod:`edgeship_agent.update.pointer`).
+_FIRST_WITH_POINTER: Final = 1
 #: Size from which on the journal is rewritten with the newest snapshots alone.
 COMPACT_BYTES: Final = 1024 * 1024
 #: Finished attempts that are remembered; older ones are forgotten when the journal is compacted.
@@ -58,6 +61,7 @@ class Journal:
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._clean = True
         self._is_newer = False
+        self._minor = JOURNAL_MINOR  # of the agent that wrote last
         self._size_bytes = self._load()
         self._file: OpenFile | None = None
         with contextlib.suppress(OSError):  # a disk that is read-only or full: tried again with the next record
@@ -69,6 +73,11 @@ class Journal:
     def stopped_cleanly(self) -> bool:
         """Whether the agent that wrote the last record stopped on purpose."""
         return self._clean
+
+    @property
+    def was_older(self) -> bool:
+        """Whether the agent that wrote the last record knows no pointer: only its links are up to date then."""
+        return self._minor < _FIRST_WITH_POINTER
 
     @property
     def not_understood(self) -> int:
@@ -89,12 +98,13 @@ class Journal:
         numbers = (a.seq for a in self.attempts() if a.deployment == deployment and a.attempt == attempt)
         return max(numbers, default=0)
 
-    def append(self, attempt: Attempt) -> None:
-        """Persist a snapshot; it is on the disk when this returns."""
-        record = {**_head("attempt"), **msgspec.to_builtins(attempt)}
+    def append(self, *attempts: Attempt) -> None:
+        """Persist snapshots, those of a release in one write; they are on the disk when this returns."""
+        records = [{**_head("attempt"), **msgspec.to_builtins(attempt)} for attempt in attempts]
         with self._lock:
-            self._write(record)
-            self._remember(attempt.key, record, attempt)
+            self._write(*records)
+            for attempt, record in zip(attempts, records, strict=True):
+                self._remember(attempt.key, record, attempt)
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
@@ -118,17 +128,18 @@ class Journal:
         self._file = file
         return file
 
-    def _write(self, record: dict[str, Any]) -> None:
-        line = _line(record)
+    def _write(self, *records: dict[str, Any]) -> None:
+        lines = b"".join(_line(record) for record in records)
         file = self._file or self._open()
         try:
-            file.write(line)
+            file.write(lines)
             file.sync()
         except OSError:
             # half a record in the middle would hide all that follow it
             file.cut(self._size_bytes)
             raise
-        self._size_bytes += len(line)
+        self._size_bytes += len(lines)
+        self._minor = JOURNAL_MINOR
 
     def _remember(self, key: AttemptKey, record: dict[str, Any], attempt: Attempt) -> None:
         self._records.pop(key, None)
@@ -146,6 +157,7 @@ class Journal:
             if record.get("v", 0) > JOURNAL_VERSION:
                 self._is_newer = True
                 self._records, self._attempts, self._foreign, self._clean = {}, {}, [], True
+                self._minor = JOURNAL_MINOR
                 return 0
             self._take(record)
         return good_bytes
@@ -157,7 +169,7 @@ class Journal:
         self._is_newer = False
 
     def _take(self, record: dict[str, Any]) -> None:
-        kind = record.get("kind")
+        kind, self._minor = record.get("kind"), record.get("minor", 0)
         if kind in _MARKS:
             self._clean = kind == _CLEAN_STOP
             return
@@ -180,7 +192,8 @@ class Journal:
         for key in finished[:-KEPT_ATTEMPTS]:
             del self._records[key], self._attempts[key]
         lines = [_line(record) for record in (*self._foreign, *self._records.values())]
-        lines.append(_line(_head(_CLEAN_STOP if self._clean else _START)))
+        mark = _head(_CLEAN_STOP if self._clean else _START)
+        lines.append(_line({**mark, "minor": self._minor}))  # who was here last is still to be seen
         data = b"".join(lines)
         self._disk.write_atomic(self._path, data)
         self._size_bytes = len(data)

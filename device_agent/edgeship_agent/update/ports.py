@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
 
 from edgeship_agent.update.attempt import Attempt
+from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot
 
 
 class Activation(Struct, frozen=True, kw_only=True):
-    """Whether a slot's worker serves now; otherwise a code and a sentence."""
+    """Whether the workers of slots serve now; otherwise a code and a sentence.
+
+    Attributes:
+        model: the one at fault; empty where none is.
+    """
 
     ok: bool
     reason: str = ""
     detail: str = ""
+    model: str = ""
 
 
 class ReplayOutcome(Struct, frozen=True, kw_only=True):
@@ -39,8 +45,11 @@ class ReplayOutcome(Struct, frozen=True, kw_only=True):
 class Workers(Protocol):
     """The inference workers of this device; every method may be called from the updater's thread."""
 
-    def serve(self, model: str, arm: str, slot: Slot | None) -> Activation:
-        """Serve a slot instead of what is served now, without a gap; None serves nothing. Idempotent."""
+    def serve(self, slots: Mapping[ArmKey, Slot | None]) -> Activation:
+        """Serve slots instead of what their arms serve now, all of them from one moment on; None serves nothing.
+
+        Where one of them cannot be served, nothing changes. Idempotent.
+        """
         ...
 
     def observe(self, model: str, arm: str) -> tuple[str, Observation]:

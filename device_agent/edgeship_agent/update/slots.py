@@ -1,8 +1,10 @@
-"""Slots: two bundles per model and arm, and an ``active`` pointer that is swapped in one step.
+"""Slots: two bundles per model and arm, and one pointer for all of them that is swapped in one step.
 
 ``slots/<model>/<arm>/{a,b}/`` hold ``slot.json``, ``edgeship.json``, ``files/…`` and the chain that proves them:
-``index.json`` (its hash is the bundle's digest) names ``variant.json``, which names every file. ``active`` is a
-symbolic link to ``a`` or ``b``; ``staging`` is where a new bundle is put together and checked before it takes a slot.
+``index.json`` (its hash is the bundle's digest) names ``variant.json``, which names every file. ``staging`` is where a
+new bundle is put together and checked before it takes a slot. ``slots/pointer.json`` names the active slot of every
+arm: models of one release switch in one rename. ``active`` beside the slots is a symbolic link that is kept in step
+with it, for agents that know nothing else and for applications that load a model themselves; it decides nothing here.
 ``fallback/`` in a slot is a slot of the same bundle in full precision, whole in itself, where the bundle has one.
 An arm beside ``main`` also has ``traffic.json``: what it gets, written before the pointer makes it live.
 """
@@ -10,7 +12,7 @@ An arm beside ``main`` also has ``traffic.json``: what it gets, written before t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -29,6 +31,7 @@ from edgeship_agent.contract.oci import (
 )
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.update.disk import DISK, Disk, digest_of_file
+from edgeship_agent.update.pointer import SLOT_NAMES, ArmKey, Pointer, pointer_bytes, read_pointer
 from edgeship_agent.update.traffic import MAIN_ARM, Traffic
 
 SLOT_FILE: Final = "slot.json"
@@ -37,6 +40,7 @@ VARIANT_FILE: Final = "variant.json"
 CHECKED_FILE: Final = "checked.json"
 TRAFFIC_FILE: Final = "traffic.json"
 FALLBACK_FOLDER: Final = "fallback"
+POINTER_FILE: Final = "pointer.json"
 _STAGING: Final = "staging"
 _ACTIVE: Final = "active"
 
@@ -72,12 +76,14 @@ class Slot(Struct, frozen=True, kw_only=True):
     Attributes:
         traffic: what its arm gets while it is the active one.
         stands_in_for: where this is served instead of the variant that the build chose: why, as a code.
+        switched: number of the swap that made it the active one; slots with the same number are of one release.
     """
 
     directory: Path
     info: SlotInfo
     traffic: Traffic = Traffic()
     stands_in_for: str = ""
+    switched: int = 0
 
     def manifest(self) -> BundleManifest:
         """The bundle manifest."""
@@ -113,7 +119,7 @@ class Slot(Struct, frozen=True, kw_only=True):
 
     def fallback(self) -> Slot | None:
         """The same bundle in full precision, or None where the slot has none."""
-        slot = _read_slot(self.directory / FALLBACK_FOLDER) if self.info.fallback else None
+        slot = read_slot(self.directory / FALLBACK_FOLDER) if self.info.fallback else None
         return slot if slot is not None and slot.info.digest == self.info.digest else None
 
     def checked(self) -> Checked | None:
@@ -163,7 +169,29 @@ class Slots:
     def __init__(self, root: Path, disk: Disk = DISK) -> None:
         self._root = root
         self._disk = disk
+        self._links_decide = False
         disk.make_folders(root, certain=False)  # its name is on the disk with the journal's, beside it
+
+    def settle(self, *, was_older: bool) -> None:
+        """At the start of an agent, before anything is served: make the one pointer true, and the links follow it.
+
+        What an agent without a pointer left is in its links. They are read, and the pointer is written from them: until
+        it is there they decide, so that at no moment no model is active; a power cut in between has it done again.
+
+        Args:
+            was_older: an agent that knows links alone was here last: a pointer that is there may be out of date.
+        """
+        self._links_decide = was_older
+        pointer = self._pointer()
+        is_written = not self._links_decide and self._read_pointer() is not None
+        try:
+            if not is_written and (pointer.arms or (self._root / POINTER_FILE).exists()):
+                self._write_pointer(pointer)
+        except OSError:  # read-only, or full: served from the links, and tried again at the next swap
+            self._links_decide = True
+            return
+        self._links_decide = False
+        self._keep_links(pointer, self.arms())
 
     def arms(self) -> tuple[tuple[str, str], ...]:
         """(model, arm) of everything that has a folder."""
@@ -177,40 +205,42 @@ class Slots:
 
     def all(self) -> tuple[Slot, ...]:
         """Every slot that holds a bundle, active or not."""
-        folders = (self._folder(model, arm) / name for model, arm in self.arms() for name in ("a", "b"))
-        return tuple(slot for slot in map(_read_slot, folders) if slot is not None)
+        folders = (self._folder(model, arm) / name for model, arm in self.arms() for name in SLOT_NAMES)
+        return tuple(slot for slot in map(read_slot, folders) if slot is not None)
 
     def active(self, model: str, arm: str) -> Slot | None:
         """The slot that the pointer names, or None where no model is active."""
-        pointer = self._folder(model, arm) / _ACTIVE
-        if not pointer.is_symlink():
+        pointed = self._pointer().find(model, arm)
+        slot = None if pointed is None else read_slot(self._folder(model, arm) / pointed.slot)
+        if slot is None or pointed is None:
             return None
-        name = str(pointer.readlink())
-        slot = _read_slot(self._folder(model, arm) / name) if name in ("a", "b") else None
-        return slot if slot is None or arm == MAIN_ARM else structs.replace(slot, traffic=self._traffic(model, arm))
+        traffic = slot.traffic if arm == MAIN_ARM else self._traffic(model, arm)
+        return structs.replace(slot, traffic=traffic, switched=pointed.switched)
 
     def retained(self, model: str, arm: str) -> Slot | None:
         """The other slot: the previous bundle, or None; there even where what the pointer names cannot be read."""
-        pointer = self._folder(model, arm) / _ACTIVE
-        if not pointer.is_symlink():
-            return None
-        return _read_slot(pointer.with_name("a" if str(pointer.readlink()) == "b" else "b"))
+        name = self._pointer().slot_of(model, arm)
+        return read_slot(self._folder(model, arm) / _other(name)) if name else None
 
     def is_wanted(self, model: str, arm: str) -> bool:
-        """Whether a pointer is there, whatever it names: a model is meant to be served."""
-        return (self._folder(model, arm) / _ACTIVE).is_symlink()
+        """Whether the pointer names a slot, whatever that holds: a model is meant to be served."""
+        return bool(self._pointer().slot_of(model, arm))
+
+    def together(self, model: str, arm: str) -> tuple[ArmKey, ...]:
+        """The arms that became active in the same swap as this one, itself included; empty where it is not active."""
+        return self._pointer().together(model, arm)
 
     def find(self, model: str, arm: str, digest: str) -> Slot | None:
         """The slot that holds a bundle, active or not, or None."""
-        for name in ("a", "b"):
-            slot = _read_slot(self._folder(model, arm) / name)
+        for name in SLOT_NAMES:
+            slot = read_slot(self._folder(model, arm) / name)
             if slot is not None and slot.info.digest == digest:
                 return slot
         return None
 
     def staged(self, model: str, arm: str, digest: str) -> Slot | None:
         """The bundle in the staging folder if it is the one of that digest."""
-        slot = _read_slot(self._folder(model, arm) / _STAGING)
+        slot = read_slot(self._folder(model, arm) / _STAGING)
         return slot if slot is not None and slot.info.digest == digest else None
 
     def stage(self, content: SlotContent) -> Slot:
@@ -265,7 +295,7 @@ class Slots:
                 raise VerificationError("nothing is staged", file=self._folder(model, arm), expected=digest)
             return found
         active = self.active(model, arm)
-        destination = self._folder(model, arm) / "a" if active is None else self._other(active)
+        destination = self._folder(model, arm) / ("a" if active is None else _other(active.directory.name))
         self._remove(destination)
         self._disk.rename(staged.directory, destination)
         self._disk.sync_folder(destination.parent)
@@ -285,17 +315,58 @@ class Slots:
         except (OSError, ContractError):
             return Traffic(share=0.0)  # nothing, until the goal is followed again
 
-    def point(self, slot: Slot) -> None:
-        """Make a slot the active one, in one step."""
-        folder = self._folder(slot.info.model, slot.info.arm)
-        self._disk.point(folder / _ACTIVE, slot.directory.name)
+    def switch(self, slots: Iterable[Slot], withdrawn: Iterable[ArmKey] = ()) -> None:
+        """Make slots the active ones of their arms, and let others have none, in one step: all of it or nothing.
 
-    def clear_pointer(self, model: str, arm: str) -> None:
-        """No model is active any more; the slots keep their bundles."""
-        pointer = self._folder(model, arm) / _ACTIVE
-        if pointer.is_symlink():
-            self._disk.unlink(pointer)
-            self._disk.sync_folder(pointer.parent)
+        Bundles stay where they are. The links follow once the pointer is on the disk.
+        """
+        changes = {(slot.info.model, slot.info.arm): slot.directory.name for slot in slots}
+        changes.update(dict.fromkeys(withdrawn, ""))
+        before = self._pointer()
+        changes = {key: name for key, name in changes.items() if before.slot_of(*key) != name}
+        if changes:
+            after = before.swapped(changes)
+            self._write_pointer(after)
+            self._links_decide = False
+            self._keep_links(after, changes)
+
+    def _pointer(self) -> Pointer:
+        """The pointer; what the links say where it is not there, or is of an agent that is newer than this one."""
+        found = None if self._links_decide else self._read_pointer()
+        return self._of_links() if found is None else found
+
+    def _read_pointer(self) -> Pointer | None:
+        try:
+            return read_pointer((self._root / POINTER_FILE).read_bytes())
+        except OSError:
+            return None
+
+    def _write_pointer(self, pointer: Pointer) -> None:
+        self._disk.write_atomic(self._root / POINTER_FILE, pointer_bytes(pointer))
+
+    def _of_links(self) -> Pointer:
+        found = {key: self._link_of(*key) for key in self.arms()}
+        pointer = Pointer()
+        for key, name in found.items():  # one swap each: nobody knows which of them belong together
+            pointer = pointer.swapped({key: name}) if name in SLOT_NAMES else pointer
+        return pointer
+
+    def _link_of(self, model: str, arm: str) -> str:
+        link = self._folder(model, arm) / _ACTIVE
+        return str(link.readlink()) if link.is_symlink() else ""
+
+    def _keep_links(self, pointer: Pointer, keys: Iterable[ArmKey]) -> None:
+        """Let links say what the pointer says; certain when this returns, if the disk takes it."""
+        for key in keys:
+            wanted, link = pointer.slot_of(*key), self._folder(*key) / _ACTIVE
+            if wanted == self._link_of(*key):
+                continue
+            with contextlib.suppress(OSError):  # the pointer is on the disk; the next start tries again
+                if wanted:
+                    self._disk.point(link, wanted)
+                else:
+                    self._disk.unlink(link)
+                    self._disk.sync_folder(link.parent)
 
     def discard(self, slot: Slot) -> None:
         """Empty a slot that is not active: a bundle that failed here is nothing to roll back to."""
@@ -317,9 +388,6 @@ class Slots:
 
     def _folder(self, model: str, arm: str) -> Path:
         return self._root / _file_name(model) / _file_name(arm)
-
-    def _other(self, active: Slot) -> Path:
-        return active.directory.with_name("b" if active.directory.name == "a" else "a")
 
 
 def verify_slot(slot: Slot, *, digest_of_path: Callable[[Path], str] = digest_of_file) -> None:
@@ -359,6 +427,11 @@ def verify_whole(slot: Slot) -> None:
         verify_slot(fallback)
 
 
+def _other(name: str) -> str:
+    """The other one of an arm's two slots."""
+    return SLOT_NAMES[1] if name == SLOT_NAMES[0] else SLOT_NAMES[0]
+
+
 def _checked_bytes(path: Path, digest: str) -> bytes:
     data = _read(path)
     if digest_of(data) != digest:
@@ -373,7 +446,8 @@ def _read(path: Path) -> bytes:
         raise VerificationError(f"cannot be read: {error.strerror}", file=path) from error
 
 
-def _read_slot(directory: Path) -> Slot | None:
+def read_slot(directory: Path) -> Slot | None:
+    """What lies in a folder, if it is a slot; nothing is hashed."""
     path = directory / SLOT_FILE
     try:
         info: Any = msgspec.json.decode(path.read_bytes(), type=SlotInfo)

@@ -1,82 +1,42 @@
-"""The updater: reads as the procedure. Persist, act, persist, publish; the table says which step may follow.
+"""The updater: reads as the procedure. Persist, act, persist, publish; the tables say which step may follow.
 
-It runs in a thread of its own, one model at a time, and is told the newest goal by :meth:`Updater.submit`.
+It runs in a thread of its own, one release at a time, and is told the newest goal by :meth:`Updater.submit`. A model
+alone is a release of one: there is one way through this code (:mod:`edgeship_agent.update.joint`).
 """
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from msgspec import structs
 
-from edgeship_agent.contract.errors import ContractError, EdgeshipError, TransferError, VerificationError
+from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.goal import GoalState, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
-from edgeship_agent.update.acquire import Acquirer, Offer
-from edgeship_agent.update.activation import Activator
-from edgeship_agent.update.attempt import Attempt, entered, new_attempt
-from edgeship_agent.update.conditions import METERED
-from edgeship_agent.update.download import BlobStore, Interrupted
-from edgeship_agent.update.journal import Journal
-from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart, transition
-from edgeship_agent.update.offer import Refusal
-from edgeship_agent.update.ports import Publish
-from edgeship_agent.update.slots import Slot, Slots, verify_slot, verify_whole
-from edgeship_agent.update.state import BadPair, StateFile
+from edgeship_agent.update.activation import Proof
+from edgeship_agent.update.attempt import Attempt, new_attempt
+from edgeship_agent.update.joint import (
+    Work,
+    cause_of,
+    ending_of,
+    missing_from,
+    next_work,
+    refusal_of,
+    releases_of,
+    shared_reason,
+    starts_of,
+    waits_for,
+)
+from edgeship_agent.update.ledger import Ledger, Step
+from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart
+from edgeship_agent.update.parts import Parts
+from edgeship_agent.update.preparing import Preparer
 from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
-T = TypeVar("T")
-
-#: How often an update that waits for its window looks again.
-_LOOK_S: Final = 5.0
 #: Ends of a probation that say nothing against the bundle: it may be tried again, with another budget.
 _NO_FAULT: Final = frozenset({"rollback_requested", "shadow_memory"})
-
-#: How an attempt ends when obtaining or downloading its bundle fails for good.
-_ENDS: Final[dict[tuple[UpdateState, type[EdgeshipError]], tuple[Event, str]]] = {
-    (UpdateState.PRECHECK, TransferError): (Event.FAIL, "unreachable"),
-    (UpdateState.PRECHECK, VerificationError): (Event.REJECT, "untrusted"),
-    (UpdateState.PRECHECK, ContractError): (Event.REJECT, "bad_bundle"),
-    (UpdateState.DOWNLOADING, TransferError): (Event.FAIL, "download"),
-    (UpdateState.DOWNLOADING, VerificationError): (Event.FAIL, "digest_mismatch"),
-    (UpdateState.DOWNLOADING, ContractError): (Event.REJECT, "bad_bundle"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How patiently transfers are tried again.
-
-    Attributes:
-        attempts: tries of one transfer before the update fails.
-        retry_s: pause after the first failure; doubles each time, with jitter, up to ``retry_max_s``.
-    """
-
-    attempts: int = 10
-    retry_s: float = 1.0
-    retry_max_s: float = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Everything that the updater works with."""
-
-    journal: Journal
-    slots: Slots
-    store: BlobStore
-    state: StateFile
-    acquirer: Acquirer
-    activator: Activator
-    publish: Publish
-    pace: Pace = field(default_factory=Pace)
-    why_wait: Callable[[], tuple[str, str]] = lambda: ("", "")
-    clock: Callable[[], float] = time.time
-    rng: random.Random = field(default_factory=random.Random)
 
 
 class Updater:
@@ -92,16 +52,17 @@ class Updater:
         self._running: GoalState | None = None
         self._changed = threading.Event()
         self._stopped = threading.Event()
-        self._steps: dict[UpdateState, Callable[[Attempt], Attempt]] = {
-            UpdateState.ACCEPTED: lambda attempt: self._enter(attempt, Event.BEGIN),
-            UpdateState.PRECHECK: self._precheck,
-            UpdateState.DOWNLOADING: self._download,
-            UpdateState.VERIFYING: self._verify,
-            UpdateState.STAGED: self._staged,
-            UpdateState.WAIT_WINDOW: self._wait_window,
-            UpdateState.ACTIVATING: self._activate,
-            UpdateState.PROBATION: self._probation,
-            UpdateState.ROLLING_BACK: self._roll_back,
+        self._ledger = Ledger(parts)
+        self._preparer = Preparer(parts, self._ledger, self._is_superseded, self._stopped)
+        self._work: dict[Work, Callable[[list[Attempt]], list[Attempt]]] = {
+            Work.PREPARE: self._prepare,
+            Work.END: self._end_others,
+            Work.BEGIN: self._begin_switch,
+            Work.SWITCH: self._switch,
+            Work.PROVE: self._prove,
+            Work.COMMIT: self._commit,
+            Work.TURN_BACK: self._turn_back,
+            Work.RESTORE: self._restore,
         }
 
     # -- from other threads ------------------------------------------------------------------------------------------
@@ -135,31 +96,38 @@ class Updater:
 
     def resume(self) -> None:
         """Go on with attempts that the agent did not finish before it ended."""
+        releases: dict[tuple[object, ...], list[Attempt]] = {}
         for attempt in self._parts.journal.attempts():
-            action = on_restart(attempt.state)
-            if action is Restart.REPORT_AGAIN or self._stopped.is_set():
+            own = (attempt.deployment, attempt.attempt, attempt.release, attempt.members)
+            releases.setdefault(own if attempt.release else (attempt.key,), []).append(attempt)
+        for release in releases.values():
+            if self._stopped.is_set() or all(attempt.state.is_terminal for attempt in release):
                 continue
-            crashed = action is Restart.COUNT_CRASH and not self._parts.journal.stopped_cleanly
-            crashes = attempt.crashes + int(crashed)
-            again = structs.replace(attempt, transitions=attempt.transitions + 1, crashes=crashes)
-            self._parts.journal.append(again)
-            self._finish(again)
+            again = [attempt if attempt.state.is_terminal else self._again(attempt) for attempt in release]
+            self._finish([*again, *map(self._begin, missing_from(again))])
+
+    def _again(self, attempt: Attempt) -> Attempt:
+        """An attempt that a restart found under way."""
+        crashed = on_restart(attempt.state) is Restart.COUNT_CRASH and not self._parts.journal.stopped_cleanly
+        crashes = attempt.crashes + int(crashed)
+        again = structs.replace(attempt, transitions=attempt.transitions + 1, crashes=crashes)
+        self._parts.journal.append(again)
+        return again
 
     def follow(self, goal: GoalState) -> None:
         """Bring every model to the goal; models that are not in it are served no longer."""
         self._running = goal
         wanted = {model.model for model in goal.models if model.arms}
-        for model, arm in self._parts.slots.arms():
-            if model not in wanted:
-                self._parts.activator.remove(model, arm)
-        for model_goal in goal.models:
+        self._parts.activator.remove([key for key in self._parts.slots.arms() if key[0] not in wanted])
+        for release in releases_of([model for model in goal.models if model.arms]):
             if self._goal is not None and self._goal.generation > goal.generation:
                 return  # a newer goal waits
-            if model_goal.arms:
+            for model_goal in release:
                 if model_goal.is_rollback:
                     self._drop_arms(model_goal)
-                self._reconcile(model_goal)
-                if self._loaded(new_attempt(model_goal, model_goal.arms[0])) == model_goal.arms[0].digest:
+            self._reconcile(release)
+            for model_goal in release:
+                if self._ledger.loaded(new_attempt(model_goal, model_goal.arms[0])) == model_goal.arms[0].digest:
                     self._drop_arms(model_goal)
 
     def _drop_arms(self, goal: ModelGoal) -> None:
@@ -168,215 +136,178 @@ class Updater:
         Of a goal that this agent cannot follow everything stays as it is.
         """
         names = [name for name, _ in arms_of(goal)]
-        for model, arm in self._parts.slots.arms():
-            if model == goal.model and names and arm not in names:
-                self._parts.activator.remove(model, arm)
+        others = [(model, arm) for model, arm in self._parts.slots.arms() if model == goal.model and arm not in names]
+        self._parts.activator.remove(others if names else [])
 
-    def bring(self, goal: ModelGoal) -> Attempt:
-        """Bring one model to a goal that no server gave; the others stay as they are. Returns how it ended."""
-        self._reconcile(goal)
-        ended = self._parts.journal.find(new_attempt(goal, goal.arms[0]).key)
-        assert ended is not None  # every way through a reconciliation is persisted
-        return ended
+    def bring(self, release: Sequence[ModelGoal]) -> list[Attempt]:
+        """Bring the models of one release to a goal that no server gave; the others stay as they are.
 
-    def _reconcile(self, goal: ModelGoal) -> None:
+        Returns:
+            How each of them ended.
+        """
+        self._reconcile(release)
+        ends = [self._parts.journal.find(new_attempt(goal, goal.arms[0]).key) for goal in release]
+        return [end for end in ends if end is not None]  # every way through a reconciliation is persisted
+
+    def _reconcile(self, release: Sequence[ModelGoal]) -> None:
+        """Bring a release to the goal: several models at once, or the arms of one model one after the other."""
+        reason, detail = refusal_of(release)
+        if reason:
+            self._refuse(release, reason, detail)
+        elif release[0].release:
+            self._finish([self._begin(start) for start in starts_of(release)])
+        else:
+            self._reconcile_arms(release[0])
+
+    def _refuse(self, release: Sequence[ModelGoal], reason: str, detail: str) -> None:
+        for goal in release:
+            start = new_attempt(goal, goal.arms[-1])
+            if self._parts.journal.find(start.key) is None:
+                self._ledger.enter(start, Event.REJECT, reason=reason, detail=detail)
+
+    def _reconcile_arms(self, goal: ModelGoal) -> None:
         """Bring one arm after the other to the goal, the main arm first: the others are compared with it."""
         starts = _starts(goal)
         if not starts:
-            start = new_attempt(goal, goal.arms[-1])
-            if self._parts.journal.find(start.key) is None:
-                detail = "this agent serves one version, a challenger with a share and a shadow per model"
-                self._enter(start, Event.REJECT, reason="arms_unsupported", detail=detail)
-            return
+            detail = "this agent serves one version, a challenger with a share and a shadow per model"
+            self._refuse([goal], "arms_unsupported", detail)
         for start in starts:
-            if len(starts) > 1 and start.arm == MAIN_ARM and self._loaded(start) == start.digest:
+            if len(starts) > 1 and start.arm == MAIN_ARM and self._ledger.loaded(start) == start.digest:
                 continue  # only what is new is an attempt
-            self._reconcile_arm(goal, start)
-            if self._loaded(start) != start.digest:
+            active = self._parts.slots.active(start.model, start.arm)
+            is_active = active is not None and active.info.digest == start.digest
+            if active is not None and is_active and start.arm != MAIN_ARM and active.traffic != start.traffic:
+                self._parts.activator.share(active, start.traffic)
+            self._finish([self._begin(start)])
+            if self._ledger.loaded(start) != start.digest:
                 return
 
-    def _reconcile_arm(self, goal: ModelGoal, start: Attempt) -> None:
+    def _begin(self, start: Attempt) -> Attempt:
+        """The attempt as the journal knows it; or accepted now, or at its end where what it asks for runs already."""
         active = self._parts.slots.active(start.model, start.arm)
         is_active = active is not None and active.info.digest == start.digest
-        if active is not None and is_active and start.arm != MAIN_ARM and active.traffic != start.traffic:
-            self._parts.activator.share(active, start.traffic)
         known = self._parts.journal.find(start.key)
         if known is not None and (is_active or known.state is not UpdateState.COMMITTED):
-            self._finish(known)
-            return
-        if is_active and self._loaded(start) == start.digest:
-            self._enter(start, Event.ALREADY_RUNNING, reason="already_running", without_field_traffic=goal.is_rollback)
-            return
-        previous = self._parts.slots.retained(start.model, start.arm) if is_active else active
+            if known.state.is_terminal:
+                self._parts.publish(known)
+            return known
+        if is_active and self._ledger.loaded(start) == start.digest:
+            running = {"reason": "already_running", "without_field_traffic": start.is_rollback}
+            return self._ledger.enter(start, Event.ALREADY_RUNNING, **running)
+        previous = active
+        if is_active and not start.release:
+            previous = self._parts.slots.retained(start.model, start.arm)
         if previous is not None:
             start = structs.replace(start, previous_digest=previous.info.digest, previous_version=previous.info.version)
-        self._finish(self._enter(start, Event.ACCEPT))
+        return self._ledger.enter(start, Event.ACCEPT)
 
-    def _finish(self, attempt: Attempt) -> None:
-        """Run an attempt to its end; one that has ended is reported again."""
-        if attempt.state.is_terminal:
-            self._parts.publish(attempt)
-            return
-        while not self._stopped.is_set():
-            attempt = self._ended_early(attempt) or self._steps[attempt.state](attempt)
-            if attempt.state.is_terminal:
-                self._clean_up(attempt)
-                return
+    def _finish(self, release: list[Attempt]) -> None:
+        """Run the attempts of a release to their ends."""
+        work = Work.PREPARE
+        while work is not Work.DONE and not self._stopped.is_set():
+            before = release
+            release = [attempt if attempt.state.is_terminal else self._ended_early(attempt) for attempt in release]
+            work = next_work(release)
+            if work is not Work.DONE:
+                release = self._work[work](release)
+            for attempt in release:
+                if attempt.state.is_terminal and attempt not in before:
+                    self._clean_up(attempt)
 
-    def _ended_early(self, attempt: Attempt) -> Attempt | None:
+    def _ended_early(self, attempt: Attempt) -> Attempt:
         broken = breaks_loop(attempt.state, attempt.transitions)
         if broken is not None:
             detail = f"stopped after {attempt.transitions} steps: it went in circles"
-            return self._enter(attempt, broken, reason="loop", detail=detail)
+            return self._ledger.enter(attempt, broken, reason="loop", detail=detail)
         if can_cancel(attempt.state) and self._is_superseded(attempt):
             if self._is_canceled(attempt):
-                return self._enter(attempt, Event.CANCEL, reason="canceled", detail="the server takes the update back")
-            return self._enter(attempt, Event.SUPERSEDE, reason="superseded", detail="a newer goal asks for another")
-        return None
-
-    # -- the steps, in order -----------------------------------------------------------------------------------------
-
-    def _precheck(self, attempt: Attempt) -> Attempt:
-        refusal = self._known_bad(attempt)
-        if refusal is not None:
-            return self._reject(attempt, refusal)
-        if self._local(attempt) is not None:
-            return self._enter(attempt, Event.PASS, detail="the bundle is on this device already")
-        retained = self._parts.slots.active(attempt.model, attempt.arm)
-        retained_contract = None if retained is None else retained.contract_hash()
-        floor_s = self._parts.state.now.time_floor_s
-
-        def obtain() -> Offer | Refusal:
-            return self._parts.acquirer.obtain(
-                attempt,
-                floor_s=floor_s,
-                retained=retained_contract,
-                should_stop=lambda: self._is_superseded(attempt) or self._stopped.is_set(),
+                return self._ledger.enter(
+                    attempt, Event.CANCEL, reason="canceled", detail="the server takes the update back"
+                )
+            return self._ledger.enter(
+                attempt, Event.SUPERSEDE, reason="superseded", detail="a newer goal asks for another"
             )
-
-        offer = self._patiently(attempt, obtain)
-        if isinstance(offer, Attempt):
-            return offer
-        return self._reject(attempt, offer) if isinstance(offer, Refusal) else self._enter(attempt, Event.PASS)
-
-    def _download(self, attempt: Attempt) -> Attempt:
-        if self._local(attempt) is not None:
-            return self._enter(attempt, Event.PASS)
-
-        if self._waits(attempt, loads=True)[0]:  # nothing is loaded outside of the window either
-            self._pause(attempt, _LOOK_S)
-            return attempt
-
-        def fetch() -> Offer:
-            offer = self._parts.acquirer.stored(attempt)
-            self._parts.acquirer.download(offer, lambda: self._is_superseded(attempt) or self._stopped.is_set())
-            return offer
-
-        offer = self._patiently(attempt, fetch)
-        return offer if isinstance(offer, Attempt) else self._enter(attempt, Event.PASS, figures=_sizes(offer))
-
-    def _verify(self, attempt: Attempt) -> Attempt:
-        parts = self._parts
-        try:
-            slot = self._local(attempt)
-            if slot is None:
-                slot = parts.slots.stage(parts.acquirer.content(parts.acquirer.stored(attempt), attempt))
-                verify_whole(slot)
-        except (VerificationError, ContractError) as error:
-            return self._enter(attempt, Event.DAMAGED, reason="damaged", detail=error.sentence())
-        outcome = parts.activator.golden(slot)
-        figures = {**attempt.figures, "relative_rms": outcome.relative_rms, "relative_rms_limit": outcome.limit}
-        if not outcome.passed:
-            self._remember_bad(attempt, outcome.reason)
-            return self._enter(attempt, Event.REJECT, reason=outcome.reason, detail=outcome.detail, figures=figures)
-        return self._enter(attempt, Event.PASS, figures=figures)
-
-    def _staged(self, attempt: Attempt) -> Attempt:
-        """Hash both bundles again: the new one, and the one that a rollback would go to."""
-        if self._local(attempt) is None:
-            return self._enter(attempt, Event.DAMAGED, reason="damaged", detail="the staged bundle was changed")
-        previous = self._parts.slots.active(attempt.model, attempt.arm)
-        if previous is not None and previous.info.digest != attempt.digest:
-            try:
-                verify_slot(previous)
-            except (VerificationError, ContractError) as error:
-                detail = f"there is nothing to roll back to: {error.sentence()}"
-                return self._enter(attempt, Event.FAIL, reason="previous_damaged", detail=detail)
-        reason, detail = self._waits(attempt)
-        if reason:
-            return self._enter(attempt, Event.CLOSED_WINDOW, reason=reason, detail=detail)
-        return self._enter(attempt, Event.PASS)
-
-    def _wait_window(self, attempt: Attempt) -> Attempt:
-        """Look again after a while; both bundles are hashed again when the time has come."""
-        if not self._waits(attempt)[0]:
-            return self._enter(attempt, Event.PASS)
-        self._pause(attempt, _LOOK_S)
         return attempt
 
-    def _waits(self, attempt: Attempt, *, loads: bool = False) -> tuple[str, str]:
-        """Why an attempt has to wait; a rollback, and what is forced, never has to."""
-        reason, detail = ("", "") if attempt.is_rollback or attempt.force else self._parts.why_wait()
-        return ("", "") if reason == METERED and not loads else (reason, detail)
+    # -- what can be next for a release ------------------------------------------------------------------------------
 
-    def _activate(self, attempt: Attempt) -> Attempt:
-        activation = self._parts.activator.activate(attempt)
+    def _prepare(self, release: list[Attempt]) -> list[Attempt]:
+        """One step of the first model that is not staged yet."""
+        late = next(a for a in release if can_cancel(a.state) and a.state is not UpdateState.STAGED)
+        return _with(release, [self._preparer.step(late, waits_for(release, late))])
+
+    def _begin_switch(self, release: list[Attempt]) -> list[Attempt]:
+        """All are staged: look at each of them once more, then take all of them over the line in one record."""
+        staged = [attempt for attempt in release if attempt.state is UpdateState.STAGED]
+        for attempt in staged:
+            ready = self._preparer.ready(attempt)
+            if ready is not attempt:
+                return _with(release, [ready])
+        return _with(release, self._ledger.enter_all([(attempt, Event.PASS, {}) for attempt in staged]))
+
+    def _switch(self, release: list[Attempt]) -> list[Attempt]:
+        under_way = _under_way(release)
+        activation = self._parts.activator.activate(under_way)
         if self._stopped.is_set():
-            return attempt  # the worker may have been ended with the agent: nothing is known yet
+            return release  # workers may have been ended with the agent: nothing is known yet
         if activation.ok:
-            return self._enter(attempt, Event.PASS)
-        self._remember_bad(attempt, activation.reason)
-        return self._enter(attempt, Event.FAIL, reason=activation.reason, detail=activation.detail)
+            entering = [attempt for attempt in under_way if attempt.state is UpdateState.ACTIVATING]
+            return _with(release, self._ledger.enter_all([(attempt, Event.PASS, {}) for attempt in entering]))
+        faults = [attempt for attempt in under_way if activation.model in ("", attempt.model)]
+        for attempt in faults:
+            self._ledger.remember_bad(attempt, activation.reason)
+        facts = {"reason": activation.reason, "detail": activation.detail}
+        return self._turn_back(release, [(attempt, Event.FAIL, facts) for attempt in faults])
 
-    def _probation(self, attempt: Attempt) -> Attempt:
-        result = self._parts.activator.prove(
-            attempt, interrupted=lambda: self._is_taken_back(attempt), stopped=self._stopped, persist=self._persist
+    def _prove(self, release: list[Attempt]) -> list[Attempt]:
+        watched = _under_way(release)
+        proofs = self._parts.activator.prove(
+            watched, interrupted=self._is_taken_back, stopped=self._stopped, persist=self._parts.journal.append
         )
-        if result is None:
-            return attempt  # the agent is being stopped; it goes on after the restart
-        if result.ok:
-            return self._enter(
-                attempt,
-                Event.PASS,
-                detail=result.detail,
-                figures={**attempt.figures, **result.figures},
-                without_field_traffic=result.without_field_traffic,
-                crashes=result.crashes,
-            )
-        if result.reason not in _NO_FAULT:
-            self._remember_bad(attempt, result.reason)
-        return self._enter(
-            attempt,
-            Event.FAIL,
-            reason=result.reason,
-            detail=result.detail,
-            figures={**attempt.figures, **result.figures},
-            crashes=result.crashes,
-        )
+        if proofs is None:
+            return release  # the agent is being stopped; it goes on after the restart
+        found = [(attempt, proof) for attempt, proof in zip(watched, proofs, strict=True) if proof is not None]
+        failed = [(attempt, proof) for attempt, proof in found if not proof.ok]
+        if not failed:
+            passed = [(attempt, Event.PASS, _passed(attempt, proof)) for attempt, proof in found]
+            return _with(release, self._ledger.enter_all(passed))
+        for attempt, proof in failed:
+            if proof.reason not in _NO_FAULT:
+                self._ledger.remember_bad(attempt, proof.reason)
+        return self._turn_back(release, [(attempt, Event.FAIL, _failed(attempt, proof)) for attempt, proof in failed])
 
-    def _roll_back(self, attempt: Attempt) -> Attempt:
-        restored = self._parts.activator.restore(attempt)
-        event = Event.PASS if restored.ok else Event.LOST
-        detail = "; ".join(part for part in (attempt.detail, restored.detail) if part)
-        return self._enter(attempt, event, reason=attempt.reason or restored.reason, detail=detail)
+    def _commit(self, release: list[Attempt]) -> list[Attempt]:
+        detail = "the agent ended when it was committed with the other models of its release"
+        steps: list[Step] = [(attempt, Event.PASS, {"detail": detail}) for attempt in _under_way(release)]
+        return _with(release, self._ledger.enter_all(steps))
+
+    def _end_others(self, release: list[Attempt]) -> list[Attempt]:
+        """Nothing was switched: the others end where they stand."""
+        cause = cause_of(release)
+        steps: list[Step] = [(attempt, ending_of(cause), shared_reason(cause)) for attempt in _under_way(release)]
+        return _with(release, self._ledger.enter_all(steps))
+
+    def _turn_back(self, release: list[Attempt], faults: Sequence[Step] = ()) -> list[Attempt]:
+        """Take all of a release back, those at fault with their own reason."""
+        at_fault = [attempt for attempt, _, _ in faults]
+        told = [structs.replace(a, state=UpdateState.ROLLING_BACK, **_said(facts)) for a, _, facts in faults]
+        shared = shared_reason(cause_of([*told, *release]))
+        states = (UpdateState.ACTIVATING, UpdateState.PROBATION)
+        others = [a for a in _under_way(release) if a not in at_fault and a.state in states]
+        early = [a for a in _under_way(release) if can_cancel(a.state)]
+        steps = [*faults, *((attempt, Event.FAIL, dict(shared)) for attempt in (*others, *early))]
+        return _with(release, self._ledger.enter_all(steps))
+
+    def _restore(self, release: list[Attempt]) -> list[Attempt]:
+        turning = _under_way(release)
+        steps: list[Step] = []
+        for attempt, restored in zip(turning, self._parts.activator.restore(turning), strict=True):
+            detail = "; ".join(part for part in (attempt.detail, restored.detail) if part)
+            facts = {"reason": attempt.reason or restored.reason, "detail": detail}
+            steps.append((attempt, Event.PASS if restored.ok else Event.LOST, facts))
+        return _with(release, self._ledger.enter_all(steps))
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------
-
-    def _enter(self, attempt: Attempt, event: Event, **changes: object) -> Attempt:
-        """Persist the state that follows, then publish it."""
-        following = transition(attempt.state, event)
-        seq = self._parts.journal.next_seq(attempt.deployment, attempt.attempt)
-        facts = {"loaded_digest": self._loaded(attempt), "at_s": self._parts.clock(), **changes}
-        snapshot = entered(structs.replace(attempt, seq=seq), following, **facts)
-        self._persist(snapshot)
-        self._parts.publish(snapshot)
-        return snapshot
-
-    def _persist(self, attempt: Attempt) -> None:
-        self._parts.journal.append(attempt)
-
-    def _reject(self, attempt: Attempt, refusal: Refusal) -> Attempt:
-        return self._enter(attempt, Event.REJECT, reason=refusal.reason, detail=refusal.detail)
 
     def _clean_up(self, attempt: Attempt) -> None:
         """Free what the attempt does not need any more; blobs that a slot is made from stay."""
@@ -389,73 +320,6 @@ class Updater:
         except (ContractError, OSError):
             return  # a slot is damaged: nothing is thrown away while nobody knows what it needs
         self._parts.store.keep_only(wanted)
-
-    def _patiently(self, attempt: Attempt, action: Callable[[], T]) -> T | Attempt:
-        """Try again with growing, jittered pauses; a wrong digest is tried once more, then it is final.
-
-        Returns:
-            What the action gave; or the next snapshot, where it failed for good or was interrupted.
-        """
-        pace, wrong_digests = self._parts.pace, 0
-        for number in range(1, pace.attempts + 1):
-            try:
-                return action()
-            except Interrupted:
-                return attempt
-            except (TransferError, VerificationError, ContractError) as error:
-                wrong_digests += isinstance(error, VerificationError)
-                may_retry = (error.retryable if isinstance(error, TransferError) else False) or (
-                    isinstance(error, VerificationError) and error.expected is not None and wrong_digests == 1
-                )
-                if not may_retry or number == pace.attempts:
-                    event, reason = _ENDS[attempt.state, type(error)]
-                    return self._enter(attempt, event, reason=reason, detail=error.sentence())
-            if not self._pause(attempt, min(pace.retry_s * 2 ** (number - 1), pace.retry_max_s)):
-                return attempt
-        return attempt
-
-    def _pause(self, attempt: Attempt, pause_s: float) -> bool:
-        """Wait; False where a newer goal or the end of the agent cut it short."""
-        until_s = time.monotonic() + pause_s * self._parts.rng.uniform(0.5, 1.0)
-        while (left_s := until_s - time.monotonic()) > 0:
-            if self._stopped.wait(min(left_s, 0.1)) or self._is_superseded(attempt):
-                return False
-        return True
-
-    def _local(self, attempt: Attempt) -> Slot | None:
-        """The bundle in a slot or in the staging folder, hashed again, or None."""
-        slots = self._parts.slots
-        for slot in (
-            slots.find(attempt.model, attempt.arm, attempt.digest),
-            slots.staged(attempt.model, attempt.arm, attempt.digest),
-        ):
-            if slot is None:
-                continue
-            try:
-                verify_whole(slot)
-            except (VerificationError, ContractError):
-                continue
-            return slot
-        return None
-
-    def _loaded(self, attempt: Attempt) -> str:
-        return self._parts.activator.loaded(attempt.model, attempt.arm)
-
-    def _known_bad(self, attempt: Attempt) -> Refusal | None:
-        if attempt.force or attempt.is_rollback:
-            return None
-        reason = self._parts.state.bad_reason(attempt.digest, self._contract(attempt.model))
-        if reason is None:
-            return None
-        detail = f"this bundle failed on this device before ({reason}); trying it again needs force"
-        return Refusal(reason="known_bad", detail=detail)
-
-    def _remember_bad(self, attempt: Attempt, reason: str) -> None:
-        pair = BadPair(digest=attempt.digest, contract=self._contract(attempt.model), reason=reason)
-        self._parts.state.remember_bad(pair)
-
-    def _contract(self, model: str) -> str:
-        return ",".join(self._parts.acquirer.facts.accepts.get(model, ()))
 
     def _newest(self, model: str) -> tuple[bool, ModelGoal | None]:
         """Whether a goal is known that is newer than the one being followed, and what it says of a model."""
@@ -485,9 +349,33 @@ class Updater:
 
 
 def _starts(goal: ModelGoal) -> list[Attempt]:
-    """The attempts that a goal asks for, the main arm's first."""
+    """The attempts that a goal for one model asks for, the main arm's first."""
     return [new_attempt(goal, arm, arm_name=name) for name, arm in arms_of(goal)]
 
 
-def _sizes(offer: Offer) -> dict[str, float]:
-    return {"size_bytes": float(sum(file.size_bytes for variant in offer.variants for file in variant.files))}
+def _under_way(release: Sequence[Attempt]) -> list[Attempt]:
+    return [attempt for attempt in release if not attempt.state.is_terminal]
+
+
+def _with(release: Sequence[Attempt], changed: Sequence[Attempt]) -> list[Attempt]:
+    """The release with the newer snapshots of some of its attempts."""
+    newer = {attempt.key: attempt for attempt in changed}
+    return [newer.get(attempt.key, attempt) for attempt in release]
+
+
+def _said(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in ("reason", "detail")}
+
+
+def _passed(attempt: Attempt, proof: Proof) -> dict[str, Any]:
+    return {
+        "detail": proof.detail,
+        "figures": {**attempt.figures, **proof.figures},
+        "without_field_traffic": proof.without_field_traffic,
+        "crashes": proof.crashes,
+    }
+
+
+def _failed(attempt: Attempt, proof: Proof) -> dict[str, Any]:
+    figures = {**attempt.figures, **proof.figures}
+    return {"reason": proof.reason, "detail": proof.detail, "figures": figures, "crashes": proof.crashes}
