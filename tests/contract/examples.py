@@ -279,7 +279,7 @@ FRAMES = {
     "outcome": OutcomeRequest(request_id=8, name="rework_minutes", value=12.5, prediction_id="b-1-1f-1-9", arm="b"),
     "delays": DelayRequest(request_id=9, model="digits", release_digest=DIGEST, counts={98: 5, 110: 1}),
     "noted": NotedReply(request_id=8, is_known=True, error="nothing is wrong"),
-    "status": StatusRequest(request_id=4),
+    "status": StatusRequest(request_id=4, model="digits"),
     "answer": InferReply(
         request_id=3,
         prediction_id="b-1-1f-9",
@@ -300,6 +300,7 @@ FRAMES = {
         variant=VARIANT,
         inferences=1000,
         errors=2,
+        siblings=(("faces", DIGEST),),
     ),
 }
 TENSOR_FILE = TensorFile(samples=((TENSOR,), (TENSOR,)))

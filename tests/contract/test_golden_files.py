@@ -69,10 +69,17 @@ def test_messages_of_earlier_versions_are_still_read():
     assert before.windows[0] == msgspec.structs.replace(now, stream_delay_us=None) != now
     goal = decode_goal((GOLDEN / "goal-payload-before-shadows.msgpack").read_bytes())
     assert goal.models[0].arms == GOAL.models[0].arms[:2]
+    goal = decode_goal((GOLDEN / "goal-payload-before-releases.msgpack").read_bytes())
+    assert goal == GOAL
+    assert goal.models[0].release == ""
     frame = msgspec.msgpack.decode((GOLDEN / "frame-infer-before-arms.msgpack").read_bytes(), type=Request)
     assert (frame.split_key, frame.arm) == ("user-1", "")
     answer = msgspec.msgpack.decode((GOLDEN / "frame-answer-before-arms.msgpack").read_bytes(), type=Reply)
     assert (answer.error, answer.arm) == ("nothing is wrong", "")
+    status = msgspec.msgpack.decode((GOLDEN / "frame-status-before-releases.msgpack").read_bytes(), type=Request)
+    assert status == msgspec.structs.replace(FRAMES["status"], model="")
+    status = msgspec.msgpack.decode((GOLDEN / "frame-status_reply-before-releases.msgpack").read_bytes(), type=Reply)
+    assert status == msgspec.structs.replace(FRAMES["status_reply"], siblings=())
     heartbeat = decode(Kind.HEARTBEAT, (GOLDEN / "heartbeat-before-fallbacks.msgpack").read_bytes())
     assert heartbeat == MESSAGES[Kind.HEARTBEAT]
     assert heartbeat.running[0].fallback == ""
