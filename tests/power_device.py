@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from edgeship_agent.contract.errors import EdgeshipError, TransferError, VerificationError
 from edgeship_agent.contract.goal import GoalState
@@ -18,6 +21,7 @@ from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, fingerprint
 from edgeship_agent.supervisor.goal_desk import GoalDesk
 from edgeship_agent.supervisor.start import slots_to_serve
+from edgeship_agent.update import journal as journal_module
 from edgeship_agent.update.acquire import Acquirer
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.attempt import Attempt, Member
@@ -27,7 +31,7 @@ from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Finished, Launcher
 from edgeship_agent.update.offer import DeviceFacts
 from edgeship_agent.update.parts import Pace, Parts
-from edgeship_agent.update.pointer import ArmKey
+from edgeship_agent.update.pointer import ArmKey, Pointer
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot, Slots, read_slot, verify_slot, verify_whole
@@ -178,6 +182,28 @@ class PromisingSlots(Slots):
             self._disk.promise(what, (key_of(model, arm), traffic))
 
 
+class OlderSlots(PromisingSlots):
+    """As an agent of the minor version before kept them: a link for each arm, and no pointer."""
+
+    def settle(self, *, was_older: bool) -> None:
+        pass
+
+    def _pointer(self) -> Pointer:
+        return self._of_links()
+
+    def _write_pointer(self, pointer: Pointer) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def older_agent() -> Iterator[None]:
+    """Devices that are switched on are of the minor version before."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, "slots_type", OlderSlots)
+        patch.setattr(journal_module, "JOURNAL_MINOR", 0)
+        yield
+
+
 class PromisingDownloader(Downloader):
     """Says when a blob was paid for."""
 
@@ -204,12 +230,13 @@ class Device:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
     why_wait: Callable[[], tuple[str, str]] = lambda: ("", "")
+    slots_type: ClassVar[type[PromisingSlots]] = PromisingSlots
 
     def __post_init__(self) -> None:
         state_dir = self.root / "state"
         self.disk.make_folders(state_dir)
         self.state = PromisingState(state_dir / "state.json", self.disk)
-        self.slots = PromisingSlots(state_dir / "slots", self.disk)
+        self.slots = self.slots_type(state_dir / "slots", self.disk)
         self.store = BlobStore(state_dir / "store", self.disk)
         self.journal = PromisingJournal(state_dir / "journal.log", compact_bytes=self.compact_bytes, disk=self.disk)
         self.slots.settle(was_older=self.journal.was_older)

@@ -42,9 +42,9 @@ class Bench:
         )
 
     def install(
-        self, bundle: Path, *, module: str = "edgeship_agent.cli", python: str = sys.executable, **environment: str
+        self, *bundles: Path, module: str = "edgeship_agent.cli", python: str = sys.executable, **environment: str
     ) -> tuple[int, dict[str, Any], str]:
-        command = [python, "-W", "error", "-m", module, "install", str(bundle), "--json"]
+        command = [python, "-W", "error", "-m", module, "install", *map(str, bundles), "--json"]
         done = subprocess.run(
             [*command, "--config", str(self.config)],
             capture_output=True,
@@ -56,8 +56,8 @@ class Bench:
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
-    def active(self) -> str:
-        slot = Slots(self.state / "slots").active("digits", "main")
+    def active(self, model: str = "digits") -> str:
+        slot = Slots(self.state / "slots").active(model, "main")
         assert slot is not None
         verify_slot(slot)
         return slot.info.version
@@ -96,6 +96,27 @@ def test_committed_or_rolled_back_and_the_exit_code_says_which(bench: Bench) -> 
         assert "systemctl stop edgeship-agent" in stderr
     finally:
         assert agent.stop() == 0
+
+
+@pytest.mark.timeout(200)
+def test_several_bundles_are_one_release(bench: Bench) -> None:
+    ear, eye = make_bundle(bench.folder, "1", model="ear"), make_bundle(bench.folder, "1", model="eye")
+    code, said, stderr = bench.install(ear, eye)
+    assert code == 0, stderr
+    assert [(end["model"], end["state"]) for end in said["attempts"]] == [("ear", "committed"), ("eye", "committed")]
+    assert (bench.active("ear"), bench.active("eye")) == ("1", "1")
+
+    better = make_bundle(bench.folder, "2", model="ear", seed_scale=1.5)
+    wrong = make_bundle(bench.folder, "2", model="eye", seed_scale=1.5, golden_scale=3.0)
+    code, said, _ = bench.install(better, wrong)
+    assert code == 3
+    assert [(end["model"], end["state"], end["reason"]) for end in said["attempts"]] == [
+        ("ear", "failed_clean", "release_member"),
+        ("eye", "rejected", "golden_mismatch"),
+    ]
+    assert (bench.active("ear"), bench.active("eye")) == ("1", "1")
+    code, _, stderr = bench.install(ear, better)
+    assert (code, "two bundles of one model" in stderr) == (2, True)
 
 
 @pytest.mark.slow

@@ -185,7 +185,11 @@ def test_arms_of_a_joint_release_are_refused(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize(("write", "when"), [("11", "after"), ("12", "before")], ids=["not switched", "switched"])
+@pytest.mark.parametrize(
+    ("write", "when"),
+    [pytest.param("11", "after", marks=pytest.mark.slow), ("12", "before")],
+    ids=["not switched", "switched"],
+)
 def test_a_kill_while_activating_comes_back_whole(world: World, write: str, when: str) -> None:
     """The 11th record is that of both that activate; the 12th, after the swap, that of both on probation."""
     assert world.agent.stop() == 0

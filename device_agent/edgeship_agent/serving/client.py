@@ -94,8 +94,8 @@ class Client:
             where the application asks again at once, and where there is more than one core. The worker does likewise:
             ``serving.spin_us`` in the agent's configuration.
         on_release_change: called with the first prediction of every further release, before :meth:`infer` returns it.
-            Two versions that share the traffic are two arms: each is told of once, not at every turn. So is a release of
-            several models, whichever of them answers first; all of them answer with it from then on.
+            Two versions that share the traffic are two arms: each is told of once, not at every turn. So is a release
+            of several models, whichever of them answers first; all of them answer with it from then on.
     """
 
     def __init__(

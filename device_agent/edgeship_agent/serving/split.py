@@ -1,8 +1,8 @@
 """Several arms, several models: every worker passes on what another one has to answer, and mirrors inputs to a shadow.
 
-Applications open one socket, whichever worker is behind it. What cannot be passed on to another arm, since its worker has
-just died, is answered here: a test never costs an application its answer. Another model's answer nobody else can give:
-there the connection is closed, as by a worker that died itself, and the application asks again.
+Applications open one socket, whichever worker is behind it. What cannot be passed on to another arm, since its worker
+has just died, is answered here: a test never costs an application its answer. Another model's answer nobody else can
+give: there the connection is closed, as by a worker that died itself, and the application asks again.
 """
 
 from __future__ import annotations
@@ -286,31 +286,33 @@ def _frame_for(request: Request, other: ArmShare | Neighbour, memory: Memory, re
         None where it cannot be passed on: this worker then says why.
     """
     named = {"model": other.model} if isinstance(other, Neighbour) else {"arm": other.arm}
-    if isinstance(request, (LabelRequest, OutcomeRequest)):
+    if isinstance(request, (LabelRequest, OutcomeRequest)):  # these name no model, and the neighbour knows its arms
         return _framed(request if isinstance(other, Neighbour) else structs.replace(request, **named))
     if isinstance(request, StatusRequest):
         return _framed(structs.replace(request, **named))
     waited_us = (time.perf_counter_ns() - received_ns) // 1000
     left_us = request.deadline_us - waited_us if request.deadline_us else 0
-    if request.deadline_us and left_us <= 0:
-        return None
+    inside = None if request.deadline_us and left_us <= 0 else _with_tensors(request, memory)
+    return None if inside is None else _framed(structs.replace(inside, deadline_us=left_us, **named))
+
+
+def _with_tensors(request: AnyInferRequest, memory: Memory) -> InferRequest | None:
+    """The request with its tensors inside; None where the memory that they lie in cannot be used."""
     if isinstance(request, InferRequest):
-        return _framed(structs.replace(request, deadline_us=left_us, **named))
+        return request
     if memory is None or isinstance(memory, ContractError):
         return None
     try:
         tensors = tuple(to_tensor(name, array) for name, array in memory.arrays(request.tensors).items())
     except ContractError:
         return None
-    inside = InferRequest(
+    return InferRequest(
         request_id=request.request_id,
         model=request.model,
         tensors=tensors,
-        deadline_us=left_us,
         split_key=request.split_key,
         arm=request.arm,
     )
-    return _framed(structs.replace(inside, **named))
 
 
 def _framed(request: Request) -> bytearray:

@@ -103,7 +103,7 @@ class Activator:
         return structs.replace(other, traffic=slot.traffic, switched=slot.switched)
 
     def activate(self, release: Sequence[Attempt]) -> Activation:
-        """Swap the pointer for all of a release and let the new workers take over at once; the old ones serve until then.
+        """Swap the pointer for all of a release, then let its workers take over at once; the old ones serve until then.
 
         Idempotent. The pointer is swapped once, after every slot was filled and hashed.
         """
