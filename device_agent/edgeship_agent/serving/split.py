@@ -19,6 +19,7 @@ from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.frames import (
     LENGTH_BYTES,
     AnyInferRequest,
+    DelayRequest,
     InferReply,
     InferRequest,
     LabelRequest,
@@ -115,7 +116,7 @@ class Splitter:
         model, own = request.model or self._split.first, self._session.slot.slot.model
         if model != own and model in self._neighbours:
             return self._neighbours[model]
-        if isinstance(request, StatusRequest) or not self._split.others:
+        if isinstance(request, (StatusRequest, DelayRequest)) or not self._split.others:
             return None
         return self._arm_of(request)
 
@@ -288,7 +289,7 @@ def _frame_for(request: Request, other: ArmShare | Neighbour, memory: Memory, re
     named = {"model": other.model} if isinstance(other, Neighbour) else {"arm": other.arm}
     if isinstance(request, (LabelRequest, OutcomeRequest)):  # these name no model, and the neighbour knows its arms
         return _framed(request if isinstance(other, Neighbour) else structs.replace(request, **named))
-    if isinstance(request, StatusRequest):
+    if isinstance(request, (StatusRequest, DelayRequest)):
         return _framed(structs.replace(request, **named))
     waited_us = (time.perf_counter_ns() - received_ns) // 1000
     left_us = request.deadline_us - waited_us if request.deadline_us else 0
