@@ -209,3 +209,45 @@ def test_a_kill_while_activating_comes_back_whole(world: World, write: str, when
     assert len(answered) == 1 or f"7{when}" not in answered, f"mixed: {answered}"
     assert world.states(deployment) == {"ear": "committed", "eye": "committed"}
     assert world.versions() == {f"7{when}"}
+
+
+def answered(world: World) -> set[str]:
+    """The release that answers: of ``ear``, ``eye`` and ``ear`` again, unless a switch came in between."""
+    with world.agent.client() as client:
+        while True:
+            ear, eye, again = (client.infer(images(1)[0], model=model).version for model in ("ear", "eye", "ear"))
+            if ear == again:
+                return {ear, eye}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_kill_before_any_change_of_the_disk_leaves_one_release(world: World) -> None:
+    """SIGKILL before every ninth change of the disk in an update of both; the next start serves all or nothing of it."""
+    for number, kill_at in enumerate(range(10, 1000, 9)):
+        before = answered(world)
+        assert world.agent.stop() == 0
+        deployment = f"change-{kill_at}"
+        world.bring(deployment, world.publish(f"9.{number}", 30.0 + number))
+        world.agent.module = "tests.killing_disk"
+        world.agent.start(KILL_AT=str(kill_at), PYTHONPATH=str(ROOT))
+        process = world.agent.process
+        assert process is not None
+
+        def over(process=process, deployment=deployment) -> bool:
+            ends = [report for report in world.server.reports(deployment) if report.state.is_terminal]
+            return process.poll() is not None or len(ends) == 2
+
+        until(over, 120.0, "the end of the process, or of the update")
+        is_dead = process.poll() is not None
+        if not is_dead:
+            world.agent.kill()
+        world.agent.module = "edgeship_agent.cli"
+        world.agent.start()
+        assert answered(world) in (before, {f"9.{number}"}), f"killed before change {kill_at}"
+        assert world.states(deployment) == {"ear": "committed", "eye": "committed"}
+        assert answered(world) == {f"9.{number}"}
+        if not is_dead:
+            assert kill_at > 100
+            return
+    pytest.fail("it was killed every time")

@@ -112,7 +112,9 @@ def test_what_a_tree_learnt_counts_as_weights(tmp_path: Path) -> None:
     leaves = 1000
     tree = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
                             nodes_values=[0.5] * leaves, target_weights=[1.5] * leaves)  # fmt: skip
-    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size]) for name, size in (("x", 4), ("y", 1))]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size]) for name, size in (("x", 4), ("y", 1))
+    ]
     graph = helper.make_graph([tree], "g", ends[:1], ends[1:])
     opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "trees.onnx")

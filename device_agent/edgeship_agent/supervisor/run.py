@@ -124,10 +124,7 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     if not config.root.is_file():
         raise ConfigError("cannot be read", file=config.root, key="root", next_step=_COPY_ROOT)
     state, slots, store = StateFile(places.state), Slots(places.slots), BlobStore(places.store)
-    journal = Journal(places.journal)  # the last one that is opened: its first record makes the others' names certain
-    if journal.set_aside is not None or journal.not_understood:
-        log("journal_of_a_newer_agent", set_aside=journal.set_aside or "", not_understood=journal.not_understood)
-    slots.settle(was_older=journal.was_older)
+    journal = _open_journal(places, slots, log)
     outbox = _open_outbox(config, places, log)
     launcher, boot_id = Launcher(config.launcher), secrets.token_hex(8)
     settings = _worker_settings(config, state)
@@ -173,6 +170,18 @@ def _assemble(config: AgentConfig, places: Places, inbox: Inbox, log: Log, notif
     except OSError as error:
         log("disk_failed", detail=str(error))  # the model serves on; updates wait until the disk takes records
     return Agent(parts), updater
+
+
+def _open_journal(places: Places, slots: Slots, log: Log) -> Journal:
+    """The journal, the last one that is opened: its first record makes the others' names certain.
+
+    Who wrote it last decides what the slots go by.
+    """
+    journal = Journal(places.journal)
+    if journal.set_aside is not None or journal.not_understood:
+        log("journal_of_a_newer_agent", set_aside=journal.set_aside or "", not_understood=journal.not_understood)
+    slots.settle(was_older=journal.was_older)
+    return journal
 
 
 def _unclean_ends(state: StateFile, journal: Journal, log: Log) -> int:

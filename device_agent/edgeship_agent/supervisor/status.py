@@ -84,6 +84,7 @@ def _summary(attempt: Attempt) -> dict[str, Any]:
         "attempt": attempt.attempt,
         "model": attempt.model,
         "arm": attempt.arm,
+        "release": attempt.release,
         "version": attempt.version,
         "digest": attempt.digest,
         "state": attempt.state.value,
