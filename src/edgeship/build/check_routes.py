@@ -16,7 +16,9 @@ from edgeship.targets import CheckResult, ModelFacts, Target, check
 from edgeship_agent.contract.errors import ConfigError, ConversionError, EdgeshipError
 
 
-def check_all(asked: SourceRequest | Path, targets: Sequence[Target], progress: Progress) -> dict[str, tuple[CheckResult, ...]]:
+def check_all(
+    asked: SourceRequest | Path, targets: Sequence[Target], progress: Progress
+) -> dict[str, tuple[CheckResult, ...]]:
     """Everything about a model and some targets that needs no data.
 
     Args:

@@ -120,7 +120,9 @@ def check(model: Path, names: tuple[str, ...], as_json: bool, **given: Any) -> N
 
     results = check_all(request_of(model, given), [target_files.load(name) for name in names], _Lines())
     if as_json:
-        console.result_json({"schema_version": 1, "model": str(model.absolute() if model.exists() else model), "targets": results})
+        console.result_json(
+            {"schema_version": 1, "model": str(model.absolute() if model.exists() else model), "targets": results}
+        )
     else:
         for name, found in results.items():
             _show_checks(name, found)
