@@ -125,9 +125,11 @@ def weight_bytes(model: Any) -> int:
         if node.domain not in _STANDARD or node.op_type == "Constant"
         for attribute in node.attribute
     ]
-    return sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors) + sum(
+    in_tensors: int = sum(math.prod(tensor.dims) * _item_size(tensor.data_type) for tensor in tensors)
+    in_lists: int = sum(
         _NUMBER_BYTES * len(each.floats) + each.ByteSize() * bool(each.ints or each.strings) for each in lists
     )
+    return in_tensors + in_lists
 
 
 def _graphs_of(graph: Any) -> Iterator[Any]:

@@ -80,7 +80,7 @@ def _refusal(kind: type, *, is_whole: bool) -> NoConverterError:
     task = _task(kind)
     instead = f"train a {task} that has one, such as {', '.join(near)}, and save it again" if near else (
         "leave it out, do its work in preprocessing, and save the rest again")  # fmt: skip
-    return NoConverterError(f"neither skl2onnx nor onnxmltools has a converter for {kind.__name__}{place}, so that there "
+    return NoConverterError(f"neither skl2onnx nor onnxmltools has a converter for {kind.__name__}{place}, so there "
                             "is no way to any runtime", instead)  # fmt: skip
 
 
