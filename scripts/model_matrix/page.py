@@ -56,7 +56,7 @@ def _row(found: Mapping[str, Any], target: str) -> tuple[str, ...]:
     rms = "" if found["relative_rms"] is None else f"{found['relative_rms']:.3g}"
     size = f"{found['size_bytes'] / 1000:,.1f} kB"
     route = found["route"].removeprefix("converted by ")
-    return f"{found['result']} · {found['runtime']} · {route}", size, rms, drop, reason
+    return " · ".join(part for part in (found["result"], found["runtime"], route) if part), size, rms, drop, reason
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
