@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ class Application:
         self._thread.join(60)
 
     def _run(self) -> None:
-        sample = images(1)[0]
+        samples = cycle(images(50, seed=3))  # one alone would be a constant class
         with self._world.agent.client() as client:
             while not self._stopped.wait(0.002):
+                sample = next(samples)
                 try:
                     self.pairs.append(tuple(client.infer(sample, model=model).version for model in MODELS))
                 except EdgeshipError as error:

@@ -195,6 +195,23 @@ def test_two_that_ran_alone_are_free_again_after_the_way_back(fleet: Fleet) -> N
     assert asked(fleet, "detector", "d2").status_code == 201
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_what_a_later_rollout_went_back_to_can_be_taken_back_too(fleet: Fleet, together: bool) -> None:
+    """The second version came back when the third was taken back; then the second is taken back."""
+    for number in (1, 2, 3):
+        if number > 1:
+            fleet.add_release(f"r{number}", "reader")
+        if together:
+            joined(fleet, f"{number}.0", "detector@d1", f"reader@r{number}")
+        wanted = ("gate", f"{number}.0") if together else ("reader", f"r{number}")
+        assert asked(fleet, *wanted).status_code == 201
+        fleet.run(f"r{number}", ["completed"])
+    for number in (3, 2):
+        fleet.act(f"r{number}", "rollback")
+        fleet.run(f"r{number}", ["rolled_back"])
+        assert {device.loaded["reader"][0] for device in fleet.devices.values()} == {f"r{number - 1}"}
+
+
 def test_what_is_refused_of_a_joint_release(fleet: Fleet) -> None:
     joined(fleet, "1.0", "detector@d1", "reader@r1")
     assert "switches as one" in refused(asked(fleet, "gate", "1.0", ab_share=0.5))

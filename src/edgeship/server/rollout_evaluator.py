@@ -34,6 +34,7 @@ from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import ROLLBACK_FAILED, rollback_deployment
 from edgeship.server.rollout_steps import (
     decide,
+    is_ours,
     moved,
     offer,
     roll_back,
@@ -261,7 +262,7 @@ def _is_restored(connection: Connection, rollout: Rollout, known: Member) -> boo
 def _is_back(connection: Connection, rollout: Rollout, device_id: str, part: MemberPart) -> bool:
     assigned = goals.assignment(connection, device_id, part.model)
     deployment = rollback_deployment(rollout.id)
-    if assigned is not None and assigned.deployment not in (deployment, rollout.id):
+    if assigned is not None and not is_ours(assigned, rollout, part):
         return True  # a later rollout has taken the device over
     if assigned is not None and assigned.deployment == deployment:
         report = reports.newest(connection, device_id, deployment, assigned.attempt, part.model)

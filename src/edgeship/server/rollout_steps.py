@@ -127,8 +127,8 @@ def restore(context: ServerContext, connection: Connection, rollout: Rollout, kn
         False where a later rollout has already given it another goal.
     """
     deployment = rollback_deployment(rollout.id)
-    current = [goal_store.assignment(connection, known.device_id, part.model) for part in known.parts]
-    ours = {each.model: each for each in current if each is not None and each.deployment in (rollout.id, deployment)}
+    current = [(part, goal_store.assignment(connection, known.device_id, part.model)) for part in known.parts]
+    ours = {part.model: each for part, each in current if each is not None and is_ours(each, rollout, part)}
     if not ours:
         return False
     parts = [part for part in known.parts if part.model in ours]
@@ -157,6 +157,16 @@ def restore(context: ServerContext, connection: Connection, rollout: Rollout, kn
     else:
         goals.withdraw(context, connection, known.device_id, withdrawn)
     return True
+
+
+def is_ours(assigned: Assignment, rollout: Rollout, part: MemberPart) -> bool:
+    """Whether a device still has from this rollout what it shall run of a model, and not from a later one.
+
+    A later rollout that was taken back has brought this one's version again.
+    """
+    if assigned.deployment in (rollout.id, rollback_deployment(rollout.id)):
+        return True
+    return assigned.is_rollback and assigned.digest == part.digest
 
 
 def _size_bytes(connection: Connection, digest: str) -> int:
