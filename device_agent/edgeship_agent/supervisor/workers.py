@@ -149,10 +149,10 @@ class WorkerPool:
                 self._give_up(wanted, fresh)
                 detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
                 return Activation(ok=False, reason="activation_failed", detail=detail, model=model)
-        self._replace(wanted, fresh)
         for key in slots:
             if key not in wanted:
-                self._withdraw(*key)
+                self._withdraw(*key)  # first: what goes is never heard beside what comes
+        self._replace(wanted, fresh)
         return Activation(ok=True)
 
     def _fresh_workers(self, wanted: Mapping[ArmKey, Slot]) -> dict[ArmKey, WorkerProcess]:
