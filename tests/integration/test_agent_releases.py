@@ -223,11 +223,7 @@ def answered(world: World) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_kill_before_any_change_of_the_disk_leaves_one_release(world: World) -> None:
-<<<<<<< HEAD
-    """SIGKILL before every ninth change of the disk in an update of both; then all of it is served, or nothing."""
-=======
     """SIGKILL before every ninth change of the disk in an update of both: all or nothing of it is served afterwards."""
->>>>>>> h-rel_dev
     for number, kill_at in enumerate(range(10, 1000, 9)):
         before = answered(world)
         assert world.agent.stop() == 0
