@@ -520,6 +520,7 @@ class Promised:
             or found.state.goal_generation < self.state.goal_generation
             or found.state.time_floor_s < self.state.time_floor_s
             or len(found.state.bad_pairs) < len(self.state.bad_pairs)
+            or found.state.unclean_ends < self.state.unclean_ends
         ):
             return "state.json forgot something"
         if not found.blobs.issuperset(self.blobs):

@@ -194,6 +194,7 @@ def arms(world: World) -> Life:
     device.take(world.arms(1, "first", None))
     device.take(world.arms(2, "second", (world.small, 0.0), 0.75))
     device.take(world.arms(3, "second", (world.small, 0.0), 0.5))
+    device.journal.mark("clean_stop")  # so that a start that is forgotten is a lie
     device.off()
     device = world.on(disk)
     assert device.traffic["digits/b"].share == 0.5

@@ -286,6 +286,18 @@ def test_a_revoked_device_is_cut_off_everywhere(server: ServerProcess, tmp_path:
     assert enroll(server, tmp_path / "new", token(server), "gone-1").returncode == 0
 
 
+def test_a_rollout_does_not_wait_for_a_device_that_was_put_out(server: ServerProcess, tmp_path: Path) -> None:
+    assert enroll(server, tmp_path, token(server, "--group", "away"), "away-1").returncode == 0
+    agent = Agent(tmp_path, "away-1")
+    wait_for(lambda: any(d["id"] == "away-1" for d in server.get("devices")["devices"]), "the device")
+    assert agent.stop() == 0
+    roll_out(server, "9.0", "--filter", "group=away")
+    rollout = server.get("rollouts")["rollouts"][0]["id"]
+    assert edgeship(server, "devices", "revoke", "away-1").returncode == 0
+    (member,) = server.get(f"rollouts/{rollout}")["devices"]
+    assert (member["state"], member["reason"]) == ("removed", "put out of the fleet")
+
+
 def fetches(port: int, who: Credentials | None) -> bool:
     """Whether the update service answers this member."""
     import http.client

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 from sqlalchemy import Connection, Row
 
+from edgeship.rollout import DeviceEvent, device_transition
 from edgeship.server.context import ServerContext
 from edgeship.server.identity.authority import (
     Authority,
@@ -21,7 +22,7 @@ from edgeship.server.identity.authority import (
     key_of_request,
 )
 from edgeship.server.identity.rules import Invitation, Known, Verdict, decide
-from edgeship.server.store import identities
+from edgeship.server.store import identities, rollouts
 from edgeship_agent.contract.enrolment import (
     SERVER_NAME,
     EnrolAnswer,
@@ -199,6 +200,7 @@ class Members:
                 raise InputError(f"{device_id} has no identity here", next_step="edgeship devices identities")
             for row in present:
                 identities.change(connection, row.id, {"state": identities.REVOKED, "changed_at_s": now_s})
+            _leave_rollouts(connection, device_id, now_s)
             self._context.record(connection, "device_revoked", f"device/{device_id}",
                                  f"{device_id} was put out of the fleet", {"certificates": len(present)})  # fmt: skip
             self._context.store.after_commit(lambda: self._on_revoked(device_id))
@@ -257,3 +259,11 @@ def _invitation(row: Row[Any] | None) -> Invitation | None:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _leave_rollouts(connection: Connection, device_id: str, now_s: float) -> None:
+    """No rollout waits for a device that was put out, and it is no failure of the release."""
+    for known in rollouts.memberships(connection, device_id):
+        if known.state.is_pending:
+            state = device_transition(known.state, DeviceEvent.REMOVED)
+            rollouts.save_member(connection, known, now_s, state=state, reason="put out of the fleet")
