@@ -80,7 +80,9 @@ def test_joining_names_what_is_wrong(fleet: Fleet) -> None:
     again = join(fleet, "1.0", "detector@d1", "reader@r1").json()
     assert (again["created"], again["release"]) == (False, first)
     fleet.add_release("r2", "reader")
-    assert "a version never changes" in join(fleet, "1.0", "detector@d1", "reader@r2").text
+    changed = join(fleet, "1.0", "detector@d1", "reader@r2")
+    assert "a version never changes" in changed.text
+    assert changed.json()["exit_code"] == 1
     with pytest.raises(AssertionError, match="a joint release has this name"):
         fleet.add_release("1.0", "gate")
     listed = fleet.http.get("/api/v1/releases", params={"model": "detector"}).json()

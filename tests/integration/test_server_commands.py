@@ -67,6 +67,8 @@ def test_drift_and_incidents_are_shown(server: ServerProcess) -> None:
     [
         (("devices", "show", "nobody"), 1, "no device nobody"),
         (("incidents", "show", "999"), 1, "no incident 999"),
+        (("releases", "join", "gate", "1.0", "eye@1", "ear@2"), 2, "no such release: ear@2, eye@1"),
+        (("releases", "join", "gate", "1.0", "eye@1"), 2, "nothing to join"),
         (("devices", "tag", "press-1"), 2, "nothing to change"),
         (("devices", "tag", "press-1", "ring"), 2, "not a tag"),
         (("devices", "tag", "press-1", "ring=" + "0" * 300), 2, "not a tag"),
