@@ -259,14 +259,34 @@ def syncs(life: Life) -> dict[int, str]:
 def is_made_again(life: Life, position: int, site: str) -> bool:
     """Whether the same folder is synced again before anything relies on it; elsewhere the same line is missed.
 
+    So is what the pointer holds, where models are switched together.
     ``traffic.json`` syncs the folder of an arm beside the main one once more, and so does the slot of what failed when
     it is emptied right after a link went back.
     """
     path = life.log[position].path
+    if "_write_pointer" in site and "(write)" in site:
+        return not has_releases(life)
     if "_keep_links" in site:
         rest = itertools.takewhile(lambda change: change.what != "promise", life.log[position + 1 :])
         return any(change.what == "sync" and change.path == path for change in rest)
     return "install_staged" in site and not path.endswith("/main")
+
+
+def has_releases(life: Life) -> bool:
+    """Whether several models were switched at once: only then a pointer that cannot be read is no loss but a danger.
+
+    Of one model the link says the same; the links of two may be half way.
+    """
+    return (
+        len(
+            {
+                change.path.split("/")[2]
+                for change in life.log
+                if change.path.count("/") > 2 and "/slots/" in change.path
+            }
+        )
+        > 1
+    )
 
 
 def is_refused_later(life: Life, position: int) -> bool:
@@ -336,7 +356,7 @@ def test_many_states_serve_a_verified_model(world: World, name: str, request: py
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", [name for name in LIVES if name != "older"])  # its first pointer says what links say
 def test_no_sync_that_was_made_can_go(world: World, name: str, request: pytest.FixtureRequest) -> None:
     life: Life = request.getfixturevalue(name)
     quiet = unnoticed(world, life, sorted(syncs(life)), limit=100)
