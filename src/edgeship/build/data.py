@@ -31,8 +31,9 @@ from edgeship_agent.processing import check_raw, prepare
 from edgeship_agent.runtime.engine import Array
 
 __all__ = [
-    "IMAGES", "SELECTION_MIN", "UNREADABLE", "Dataset", "as_classes", "as_sequences", "check_disjoint", "check_sample",
-    "check_unpacked", "free_memory_bytes", "load", "read_archive", "read_file", "renumbered", "sample_digest", "split",
+    "IMAGES", "SELECTION_MIN", "UNREADABLE", "Dataset", "as_classes", "as_numbers", "as_sequences", "check_disjoint",
+    "check_sample", "check_unpacked", "free_memory_bytes", "load", "read_archive", "read_file", "renumbered",
+    "sample_digest", "split",
 ]  # fmt: skip
 
 #: Shares of the calibration file by position: of every five samples three set ranges, two select among schemes.
@@ -151,6 +152,13 @@ def as_classes(dataset: Dataset, first: Array) -> Dataset:
         return dataset
     return structs.replace(dataset, targets=None, labels=tuple(int(value) for value in flat),
                            notes=(*dataset.notes, "its labels are whole numbers: read as classes"))  # fmt: skip
+
+
+def as_numbers(dataset: Dataset) -> Dataset:
+    """With class numbers read as numbers to be predicted: grades and counts that were saved as integers."""
+    if dataset.labels is None or dataset.class_names:
+        return dataset
+    return structs.replace(dataset, labels=None, targets=np.asarray(dataset.labels, np.float64))
 
 
 def as_sequences(path: Path, contracts: tuple[InputContract, ...]) -> tuple[InputContract, ...]:
