@@ -13,9 +13,9 @@ from msgspec import Struct, structs
 
 from edgeship.build.metrics import names_class
 from edgeship.build.reading.archives import (
-    DESCRIBE,
     UNREADABLE,
     check_unpacked,
+    described,
     free_memory_bytes,
     mend,
     read_archive,
@@ -256,7 +256,7 @@ def check_sample(
 
 def _mend(contract: InputContract, array: Array, file: str) -> str:
     """The next step of a sample that does not fit: of a file's it can only be the contract."""
-    return DESCRIBE if file else mend(contract, array.dtype.name, array.shape)
+    return (described if file else mend)(contract, array.dtype.name, array.shape)
 
 
 def sample_digest(sample: Mapping[str, Array]) -> str:
