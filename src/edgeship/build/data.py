@@ -94,7 +94,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps
         ConfigError: a package that reads it is not installed.
     """
     if path.is_dir():
-        read = read_folder(path, contracts)
+        read = read_folder(path, contracts, role)
     elif not path.is_file():
         raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
     elif path.suffix.lower() in TABLES:
