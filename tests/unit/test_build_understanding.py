@@ -62,6 +62,20 @@ def test_numbers_in_the_table_are_targets(tmp_path: Path) -> None:
     assert targets is not None and targets.tolist() == [31.25, 0.5]
 
 
+def test_columns_of_zeros_and_a_one_are_classes_in_their_order(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "e", "1.png", "2.png")
+    (folder / "truth.csv").write_text("image,NV,MEL,BCC\n1,0.0,1.0,0.0\n2,1.0,0.0,0.0\n", encoding="utf-8")
+    found = data.load(folder, (PIXELS,), "evaluation")
+    assert (found.labels, found.class_names) == ((1, 0), ())
+    assert "NV, MEL, BCC are classes 0 … 2" in found.notes[0]
+
+
+def test_calibration_needs_no_labels(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "c", "1.png", "2.png")
+    (folder / "labels.csv").write_text("file,label\n1.png,a\n", encoding="utf-8")
+    assert data.load(folder, (PIXELS,), "calibration").labels is None
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [

@@ -189,6 +189,17 @@ def test_an_incident_ends_when_the_device_runs_another_version(bench: Bench) -> 
     assert bench.open_incidents() == ["data_drift"], "back again, and still dark"
 
 
+def test_the_samples_beside_a_signal_are_its_own(bench: Bench) -> None:
+    """Pictures are measured in a share of the calls: what 25 of 100 said is no evidence of 100."""
+    sampled = [bench.window((17, 5, 2, 1), {0: 50, 1: 50}) for _ in range(3)]
+    bench.send(*sampled)
+    with bench.context.read() as connection:
+        row = drift.find_state(connection, KEY)
+    assert row is not None and row.worst_signal == "input/x/brightness"
+    named = next(each for each in row.figures if each["signal"] == row.worst_signal)
+    assert (row.sample_count, named["n"]) == (75, 75)
+
+
 def test_few_samples_say_nothing(bench: Bench) -> None:
     bench.send(bench.normal(inferences=50))
     assert bench.state() == "no_data"

@@ -13,9 +13,9 @@ from msgspec import Struct, structs
 
 from edgeship.build.metrics import names_class
 from edgeship.build.reading.archives import (
-    DESCRIBE,
     UNREADABLE,
     check_unpacked,
+    described,
     free_memory_bytes,
     mend,
     read_archive,
@@ -31,8 +31,9 @@ from edgeship_agent.processing import check_raw, prepare
 from edgeship_agent.runtime.engine import Array
 
 __all__ = [
-    "IMAGES", "SELECTION_MIN", "UNREADABLE", "Dataset", "as_classes", "as_sequences", "check_disjoint", "check_sample",
-    "check_unpacked", "free_memory_bytes", "load", "read_archive", "read_file", "renumbered", "sample_digest", "split",
+    "IMAGES", "SELECTION_MIN", "UNREADABLE", "Dataset", "as_classes", "as_numbers", "as_sequences", "check_disjoint",
+    "check_sample", "check_unpacked", "free_memory_bytes", "load", "read_archive", "read_file", "renumbered",
+    "sample_digest", "split",
 ]  # fmt: skip
 
 #: Shares of the calibration file by position: of every five samples three set ranges, two select among schemes.
@@ -93,7 +94,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps
         ConfigError: a package that reads it is not installed.
     """
     if path.is_dir():
-        read = read_folder(path, contracts)
+        read = read_folder(path, contracts, role)
     elif not path.is_file():
         raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
     elif path.suffix.lower() in TABLES:
@@ -151,6 +152,13 @@ def as_classes(dataset: Dataset, first: Array) -> Dataset:
         return dataset
     return structs.replace(dataset, targets=None, labels=tuple(int(value) for value in flat),
                            notes=(*dataset.notes, "its labels are whole numbers: read as classes"))  # fmt: skip
+
+
+def as_numbers(dataset: Dataset) -> Dataset:
+    """With class numbers read as numbers to be predicted: grades and counts that were saved as integers."""
+    if dataset.labels is None or dataset.class_names:
+        return dataset
+    return structs.replace(dataset, labels=None, targets=np.asarray(dataset.labels, np.float64))
 
 
 def as_sequences(path: Path, contracts: tuple[InputContract, ...]) -> tuple[InputContract, ...]:
@@ -248,7 +256,7 @@ def check_sample(
 
 def _mend(contract: InputContract, array: Array, file: str) -> str:
     """The next step of a sample that does not fit: of a file's it can only be the contract."""
-    return DESCRIBE if file else mend(contract, array.dtype.name, array.shape)
+    return (described if file else mend)(contract, array.dtype.name, array.shape)
 
 
 def sample_digest(sample: Mapping[str, Array]) -> str:

@@ -88,8 +88,12 @@ def _class(text: str, state: LabellingState, path: Path, row: int) -> int | None
         return None
     if text in state.class_names:
         return state.class_names.index(text)
-    if text.isdecimal() and int(text) < state.classes:
-        return int(text)
+    spelt = [name.casefold() for name in state.class_names]
+    if spelt.count(text.casefold()) == 1:
+        return spelt.index(text.casefold())
+    number = text.removesuffix(".0")  # as pandas saves a column of whole numbers with gaps
+    if number.isdecimal() and int(number) < state.classes:
+        return int(number)
     names = ", ".join(state.class_names) or f"0 … {state.classes - 1}"
     raise InputError("not a class of the model", file=path, key=f"row {row}", got=repr(text[:60]),
                      expected=f"{names}, or {UNKNOWN}", next_step="correct the label")  # fmt: skip

@@ -19,7 +19,6 @@ from edgeship_agent.runtime.engine import Array
 
 #: Metrics without which an unlabelled set may have been meant to be labelled.
 _WITHOUT_LABELS: Final = frozenset({"auto", "agreement", "closeness"})
-_ERRORS: Final = frozenset({"rmse", "mae", "snr"})
 
 
 def tell(options: BuildOptions, progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
@@ -61,8 +60,8 @@ def judged(
         first: the source's first output, [N, …].
         progress: told what is not as the data's form alone says.
     """
-    if options.metric in _ERRORS and evaluation.labels is not None and not evaluation.class_names:
-        return options, structs.replace(evaluation, labels=None, targets=np.asarray(evaluation.labels, np.float64))
+    if options.metric in metrics.ERRORS:
+        return options, data.as_numbers(evaluation)
     if options.task == "raw" or not metrics.of_classes(options.metric):
         return options, evaluation
     evaluation = data.as_classes(evaluation, first)

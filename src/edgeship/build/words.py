@@ -100,7 +100,8 @@ def worst_layer(one: SensitivityReport) -> str:
     if worst.removed_share is not None:
         what = f"in float takes {100 * worst.removed_share:.0f} % off the squared error"
     option = f"--keep-float {shlex.quote(worst.name)}"
-    return f"{one.target}/{one.runtime}: a {worst.kind} {what}; {option} leaves it in float"
+    article = "an" if worst.kind[:1].upper() in set("AEIOU") else "a"
+    return f"{one.target}/{one.runtime}: {article} {worst.kind} {what}; {option} leaves it in float"
 
 
 def size(size_bytes: int) -> str:

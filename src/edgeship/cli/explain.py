@@ -149,7 +149,9 @@ def _explain_build(subject: str) -> dict[str, Any]:
     wanted = [each for each in document.gates if gate in (each.id, _label(each), f"{each.id}/{_label(each)}", "")]
     if not wanted:
         known = ", ".join(dict.fromkeys(each.id for each in document.gates)) or "none"
-        raise ConfigError("the build has no such gate", file=path, key=gate, expected=known)
+        raise ConfigError(
+            "the build has no such gate", file=path, key=gate, expected=known, next_step="name one of these"
+        )
     return _build_explanation(subject, document, wanted, written_s)
 
 
@@ -186,7 +188,7 @@ def _build_explanation(
         ],
         "advice": "; ".join(hints),
         "replay": "identical" if same else "different",
-        "history": [f"{each.outcome}: {each.reason}" for each in document.tried],
+        "history": [f"{each.target}/{each.runtime} {each.outcome}: {each.reason}" for each in document.tried],
         "next_steps": [f"edgeship inspect {console.word(document.bundle or Path(document.report).parent)}"],
     }
 

@@ -69,7 +69,9 @@ def init(
     values |= {f"model.{key}": value for key, value in given.items() if value}
     answers = project_template.Answers(values=values, found=tuple(found))
     _write(output, project_template.render(looked_at, answers), force=force)
-    console.step("init", f"{output} · {len(looked_at.inputs)} inputs, {len(looked_at.outputs)} outputs")
+    ends = [(len(looked_at.inputs), "input"), (len(looked_at.outputs), "output")]
+    said = ", ".join(f"{count} {word}" + ("" if count == 1 else "s") for count, word in ends)
+    console.step("init", f"{output} · {said}")
     console.result(str(output))
     name = "" if output.name == "edgeship.toml" and folder == Path.cwd() else f" --project {console.word(output)}"
     console.next_steps(f"edgeship build{name}")

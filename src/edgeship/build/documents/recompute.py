@@ -190,7 +190,9 @@ def _task(
     limit = next((rule.limit for rule in certificate.rules if rule.id == "relative_rms"), None)
     output = manifest.output
     dataset = evidence.dataset
-    if metrics.of_classes(name):
+    if name in metrics.ERRORS:
+        dataset = data.as_numbers(dataset)
+    elif metrics.of_classes(name):
         dataset = data.as_classes(dataset, next(iter(reference.values())))
     decoding = Decoding.from_steps(output.postprocessing) if name in THRESHOLDS else None
     return metrics.choose(

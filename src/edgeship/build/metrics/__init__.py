@@ -3,7 +3,7 @@
 A new metric is one class with a name and :meth:`Metric.compare`, and one line in :mod:`edgeship.build.metrics.choose`.
 """
 
-from edgeship.build.metrics.choose import NAMES, MetricRequest, check_name, choose, of_classes
+from edgeship.build.metrics.choose import ERRORS, NAMES, MetricRequest, check_name, choose, of_classes
 from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
 from edgeship.build.metrics.confusion import confusion
 from edgeship.build.metrics.fidelity import (
@@ -20,6 +20,7 @@ from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells,
 from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers, names_class
 
 __all__ = [
+    "ERRORS",
     "NAMES",
     "Agreement",
     "Cells",

@@ -30,7 +30,8 @@ NAMES: Final = (
 )  # fmt: skip
 _TOP: Final = re.compile(r"top([1-9]\d{0,3})")
 _OF_CLASS: Final = ("recall", "f1", "auc")
-_ERRORS: Final = ("rmse", "mae", "snr")
+#: Metrics of numbers against targets.
+ERRORS: Final = ("rmse", "mae", "snr")
 
 
 class MetricRequest(Struct, frozen=True, kw_only=True):
@@ -96,7 +97,7 @@ def of_classes(name: str) -> bool:
     (True, True, False, False)
     """
     head, colon, _ = name.partition(":")
-    return head in _OF_CLASS if colon else name not in (*_ERRORS, *THRESHOLDS)
+    return head in _OF_CLASS if colon else name not in (*ERRORS, *THRESHOLDS)
 
 
 def choose(request: MetricRequest) -> Metric:
@@ -273,5 +274,5 @@ _MAKERS: Final[dict[str, Callable[[MetricRequest], Metric]]] = {
     "worst_recall": _balanced,
     "auc": _auc,
     **dict.fromkeys(THRESHOLDS, _map),
-    **dict.fromkeys(_ERRORS, _errors),
+    **dict.fromkeys(ERRORS, _errors),
 }

@@ -32,6 +32,8 @@ _SAMPLE_NAMES: Final = frozenset(
     {"x", "image", "images", "data", "input", "inputs", "feature", "features", "sample", "samples", "signal",
      "signals", "window", "windows", "audio", "arr0"}
 )  # fmt: skip
+#: Channels of a picture: grey, colours, colours and transparency.
+_COLOURS: Final = frozenset({1, 3, 4})
 _LABELS: Final = LABEL_NAMES | {"arr1"}
 
 
@@ -268,9 +270,45 @@ def mend(contract: InputContract, dtype: str, shape: Sequence[int]) -> str:
         elif [size for size in shape if size != 1] == [size for size in wanted if size != 1] and -1 not in wanted:
             changes = f".reshape({', '.join(['-1', *map(str, wanted)])})"
         else:
-            return DESCRIBE
+            return described(contract, dtype, shape)
     if dtype != contract.dtype:
         if dtype == "uint8" and contract.dtype.startswith("float"):
-            return DESCRIBE  # bytes are scaled somehow, and only whoever trained the model knows how
+            return described(contract, dtype, shape)
         changes += f'.astype("{contract.dtype}")'
     return f"save x{changes}, or {DESCRIBE}"
+
+
+def described(contract: InputContract, dtype: str, shape: Sequence[int]) -> str:
+    """The preprocessing contract of pictures as a next step; of anything else only that there is one.
+
+    How bytes are scaled, only whoever trained the model knows: the step is there to be corrected.
+
+    Args:
+        contract: what the model takes.
+        dtype: of one raw sample.
+        shape: of one raw sample.
+
+    >>> contract = InputContract(tensor="x", dtype="float32", shape=(3, 8, 8))
+    >>> described(contract, "uint8", (20, 30, 3)).split("steps = ")[1]
+    '[{ op = "resize", height = 8, width = 8 }, { op = "cast", dtype = "float32" }, { op = "scale", factor = \
+0.00392156862745098 }, { op = "transpose", axes = [2, 0, 1] }], with the scale of the training'
+    """
+    wanted = contract.shape
+    if dtype != "uint8" or len(shape) != 3 or len(wanted) != 3 or contract.steps:
+        return DESCRIBE
+    if tuple(shape) != wanted and shape[2] not in _COLOURS:
+        return DESCRIBE
+    first = wanted[0] == shape[2] and wanted[2] != shape[2]
+    height, width = wanted[1:] if first else wanted[:2]
+    if min(height, width) < 1 or (not first and wanted[2] != shape[2]):
+        return DESCRIBE
+    resized = (height, width) != tuple(shape[:2]) and tuple(shape) != wanted
+    steps = [f'{{ op = "resize", height = {height}, width = {width} }}'] if resized else []
+    if contract.dtype.startswith("float"):
+        steps.append(f'{{ op = "cast", dtype = "{contract.dtype}" }}')
+        steps.append('{ op = "scale", factor = 0.00392156862745098 }')
+    steps += ['{ op = "transpose", axes = [2, 0, 1] }'] if first else []
+    raw = f"[-1, -1, {shape[2]}]" if resized else list(shape)
+    scale = ", with the scale of the training" if contract.dtype.startswith("float") else ""
+    return (f'write to --preprocess FILE.toml: [[input]] dtype = "uint8", shape = {raw}, '
+            f"steps = [{', '.join(steps)}]{scale}")  # fmt: skip

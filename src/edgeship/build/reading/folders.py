@@ -29,11 +29,16 @@ _KINDS: Final = frozenset({"images", "image", "imgs", "img", "jpegimages", "mask
                            "segmentationclass", "gt", "groundtruth"})  # fmt: skip
 
 
-def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
+def read_folder(path: Path, contracts: Sequence[InputContract], role: str = "") -> Read:
     """The samples of a folder, in the order of classes and names.
 
     Classes are its sub-folders in alphabetical order, as the loaders of Keras and torchvision take them, whatever lies
     below each; without sub-folders labels are those of a table that names the files, if there is one.
+
+    Args:
+        path: of the folder.
+        contracts: of the model's inputs.
+        role: ``calibration`` or ``evaluation``.
 
     Raises:
         InputError: the model has several inputs, a sample cannot be read, or the folder holds halves of a data set.
@@ -50,7 +55,7 @@ def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
         found = [(file, 0) for file in samples_in(path)]
     files = [file for file, _ in found]
     _check_one_kind(path, files)
-    given, table = (Answers(), None) if labelled else listed_labels(path, files)
+    given, table = (Answers(), None) if labelled else _listed(path, files, role)
     return Read(
         samples=tuple({contracts[0].tensor: read_file(file, contracts[0])} for file in files),
         labels=tuple(label for _, label in found) if labelled else given.labels,
@@ -59,6 +64,16 @@ def read_folder(path: Path, contracts: Sequence[InputContract]) -> Read:
         files=tuple(str(file.relative_to(path)) for file in files),
         notes=(*given.notes, *_unread(path, [*files, *([table] if table else [])]), *_image_notes(files)),
     )
+
+
+def _listed(path: Path, files: Sequence[Path], role: str) -> tuple[Answers, Path | None]:
+    """Labels of a table in the folder; calibration data needs none, so there one that does not fit does no harm."""
+    try:
+        return listed_labels(path, files)
+    except InputError:
+        if role != "calibration":
+            raise
+        return Answers(), None
 
 
 def samples_in(folder: Path, *, deep: bool = False) -> list[Path]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from edgeship.build.reading.found import LABEL_NAMES, plain
 from edgeship.build.reading.labels import Answers, answers_of
 from edgeship.build.reading.tables import Table, answers_in, read_csv
@@ -74,12 +76,33 @@ def _answers(table: Table, column: int, files: Sequence[Path], path: Path) -> An
         raise InputError("files without a line in the table of labels", file=path, expected=f"{len(files)} files",
                          got=f"none for {len(missing)} of them, such as {missing[0]}",
                          next_step="add their lines, or take those files out")  # fmt: skip
+    whole = [line for line in lines if line is not None]
+    if hot := _one_hot(table, column, whole, path):
+        return hot
     chosen = _label_column(table, column, path)
-    array: Array = answers_in([line[chosen] for line in lines if line is not None], comma=table.decimal_comma)
+    array: Array = answers_in([line[chosen] for line in whole], comma=table.decimal_comma)
     found = answers_of(array, len(files), path, table.header[chosen])
     note = f"labels are read from {path.name}, column {table.header[chosen]}"
     return Answers(labels=found.labels, class_names=found.class_names, targets=found.targets,
                    notes=(note, *found.notes))  # fmt: skip
+
+
+def _one_hot(table: Table, column: int, lines: Sequence[Sequence[Any]], path: Path) -> Answers | None:
+    """Classes, where every other column is one of them and holds 1 or 0; None where that is not so."""
+    others = [index for index in range(len(table.header)) if index != column]
+    cells = {str(line[index]).strip() for line in lines for index in others}
+    named = any(plain(table.header[index]) in LABEL_NAMES for index in others)
+    if named or len(others) < 2 or not cells <= {"0", "1", "0.0", "1.0"}:
+        return None
+    rows = np.array([[float(line[index]) for index in others] for line in lines])
+    if not (rows.sum(axis=1) == 1).all():
+        return None
+    names = ", ".join(table.header[index] for index in others[:_MOST_NAMED]) + (
+        " …" if len(others) > _MOST_NAMED else ""
+    )
+    return Answers(labels=tuple(int(label) for label in rows.argmax(axis=1)),
+                   notes=(f"labels are read from {path.name}: its columns {names} are classes 0 … {len(others) - 1}",),
+                   )  # fmt: skip
 
 
 def _label_column(table: Table, column: int, path: Path) -> int:

@@ -42,6 +42,7 @@ main details { margin: 0 0 .5rem; } main summary { cursor: pointer; min-height: 
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 30rem) {
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .5rem; } .es-text { font-size: 11px; }
+  .scroll td:nth-child(2) { min-width: 9rem; } .scroll td:last-child { min-width: 14rem; }
 }
 """
 

@@ -72,7 +72,7 @@ def latency_plot(document: BuildDocument, target: str, latencies_ms: Mapping[str
         return fragment()
     curves = [_curve(f"{each.precision} · {each.runtime}", latencies_ms[label]) for label, each in shown.items()]
     first = next(iter(shown.values()))
-    finding = f"{first.precision}: p99 {format_value(curves[0].quantile(0.99), 'ms')} on {first.measured_on.cpu}."
+    finding = f"{first.precision}: p99 {format_value(first.latency_p99_ms, 'ms')} on {first.measured_on.cpu}."
     return ecdf_plot(f"Latency of one inference, {target}", finding, curves)
 
 
