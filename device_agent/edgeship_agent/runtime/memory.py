@@ -26,16 +26,18 @@ def settle() -> None:
 
     What is left then stays: the collector need not walk it again while somebody waits.
     """
-    gc.collect()
-    gc.freeze()
     give_back()
+    gc.freeze()
 
 
 def give_back() -> None:
-    """Hand free memory back to the system; some hundred microseconds.
+    """Hand free memory back to the system; some hundred microseconds, or a millisecond after a busy time.
+
+    What only cycles hold is let go before: where little is allocated the collector comes round once in hours.
 
     Source: malloc_trim(3); freed memory in the middle of the heap would stay with the process for ever.
     """
+    gc.collect()
     # other C libraries than GNU's have no such call, and need none
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
