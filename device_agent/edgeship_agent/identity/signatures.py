@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
 from functools import lru_cache
-from typing import Final, Optional
+from typing import Final
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
@@ -58,7 +58,7 @@ def _by_pythons_openssl(public_key: bytes, signature: bytes, data: bytes) -> boo
 
 
 @lru_cache(maxsize=1)
-def _pythons_openssl() -> Optional[ctypes.CDLL]:
+def _pythons_openssl() -> ctypes.CDLL | None:
     """The library that Python's own digests are made with, or None where it cannot be called."""
     try:
         import _hashlib
