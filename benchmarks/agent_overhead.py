@@ -5,7 +5,7 @@
 The ways take turns in one run, one thread each, so that differences hold when the machine's speed drifts. In process
 they do so call by call: what is added is the median of the differences of the pairs, `low` and `high` are the ends of
 its 95 % interval. Through a socket they do so by rounds: what is added is the difference of the medians, `low` and
-`high` are the smallest and largest of the rounds. The mean contains what the median does not: one call in 256 (fewer
+`high` are the smallest and largest of the rounds. The mean contains what the median does not: one call in 512 (fewer
 for large samples) measures the whole block before it. A machine that other programs use too adds their turns to every
 answer through a socket: `--realtime` asks the system for priority over them (SCHED_FIFO; needs the right to it), and
 every figure says so. Exit code 3 if a goal is missed.
@@ -172,6 +172,9 @@ def through_socket(case: Case, slot: Path, goals: tuple[float, float | None]) ->
     yield added(f"{name}, frame in room of the client's: added p50", times, "room", "raw", 0.5, None)
     yield alone(f"{name}: two bare processes and the same bytes, p50", times, "echo", 0.5, None)
     yield alone(f"{name}: two bare processes and 128 bytes, p50", times, "wake", 0.5, None)
+    yield alone(f"{name}: two bare processes and 128 bytes, p99", times, "wake", 0.99, None)
+    yield alone(f"{name}: two that never sleep and the same bytes in shared memory, p50", times, "shared", 0.5, None)
+    yield alone(f"{name}: two that never sleep and the same bytes in shared memory, p99", times, "shared", 0.99, None)
 
 
 def alone(name: str, times: Times, way: str, share: float, goal: float | None) -> dict[str, object]:

@@ -15,6 +15,8 @@ room
     as ours, but the application had its frame written into :meth:`Client.room`.
 echo, wake
     two bare processes that exchange as many bytes, and 128 bytes: what sleeping and waking costs here.
+shared
+    two bare processes that hand each other as many bytes in shared memory, neither of which ever sleeps: the floor.
 
 Which figure the goal of the socket means: the issue names the overhead in process (10 µs) and the socket's round trip
 (40 µs) side by side, and the design's figures for the latter (21 µs) were those of a frame's way there and back with no
@@ -33,7 +35,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.agents.raw import open_raw
 from benchmarks.agents.slots import Case
-from benchmarks.agents.workers import Echo, worker
+from benchmarks.agents.workers import Echo, SharedEcho, worker
 
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.serving.client import Client
@@ -82,7 +84,7 @@ class SocketWays:
         self.processes.append(process)
         self.calls[name] = lambda _: latencies.append(client.infer(client.room(kinds)).latency_us)
 
-    def add_echo(self, name: str, echo: Echo) -> None:
+    def add_echo(self, name: str, echo: Echo | SharedEcho) -> None:
         """Ask a bare process."""
         self.processes.append(echo.pid)
         self.calls[name] = lambda _: echo.call()
@@ -111,7 +113,10 @@ class SocketWays:
 @contextmanager
 def socket_ways(case: Case, slot: Path) -> Iterator[SocketWays]:
     """Workers, clients and bare processes for one model."""
-    bare = {"echo": Echo(int(np.prod(case.shape))), "wake": Echo(_SHORT_BYTES)}  # forked before anything has threads
+    size_bytes = int(np.prod(case.shape))
+    # forked before anything has threads
+    bare: dict[str, Echo | SharedEcho] = {"echo": Echo(size_bytes), "wake": Echo(_SHORT_BYTES)}
+    bare["shared"] = SharedEcho(size_bytes)
     try:
         with ExitStack() as stack:
             ways = SocketWays(case, case.samples(_SAMPLES), stack.enter_context(LocalModel.open(slot)))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from edgeship_agent.contract.errors import ContractError, VerificationError
 from edgeship_agent.contract.oci import signed_bytes
 from edgeship_agent.contract.profiling import JOB_PAYLOAD_TYPE, ProfileOrder, SignedOrder, decode_order
 from edgeship_agent.contract.topics import Kind
 from edgeship_agent.contract.wire import decode
+from edgeship_agent.identity.signatures import is_signed
 
 
 class OrderDesk:
@@ -39,12 +37,8 @@ class OrderDesk:
         signed: SignedOrder = decode(Kind.JOB, payload)
         if signed.key_id != hashlib.sha256(self._public_key).hexdigest():
             raise VerificationError("the order is signed by another key", key="job", got=signed.key_id[:16])
-        try:
-            Ed25519PublicKey.from_public_bytes(self._public_key).verify(
-                signed.signature, signed_bytes(JOB_PAYLOAD_TYPE, signed.payload)
-            )
-        except InvalidSignature as error:
-            raise VerificationError("the signature under the order is wrong", key="job") from error
+        if not is_signed(self._public_key, signed.signature, signed_bytes(JOB_PAYLOAD_TYPE, signed.payload)):
+            raise VerificationError("the signature under the order is wrong", key="job")
         order = decode_order(signed.payload)
         if order.device_id != self._device_id:
             raise VerificationError("the order is for another device", key="job", got=order.device_id[:64])

@@ -8,6 +8,12 @@ import gc
 from typing import Final
 
 _ARENA_MAX: Final = -8
+_TRIM_THRESHOLD: Final = -1
+_MMAP_THRESHOLD: Final = -3
+#: Most free bytes at the end of the heap that stay with a process until :func:`give_back`, and the largest array that
+#: lies in the heap at all: what malloc itself allows on 64 bits, and on 32.
+_KEPT_BYTES: Final = 1 << 27
+_LARGEST_BYTES: Final = (1 << 25, 1 << 19)
 
 
 def share_one_heap() -> None:
@@ -21,21 +27,39 @@ def share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
-def settle() -> None:
+def settle(*, for_calls: bool = False) -> None:
     """To be called when a process is ready: what only starting up needed goes back to the system.
 
     What is left then stays: the collector need not walk it again while somebody waits.
+
+    Args:
+        for_calls: what one call takes is kept for the next one. By default the allocator hands arrays of some hundred
+            kilobytes back with every call, and the next one waits while the system makes each of their pages anew.
     """
-    gc.collect()
-    gc.freeze()
     give_back()
+    gc.freeze()
+    if for_calls:
+        _keep_between_calls()
+
+
+def _keep_between_calls() -> None:
+    """Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD."""
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries than GNU's
+        library = ctypes.CDLL(None)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        for size_bytes in _LARGEST_BYTES:
+            if library.mallopt(_MMAP_THRESHOLD, size_bytes):
+                return
 
 
 def give_back() -> None:
-    """Hand free memory back to the system; some hundred microseconds.
+    """Hand free memory back to the system; some hundred microseconds, or a millisecond after a busy time.
+
+    What only cycles hold is let go before: where little is allocated the collector comes round once in hours.
 
     Source: malloc_trim(3); freed memory in the middle of the heap would stay with the process for ever.
     """
+    gc.collect()
     # other C libraries than GNU's have no such call, and need none
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

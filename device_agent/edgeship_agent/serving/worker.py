@@ -411,7 +411,7 @@ def run(options: WorkerOptions) -> int:
         session = ModelSession(slot, predictor, limits, options.boot_id, read_clocks, settings.clock_quality)
         step = "warmup"
         session.warm_up()
-        settle()
+        settle(for_calls=True)
         step = "socket"
         Worker(session, options).serve(control)
     except EdgeshipError as error:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import (
@@ -32,6 +30,7 @@ from edgeship_agent.contract.goal import GOAL_PAYLOAD_TYPE, GoalState, SignedGoa
 from edgeship_agent.contract.oci import hex_of, signed_bytes
 from edgeship_agent.contract.wire import decode_goal
 from edgeship_agent.identity.credentials import Credentials, client_context
+from edgeship_agent.identity.signatures import is_signed
 from edgeship_agent.update.disk import DISK, Disk
 from edgeship_agent.update.launcher import Launcher
 
@@ -60,12 +59,8 @@ def verify_goal(signed: SignedGoal, public_key: bytes) -> GoalState:
         raise VerificationError(
             "the goal state is signed by another key", key="goal", expected=key_id[:16], got=signed.key_id[:16]
         )
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(
-            signed.signature, signed_bytes(GOAL_PAYLOAD_TYPE, signed.payload)
-        )
-    except InvalidSignature as error:
-        raise VerificationError("the signature under the goal state is wrong", key="goal") from error
+    if not is_signed(public_key, signed.signature, signed_bytes(GOAL_PAYLOAD_TYPE, signed.payload)):
+        raise VerificationError("the signature under the goal state is wrong", key="goal")
     return decode_goal(signed.payload)
 
 
