@@ -195,6 +195,7 @@ def arms(world: World) -> Life:
     device.take(world.arms(2, "second", (world.small, 0.0), 0.75))
     device.take(world.arms(3, "second", (world.small, 0.0), 0.5))
     device.journal.mark("clean_stop")  # so that a start that is forgotten is a lie
+    device.state.change(unclean_ends=1)  # moments at which that record must still be there
     device.off()
     device = world.on(disk)
     assert device.traffic["digits/b"].share == 0.5
