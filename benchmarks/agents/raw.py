@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ def open_raw(runtime: str, file: Path) -> tuple[RawCall, tuple[int, ...], str]:
 
 
 def _onnxruntime(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # as the agent does: its thread and memory are not the runtime's
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -16,7 +16,7 @@ from edgeship_agent.contract.goal import ArmGoal, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
 from edgeship_agent.update.disk import Disk, OpenFile
-from edgeship_agent.update.journal import JOURNAL_MINOR, Journal
+from edgeship_agent.update.journal import JOURNAL_MINOR, KEPT_ATTEMPTS, Journal
 from edgeship_agent.update.state import SESSIONS_AT_ONCE, BadPair, StateFile
 
 
@@ -114,6 +114,25 @@ def test_compaction_keeps_what_counts_and_unknown_fields(tmp_path: Path, opened:
     assert len(compacted.attempts()) == 65
     assert compacted.find(open_one.key) == open_one
     assert b"of_tomorrow" in path.read_bytes()
+
+
+def test_a_journal_stays_small_while_the_agent_runs(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    """An agent may run for years: neither its memory nor the file grows with every update."""
+    path = tmp_path / "journal.log"
+    opened(path).mark("clean_stop")
+    journal, largest_bytes = opened(path, compact_bytes=40_000), 0
+    journal.mark("start")
+    under_way = walk(journal, attempt("open"), 2)
+    for number in range(150):
+        walk(journal, attempt(f"d{number}"), 1)
+        journal.append(entered(journal.attempts()[-1], UpdateState.REJECTED, reason="x"))
+        largest_bytes = max(largest_bytes, path.stat().st_size)
+    assert len(journal.attempts()) == KEPT_ATTEMPTS + 1
+    assert largest_bytes < 100_000
+    again = opened(path)  # as after a kill
+    assert again.attempts() == journal.attempts()
+    assert again.find(under_way.key) == under_way
+    assert not again.stopped_cleanly
 
 
 def line(record: dict[str, object]) -> bytes:

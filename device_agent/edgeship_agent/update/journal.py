@@ -28,8 +28,10 @@ JOURNAL_MINOR: Final = 1
 _FIRST_WITH_POINTER: Final = 1
 #: Size from which on the journal is rewritten with the newest snapshots alone.
 COMPACT_BYTES: Final = 1024 * 1024
-#: Finished attempts that are remembered; older ones are forgotten when the journal is compacted.
+#: Finished attempts that are remembered; older ones are forgotten, on the disk when the journal is compacted.
 KEPT_ATTEMPTS: Final = 64
+#: A file that is rewritten again is so many times as large as it was after it was rewritten last.
+_GROWTH: Final = 2
 _START: Final = "start"
 _CLEAN_STOP: Final = "clean_stop"
 _MARKS: Final = (_START, _CLEAN_STOP)
@@ -41,7 +43,7 @@ class Journal:
 
     Args:
         path: the file; made when it is not there.
-        compact_bytes: size from which on it is compacted at start.
+        compact_bytes: size from which on it is compacted.
         disk: how it is written.
 
     Attributes:
@@ -62,11 +64,12 @@ class Journal:
         self._clean = True
         self._is_newer = False
         self._minor = JOURNAL_MINOR  # of the agent that wrote last
+        self._compact_above = compact_bytes
         self._size_bytes = self._load()
         self._file: OpenFile | None = None
+        self._forget_old()
         with contextlib.suppress(OSError):  # a disk that is read-only or full: tried again with the next record
-            if self._size_bytes > compact_bytes:
-                self._compact()
+            self._keep_small(_CLEAN_STOP if self._clean else _START)
             self._open()
 
     @property
@@ -105,6 +108,9 @@ class Journal:
             self._write(*records)
             for attempt, record in zip(attempts, records, strict=True):
                 self._remember(attempt.key, record, attempt)
+            self._forget_old()
+            with contextlib.suppress(OSError):  # what was to be persisted is; it is tried again with the next record
+                self._keep_small(_START)
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
@@ -187,16 +193,27 @@ class Journal:
             raise ContractError(f"unreadable record: {error}", file=self._path) from error
         self._remember(attempt.key, record, attempt)
 
-    def _compact(self) -> None:
+    def _forget_old(self) -> None:
         finished = [key for key, attempt in self._attempts.items() if attempt.state.is_terminal]
         for key in finished[:-KEPT_ATTEMPTS]:
             del self._records[key], self._attempts[key]
+
+    def _keep_small(self, mark: str) -> None:
+        """Rewrite a file that has grown with what is still known; the next record is written to the new one.
+
+        Args:
+            mark: whether the agent that was here last, or is here, has stopped.
+        """
+        if self._size_bytes <= self._compact_above:
+            return
         lines = [_line(record) for record in (*self._foreign, *self._records.values())]
-        mark = _head(_CLEAN_STOP if self._clean else _START)
-        lines.append(_line({**mark, "minor": self._minor}))  # who was here last is still to be seen
+        lines.append(_line({**_head(mark), "minor": self._minor}))  # who was here last is still to be seen
         data = b"".join(lines)
         self._disk.write_atomic(self._path, data)
         self._size_bytes = len(data)
+        self._compact_above = max(self._compact_above, _GROWTH * len(data))
+        self.close()
+        self._file = None
 
 
 def _head(kind: str) -> dict[str, Any]:
