@@ -100,8 +100,6 @@ def test_two_models_from_the_command_line_to_the_device_and_back(world: World) -
         join(world, "3", "3", "3")
         halted = roll_out(world, "3", "rolled_back")
         assert "hard stop: eye: golden mismatch on bench-1" in halted["reason"]
-        stands = {part["model"]: part["reason"] for part in halted["devices"][0]["parts"]}
-        assert stands["ear"] == "release_member" or halted["devices"][0]["state"] == "rolled_back"
         assert application.answers("1", "2")
         explained = world.ask("explain", f"refusal/bench-1/{halted['id']}")
         assert explained["rules"][0]["id"] == "golden_mismatch"
