@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,8 @@ class Journal:
         self._file: OpenFile | None = None
         self._forget_old()
         with contextlib.suppress(OSError):  # a disk that is read-only or full: tried again with the next record
-            self._keep_small(_CLEAN_STOP if self._clean else _START)
+            if self._size_bytes > self._compact_above:
+                self._rewrite(_CLEAN_STOP if self._clean else _START)
             self._open()
 
     @property
@@ -105,12 +106,11 @@ class Journal:
         """Persist snapshots, those of a release in one write; they are on the disk when this returns."""
         records = [{**_head("attempt"), **msgspec.to_builtins(attempt)} for attempt in attempts]
         with self._lock:
-            self._write(*records)
+            if not self._was_rewritten(records):
+                self._write(*records)
             for attempt, record in zip(attempts, records, strict=True):
                 self._remember(attempt.key, record, attempt)
             self._forget_old()
-            with contextlib.suppress(OSError):  # what was to be persisted is; it is tried again with the next record
-                self._keep_small(_START)
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
@@ -198,22 +198,38 @@ class Journal:
         for key in finished[:-KEPT_ATTEMPTS]:
             del self._records[key], self._attempts[key]
 
-    def _keep_small(self, mark: str) -> None:
-        """Rewrite a file that has grown with what is still known; the next record is written to the new one.
+    def _was_rewritten(self, records: Sequence[dict[str, Any]]) -> bool:
+        """Persist records with a new file, where the old one has grown and there is room for a second."""
+        if self._size_bytes <= self._compact_above:
+            return False
+        self._minor = JOURNAL_MINOR
+        try:
+            self._rewrite(_START, records)
+        except OSError:
+            return False
+        return True
+
+    def _rewrite(self, mark: str, records: Sequence[dict[str, Any]] = ()) -> None:
+        """Replace the file by one of what is still known; the next record is written to that.
 
         Args:
             mark: whether the agent that was here last, or is here, has stopped.
+            records: newer than everything that is known.
+
+        Raises:
+            OSError: the old file may be in place, or the new one.
         """
-        if self._size_bytes <= self._compact_above:
-            return
-        lines = [_line(record) for record in (*self._foreign, *self._records.values())]
+        lines = [_line(record) for record in (*self._foreign, *self._records.values(), *records)]
         lines.append(_line({**_head(mark), "minor": self._minor}))  # who was here last is still to be seen
-        data = b"".join(lines)
-        self._disk.write_atomic(self._path, data)
-        self._size_bytes = len(data)
-        self._compact_above = max(self._compact_above, _GROWTH * len(data))
-        self.close()
-        self._file = None
+        data, before = b"".join(lines), self._path.stat().st_ino
+        try:
+            self._disk.write_atomic(self._path, data)
+        finally:
+            self.close()
+            self._file = None
+            if self._path.stat().st_ino != before:
+                self._size_bytes = len(data)
+                self._compact_above = max(self._compact_above, _GROWTH * len(data))
 
 
 def _head(kind: str) -> dict[str, Any]:
