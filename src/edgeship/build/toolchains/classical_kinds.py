@@ -36,8 +36,8 @@ def check(estimator: Any) -> None:
     for step in _steps(estimator):
         kind = type(step)
         if kind.__name__ == "FunctionTransformer" and step.func is not None:
-            raise NoConverterError("skl2onnx has no converter for the function of a FunctionTransformer, so there is no "
-                                   "way to any runtime", _ELSEWHERE)  # fmt: skip
+            raise NoConverterError("skl2onnx has no converter for the function of a FunctionTransformer, so there is "
+                                   "no way to any runtime", _ELSEWHERE)  # fmt: skip
         if kind.__module__.startswith("sklearn.") and kind not in known:
             raise _refusal(kind, is_whole=step is estimator)
 
