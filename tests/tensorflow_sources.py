@@ -49,7 +49,8 @@ def two_ends() -> keras.Model:
     keras.utils.set_random_seed(4)
     zulu, alpha = keras.Input((5,), name="zulu"), keras.Input((3,), dtype="int32", name="alpha")
     mixed = keras.layers.Concatenate()([zulu, keras.layers.Flatten()(keras.layers.Embedding(7, 2)(alpha))])
-    wide = keras.layers.Dense(6, activation="tanh", name="wide")(mixed)
+    mixed = keras.layers.Dense(8, activation="silu")(mixed)
+    wide = keras.layers.Dense(6, activation="gelu", name="wide")(mixed)
     return keras.Model([zulu, alpha], [wide, keras.layers.Dense(2, name="narrow")(wide)])
 
 

@@ -146,7 +146,7 @@ def test_several_inputs_and_outputs_keep_their_order_and_names(made: Path, tmp_p
     source = sources.load(made / "ends.keras")
     assert [(spec.name, spec.dtype) for spec in source.inputs] == [("zulu", "float32"), ("alpha", "int32")]
     assert [spec.name for spec in source.outputs] == ["wide", "narrow"]
-    _agree(source, ["TFLiteConverter"], tmp_path)
+    _agree(source, ["TFLiteConverter", "tf2onnx"], tmp_path)
 
 
 def test_objects_that_tensorflow_2_cannot_rebuild_leave_the_graph(made: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgeship.build import metrics, routes, sources, toolchains
@@ -72,6 +73,13 @@ class TestExportedProgram:
         converted, forms = _onnx(source, tmp_path)
         assert _worst(source, converted, tmp_path) < 1e-6
         assert forms.fallbacks(("torch.onnx",)) == ()
+
+    @pytest.mark.slow
+    def test_a_bag_of_embeddings_needs_no_loop(self, files: Path, tmp_path: Path) -> None:
+        source = _load(files / "bag.pt2")
+        converted, _ = _onnx(source, tmp_path)
+        assert {node.op_type for node in onnx.load(converted).graph.node}.isdisjoint({"Loop", "If", "Scan"})
+        assert _worst(source, converted, tmp_path) < 1e-6
 
     def test_it_is_described_run_and_converted(self, files: Path, tmp_path: Path) -> None:
         source = _load(files / "program.pt2")

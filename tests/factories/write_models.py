@@ -21,6 +21,18 @@ class Shifted(nn.Module):
         return (x * torch.tensor([1.0, -1.0, 2.0, 0.5])).sum(dim=1)
 
 
+class Bag(nn.Module):
+    """The mean of the rows that numbers stand for, those without a number left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.rows = nn.EmbeddingBag(10, 3, mode="mean", padding_idx=0)
+
+    def forward(self, x):
+        return self.rows((2 * x.abs()).to(torch.int64).clamp(0, 9))
+
+
 class Bomb:
     """Makes a file when it is unpickled."""
 
@@ -53,6 +65,7 @@ def main(folder: Path) -> None:
     torch.export.save(free, folder / "free.pt2")
     torch.export.save(torch.export.export(net, (sample,)), folder / "two.pt2")
     torch.export.save(torch.export.export(Shifted().eval(), (torch.randn(1, 4),)), folder / "shifted.pt2")
+    torch.export.save(torch.export.export(Bag().eval(), (torch.randn(1, 5),)), folder / "bag.pt2")
 
     torch.jit.trace(net, sample[:1], strict=False).save(str(folder / "traced.pt"))
     torch.manual_seed(3)

@@ -210,7 +210,7 @@ def test_an_engine_that_fails_is_remembered_as_a_candidate_that_does_not_run(tmp
             memory.answers("pass", {}, run)
 
 
-def test_a_toolchain_is_asked_once_about_a_file_and_always_about_a_factory(
+def test_a_toolchain_is_asked_once_about_a_file_and_always_about_code_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -228,9 +228,10 @@ def test_a_toolchain_is_asked_once_about_a_file_and_always_about_a_factory(
         question = {"command": "describe", "model": str(copy), "format": "keras", "options": {}}
         said = ask("tensorflow", question)
         assert said == {"operators": [1, 1, 2][number]}
-    for _ in range(2):
-        ask("torch", {**question, "options": {"factory": {"module": "mine"}}})
-    assert asked == ["tensorflow", "tensorflow", "torch", "torch"]
+    for options in ({"factory": {"module": "mine"}}, {"kind": "pickled-module"}):
+        for _ in range(2):
+            ask("torch", {**question, "options": options})
+    assert asked == ["tensorflow", "tensorflow", *["torch"] * 4]
 
 
 def test_samples_are_told_apart_by_name_type_shape_and_order() -> None:

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeship.build import metrics
-from edgeship.build.backends.onnx_ends import with_float_ends
+from edgeship.build.backends.onnx_ends import with_float_ends, with_recent_operators
 from edgeship.build.backends.onnx_precisions import lower
 from edgeship.build.backends.tflite_ranks import with_equal_ranks
 from edgeship.build.backends.tflite_signature import with_signature
@@ -142,3 +142,25 @@ def test_types_at_the_ends_name_what_is_in_the_way(
     result = next(each for each in check(_target(*io), facts) if each.id == "types")
     assert result.holds is holds
     assert words in result.sentence
+
+
+@pytest.mark.parametrize(("opset", "raised"), [(7, 13), (11, 11)])
+def test_operators_of_the_first_years_are_written_anew(opset: int, raised: int) -> None:
+    nodes = [helper.make_node("Upsample", ["x"], ["large"], mode="nearest", scales=[1.0, 1.0, 2.0, 2.0]),
+             helper.make_node("Pad", ["large"], ["y"], pads=[0, 0, 1, 1, 0, 0, 1, 1])]  # fmt: skip
+    if opset >= 11:
+        nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, size, size])
+        for name, size in (("x", 3), ("y", 8))
+    ]
+    if opset >= 11:
+        ends[1] = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 3, 3])
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
+    written = with_recent_operators(data)
+    assert onnx.ModelProto.FromString(written).opset_import[0].version == raised
+    assert (written == data) == (opset >= 11)
+    x = np.random.default_rng(0).normal(0, 1, (1, 2, 3, 3)).astype(np.float32)
+    one, other = (onnxruntime.InferenceSession(each).run(None, {"x": x})[0] for each in (data, written))
+    assert np.array_equal(one, other)

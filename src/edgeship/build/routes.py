@@ -71,10 +71,17 @@ def _unroll(source: SourceModel, model: Path, folder: Path) -> Path:
     return unroll(source, model, folder)
 
 
-def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
-    from edgeship.build.backends.onnx_ends import with_float_ends
+def _plain(_source: SourceModel, model: Path, folder: Path) -> Made:
+    from edgeship.build.plain_tables import written_out
 
-    model.write_bytes(with_float_ends(model.read_bytes()))  # a private copy
+    file, notes = written_out(model, folder)
+    return Made(file=file, fallbacks=notes)
+
+
+def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
+    from edgeship.build.backends.onnx_ends import with_float_ends, with_recent_operators
+
+    model.write_bytes(with_recent_operators(with_float_ends(model.read_bytes())))  # a private copy
     return convert_onnx(model, folder)
 
 
@@ -92,6 +99,7 @@ STEPS: Final[dict[str, Step]] = {
     for step in (
         Step(name="fold", toolchain="", run=_fold),
         Step(name="unroll", toolchain="", run=_unroll),
+        Step(name="plain", toolchain="", run=_plain),
         Step(name="onnx2tf", toolchain="onnx2tf", run=_onnx2tf),
         Step(name="torch.onnx", toolchain="torch", run=convert_by("torch", "onnx")),
         Step(name="tf2onnx", toolchain="tensorflow", run=_tf2onnx),
@@ -121,8 +129,8 @@ ROUTES: Final[dict[tuple[str, str], tuple[Route, ...]]] = {
     ("torch", "litert"): (("torch.onnx", "onnx2tf"), ("torch.onnx", "fold", "onnx2tf"),
                           ("torch.onnx", "fold", "unroll", "onnx2tf")),
     ("sklearn", "onnxruntime"): (("skl2onnx",),),
-    ("sklearn", "openvino"): (("skl2onnx",),),
-    ("sklearn", "litert"): (("skl2onnx", "onnx2tf"),),
+    ("sklearn", "openvino"): (("skl2onnx",), ("skl2onnx", "plain")),
+    ("sklearn", "litert"): (("skl2onnx", "onnx2tf"), ("skl2onnx", "plain", "onnx2tf")),
     ("xgboost", "onnxruntime"): (("onnxmltools",),),
     ("xgboost", "openvino"): (("onnxmltools",),),
     ("xgboost", "litert"): (("onnxmltools", "onnx2tf"),),

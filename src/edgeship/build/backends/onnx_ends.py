@@ -1,13 +1,33 @@
-"""Half and double precision at the ends of ONNX files become float32: devices hand over and take nothing else."""
+"""ONNX files as converters take them: float32 at their ends, and no operators of the first years.
+
+Half and double precision at the ends become float32: devices hand over and take nothing else.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, version_converter
 
 _OTHER_FLOATS: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+#: Below the first opset, ``Upsample``, ``Pad`` and others have forms that onnx2tf does not read; the second has none.
+_OLD_OPSET: Final = 11
+_RAISED_OPSET: Final = 13
+
+
+def with_recent_operators(data: bytes) -> bytes:
+    """The same model in a newer opset where its own is too old for onnx2tf, and ONNX's own converter can do it."""
+    model = onnx.ModelProto.FromString(data)
+    opset = next((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), _OLD_OPSET)
+    if opset >= _OLD_OPSET:
+        return data
+    try:
+        raised = version_converter.convert_version(model, _RAISED_OPSET)
+    except (RuntimeError, ValueError):  # without an adapter for an operator: as it is, then
+        return data
+    written: bytes = raised.SerializeToString(deterministic=True)
+    return written
 
 
 def with_float_ends(data: bytes) -> bytes:

@@ -26,7 +26,18 @@ _CODE: Final = ("edgeship.build", "edgeship_agent.runtime", "edgeship_agent.proc
 #: Distributions whose version takes part. Toolchains of their own are in their locks, which are part of the code.
 _TOOLS: Final = (
     *("numpy", "onnx", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "ai-edge-quantizer", "scipy", "pillow"),
-    *("torch", "tensorflow", "tf-keras", "scikit-learn", "skl2onnx", "onnxmltools", "xgboost", "lightgbm", "tf2onnx"),
+    *(
+        "torch",
+        "onnxscript",
+        "tensorflow",
+        "tf-keras",
+        "scikit-learn",
+        "skl2onnx",
+        "onnxmltools",
+        "xgboost",
+        "lightgbm",
+        "tf2onnx",
+    ),
 )
 
 

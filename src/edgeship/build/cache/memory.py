@@ -15,6 +15,7 @@ from msgspec import structs
 from edgeship.build.backends.base import Artifact, Samples
 from edgeship.build.cache.basis import samples_digest
 from edgeship.build.cache.store import Cache, Made
+from edgeship.build.sources.model import runs_own_code
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.engine import Array
@@ -128,14 +129,14 @@ class Memory:
 
 
 def remembering(memory: Memory) -> workers.Ask:
-    """Asks a toolchain about a model, unless the same was asked before; of a factory nothing is remembered."""
+    """Asks a toolchain about a model, unless the same was asked before; of code of the user's nothing is remembered."""
 
     def really(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
         memory.ready(toolchain)
         return workers.ask(toolchain, question)
 
     def ask(toolchain: str, question: dict[str, Any]) -> dict[str, Any]:
-        if "factory" in question["options"]:
+        if runs_own_code(question["options"]):
             return really(toolchain, question)
         model = Path(question["model"])
         files = sorted(file for file in model.rglob("*") if file.is_file()) if model.is_dir() else [model]

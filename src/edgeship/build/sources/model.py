@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -65,8 +66,8 @@ class SourceModel(Struct, frozen=True, kw_only=True):
 
     @property
     def is_lasting(self) -> bool:
-        """Whether the files say all; a factory is code of the user's, and what that imports may change unseen."""
-        return "factory" not in self.options
+        """Whether the files say all; see :func:`runs_own_code`."""
+        return not runs_own_code(self.options)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -105,6 +106,15 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     def lineage(self) -> Source:
         """What the bundle records of it."""
         return Source(file=self.path.name, format=self.format, digest=self.digest, size_bytes=self.size_bytes)
+
+
+def runs_own_code(options: Mapping[str, Any]) -> bool:
+    """Whether a model is code of the user's, a factory or a class that a pickle names: its imports may change unseen.
+
+    >>> runs_own_code({"kind": "pickled-module"}), runs_own_code({"kind": "torchscript"})
+    (True, False)
+    """
+    return "factory" in options or options.get("kind") == "pickled-module"
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _MOST_NAMED = 4
+_ELSEWHERE = "leave it out, do its work in the data or in preprocessing, and save the rest again"
 #: How skl2onnx says that it has no converter for a class.
 _NAMED = re.compile(r"for type '<class '(?P<name>[^']+)'>'|for type <class '(?P<plain>[^']+)'>")
 _ERRORS = {"MissingShapeCalculator", "MissingConverter"}
@@ -34,6 +35,9 @@ def check(estimator: Any) -> None:
 
     for step in _steps(estimator):
         kind = type(step)
+        if kind.__name__ == "FunctionTransformer" and step.func is not None:
+            raise NoConverterError("skl2onnx has no converter for the function of a FunctionTransformer, so there is "
+                                   "no way to any runtime", _ELSEWHERE)  # fmt: skip
         if kind.__module__.startswith("sklearn.") and kind not in known:
             raise _refusal(kind, is_whole=step is estimator)
 
@@ -78,8 +82,9 @@ def _refusal(kind: type, *, is_whole: bool) -> NoConverterError:
     place = "" if is_whole else ", which it holds"
     near = _near(kind)
     task = _task(kind)
-    instead = f"train a {task} that has one, such as {', '.join(near)}, and save it again" if near else (
-        "leave it out, do its work in preprocessing, and save the rest again")  # fmt: skip
+    instead = _ELSEWHERE
+    if near:
+        instead = f"train a {task} that has one, such as {', '.join(near)}, and save it again"
     return NoConverterError(f"neither skl2onnx nor onnxmltools has a converter for {kind.__name__}{place}, so there "
                             "is no way to any runtime", instead)  # fmt: skip
 

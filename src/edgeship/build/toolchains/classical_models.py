@@ -15,8 +15,13 @@ from typing import Any
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 #: ai.onnx.ml operators that skl2onnx can write as plain ONNX too, so that runtimes without that domain read them.
 AVOIDED = {"LinearClassifier", "LinearRegressor", "Scaler", "Normalizer"}
-#: Classes (never functions) that a .skops file may name besides those that skops itself trusts.
-TRUSTED = re.compile(r"(sklearn|xgboost|lightgbm)\.([a-z_][a-z0-9_]*\.)*[A-Z]\w*|collections\.OrderedDict|numpy\.dtype")
+#: What a .skops file may name besides what skops itself trusts: classes of the libraries, and those functions that
+#: estimators keep from their training (how features and searches were scored), which take tables and return numbers.
+TRUSTED = re.compile(
+    r"(sklearn|xgboost|lightgbm)\.([a-z_][a-z0-9_]*\.)*_?[A-Z]\w*|collections\.OrderedDict|numpy\.dtype"
+    r"|sklearn\.feature_selection\.\w+\.(chi2|f_classif|f_oneway|f_regression|r_regression|mutual_info_\w+)"
+    r"|sklearn\.metrics\.\w+\.[a-z0-9_]+_(score|error|loss|deviance)"
+)
 _MOST_DEPTH = 12
 
 
@@ -169,6 +174,8 @@ def _sklearn_outputs(estimator: Any) -> tuple[dict[str, tuple[str, int]], Callab
                 _sequentially({name: method, **({"label": estimator.predict} if labelled else {})}))  # fmt: skip
     if is_regressor(estimator):
         name, method = "values", estimator.predict
+    elif hasattr(estimator, "predict_proba"):  # a mixture: how much each of its parts has of a sample
+        name, method = "probabilities", estimator.predict_proba
     elif hasattr(estimator, "transform"):
         name, method = "values", estimator.transform
     elif hasattr(estimator, "decision_function"):

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from .files import Refused, first_line
+from .files import Refused, first_line, nodes_of
 from .graphs import OPSET, caller
 from .models import Model
 
@@ -55,17 +55,35 @@ def to_onnx(model: Model, file: Path) -> dict[str, Any]:
     graph = tf_loader.fix_freezing_errors_part2(frozen.graph.as_graph_def(add_shapes=True))
     with tf.Graph().as_default():
         graph = tf_loader.tf_optimize(starts, ends, graph)
+    _write_out_erfc(graph)
     document = _tf2onnx(graph, input_names=starts, output_names=ends)
     _name_ends(document, starts, [end.name for end in model.inputs], document.graph.input)
     _name_ends(document, ends, model.outputs, document.graph.output)
     return _write(document, file, model.notes)
 
 
+def _write_out_erfc(graph: Any) -> None:
+    """``Erfc`` as 1 − ``Erf``, in place: ONNX has no other, and Keras writes GELU with it."""
+    for node in [each for each in graph.node if each.op == "Erfc"]:
+        kind = node.attr["T"]
+        one = graph.node.add(name=f"{node.name}/one", op="Const")
+        one.attr["dtype"].CopyFrom(kind)
+        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1.0, dtype=tf.as_dtype(kind.type), shape=()))
+        inner = graph.node.add(name=f"{node.name}/erf", op="Erf", input=node.input)
+        inner.attr["T"].CopyFrom(kind)
+        node.op = "Sub"
+        node.input[:] = [one.name, inner.name]
+
+
 def frozen_model(model: Model) -> Model:
     """The same model with its weights as constants: Keras variables would stay variables in the TFLite file."""
     frozen = convert_variables_to_constants_v2(model.trace(1), lower_control_flow=False)
     starts, ends = [each.name for each in frozen.inputs], [each.name for each in frozen.outputs]
-    return replace(model, call=caller(frozen.graph.as_graph_def(), starts, ends), holder=None)
+    graph = frozen.graph.as_graph_def()
+    for node in nodes_of(graph):
+        # gradients of their own, as of SiLU: nothing is trained here, and the converter loses the names of the ends
+        node.attr.pop("_gradient_op_type", None)
+    return replace(model, call=caller(graph, starts, ends), holder=None)
 
 
 def tflite_to_onnx(source: Path, file: Path) -> dict[str, Any]:

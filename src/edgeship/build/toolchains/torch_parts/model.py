@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 _LONGEST = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Refused(Exception):
@@ -114,8 +116,11 @@ def shown(shape: Sequence[int]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip().partition("\n")[0] or type(error).__name__)[:_LONGEST]
+    """What an exception says, in one line without colours; the exporter's own say a step, and their cause why."""
+    if str(error).startswith("Failed to convert the exported program") and error.__cause__ is not None:
+        return first_line(error.__cause__)
+    plain = _COLOUR.sub("", str(error)).strip()
+    return (plain.partition("\n")[0] or type(error).__name__)[:_LONGEST]
 
 
 def last_line(error: BaseException) -> str:

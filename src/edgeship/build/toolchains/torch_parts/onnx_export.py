@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from . import bags
 from .calling import Flat
 from .inputs import examples
 from .model import Model, Refused, reason
@@ -54,6 +55,7 @@ def _export(flat: Flat, model: Model, inputs: list[str], outputs: list[str], pat
     given = tuple(examples(model))
     captured = _captured_script(flat, model, given) if model.is_script else flat
     program = torch.export.export(captured, given, strict=False)
+    bags.write_out(program)
     written = torch.onnx.export(
         program, dynamo=True, opset_version=OPSET, input_names=inputs, output_names=outputs, verbose=False
     )
@@ -70,8 +72,12 @@ def _captured_script(flat: Flat, model: Model, given: tuple[Any, ...]) -> Any:
     places = {each.data_ptr(): name for name, each in
               (*model.module.named_parameters(), *model.module.named_buffers())}  # fmt: skip
     taken: set[str] = set()
+    renamed: dict[str, str] = {}
     for node in graph.graph.nodes:
         if node.op != "get_attr":
+            continue
+        if node.target in renamed:  # read a second time
+            node.target = renamed[node.target]
             continue
         tensor = getattr(graph, node.target)
         name = places.get(tensor.data_ptr(), "").replace(".", "_") if isinstance(tensor, torch.Tensor) else ""
@@ -79,6 +85,7 @@ def _captured_script(flat: Flat, model: Model, given: tuple[Any, ...]) -> Any:
             taken.add(name)
             graph.register_buffer(name, tensor.detach())
             delattr(graph, node.target)
+            renamed[node.target] = name
             node.target = name
     graph.recompile()
     return graph
