@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edgeship.build import toolchains
+from edgeship.build.toolchains.environment import named
 from tests import models
 from tests.integration.test_classical_sources import train
 
@@ -44,8 +45,9 @@ def torch_net(folder: Path) -> list[str]:
     rng = np.random.default_rng(3)
     np.savez(folder / "calibration.npz", x=rng.normal(size=(60, 1, 8, 8)).astype(np.float32))
     np.savez(folder / "evaluation.npz", x=rng.normal(size=(80, 1, 8, 8)).astype(np.float32))
-    factory = f"{ROOT / 'tests' / 'factories' / 'small_net.py'}:trained"
-    return [factory, "--input-shape", "1,1,8,8", *(word for target in THREE for word in ("-t", target))]
+    script = ROOT / "tests" / "factories" / "write_models.py"
+    subprocess.run([named("torch").python, "-I", script, folder], check=True, capture_output=True)
+    return [str(folder / "program.pt2"), "--effort", "quick", *(word for target in THREE for word in ("-t", target))]
 
 
 def classical_net(folder: Path) -> list[str]:
