@@ -222,6 +222,7 @@ REFUSED = {
     "variables.pb": ("not frozen", "convert_variables_to_constants"),
     "state.h5": ("stateful for 2 samples at once", "batch_size=1"),
     "free.keras": ("axis 1 is free", "--input-shape steps=1,SIZE,3"),
+    "words.keras": ("input word holds string, not numbers", "numeric inputs"),
     "two": ("several signatures, double, half", "--signature"),
     "torn": ("weights are missing", "variables"),
 }

@@ -184,7 +184,7 @@ def _keras_model(model: Any, notes: tuple[str, ...]) -> Model:
     structure, results = _ends(model)
     tensors = tf.nest.flatten(structure)
     inputs = tuple(
-        End(name=name, dtype=tf.as_dtype(each.dtype).name, shape=tuple(size or -1 for size in each.shape))
+        _end(name, tf.as_dtype(each.dtype), tf.TensorShape(each.shape))
         for name, each in zip(_input_names(structure, tensors), tensors, strict=True)
     )
 
