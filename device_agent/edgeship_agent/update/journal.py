@@ -57,9 +57,9 @@ class Journal:
         self._path = path
         self._disk = disk
         self.set_aside: Path | None = None
-        self._foreign: list[dict[str, Any]] = []
+        self._foreign: list[bytes] = []
         self._lock = threading.Lock()
-        self._records: dict[AttemptKey, dict[str, Any]] = {}
+        self._lines: dict[AttemptKey, bytes] = {}  # as they are written: a fifth of what the records would take
         self._attempts: dict[AttemptKey, Attempt] = {}
         self._clean = True
         self._is_newer = False
@@ -104,18 +104,18 @@ class Journal:
 
     def append(self, *attempts: Attempt) -> None:
         """Persist snapshots, those of a release in one write; they are on the disk when this returns."""
-        records = [{**_head("attempt"), **msgspec.to_builtins(attempt)} for attempt in attempts]
+        lines = [_line({**_head("attempt"), **msgspec.to_builtins(attempt)}) for attempt in attempts]
         with self._lock:
-            if not self._was_rewritten(records):
-                self._write(*records)
-            for attempt, record in zip(attempts, records, strict=True):
-                self._remember(attempt.key, record, attempt)
+            if not self._was_rewritten(lines):
+                self._write(lines)
+            for attempt, line in zip(attempts, lines, strict=True):
+                self._remember(attempt.key, line, attempt)
             self._forget_old()
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
         with self._lock:
-            self._write(_head(name))
+            self._write([_line(_head(name))])
 
     def close(self) -> None:
         """Close the file."""
@@ -134,23 +134,22 @@ class Journal:
         self._file = file
         return file
 
-    def _write(self, *records: dict[str, Any]) -> None:
-        lines = b"".join(_line(record) for record in records)
-        file = self._file or self._open()
+    def _write(self, lines: Sequence[bytes]) -> None:
+        data, file = b"".join(lines), self._file or self._open()
         try:
-            file.write(lines)
+            file.write(data)
             file.sync()
         except OSError:
             # half a record in the middle would hide all that follow it
             file.cut(self._size_bytes)
             raise
-        self._size_bytes += len(lines)
+        self._size_bytes += len(data)
         self._minor = JOURNAL_MINOR
 
-    def _remember(self, key: AttemptKey, record: dict[str, Any], attempt: Attempt) -> None:
-        self._records.pop(key, None)
+    def _remember(self, key: AttemptKey, line: bytes, attempt: Attempt) -> None:
+        self._lines.pop(key, None)
         self._attempts.pop(key, None)
-        self._records[key] = record
+        self._lines[key] = line
         self._attempts[key] = attempt
 
     def _load(self) -> int:
@@ -158,14 +157,14 @@ class Journal:
         if not self._path.exists():
             return 0
         good_bytes = 0
-        for record, end in _records(self._path.read_bytes()):
-            good_bytes = end
+        for record, line in _records(self._path.read_bytes()):
+            good_bytes += len(line)
             if record.get("v", 0) > JOURNAL_VERSION:
                 self._is_newer = True
-                self._records, self._attempts, self._foreign, self._clean = {}, {}, [], True
+                self._lines, self._attempts, self._foreign, self._clean = {}, {}, [], True
                 self._minor = JOURNAL_MINOR
                 return 0
-            self._take(record)
+            self._take(record, line)
         return good_bytes
 
     def _put_aside(self) -> None:
@@ -174,54 +173,54 @@ class Journal:
         self._disk.rename(self._path, self.set_aside)
         self._is_newer = False
 
-    def _take(self, record: dict[str, Any]) -> None:
+    def _take(self, record: dict[str, Any], line: bytes) -> None:
         kind, self._minor = record.get("kind"), record.get("minor", 0)
         if kind in _MARKS:
             self._clean = kind == _CLEAN_STOP
             return
         is_newer = record.get("minor", 0) > JOURNAL_MINOR
         if kind != "attempt" and is_newer:
-            self._foreign.append(record)
+            self._foreign.append(line)
             return
         self._clean = False
         try:
             attempt = msgspec.convert(record, Attempt)
         except msgspec.ValidationError as error:
             if is_newer:
-                self._foreign.append(record)
+                self._foreign.append(line)
                 return
             raise ContractError(f"unreadable record: {error}", file=self._path) from error
-        self._remember(attempt.key, record, attempt)
+        self._remember(attempt.key, line, attempt)
 
     def _forget_old(self) -> None:
         finished = [key for key, attempt in self._attempts.items() if attempt.state.is_terminal]
         for key in finished[:-KEPT_ATTEMPTS]:
-            del self._records[key], self._attempts[key]
+            del self._lines[key], self._attempts[key]
 
-    def _was_rewritten(self, records: Sequence[dict[str, Any]]) -> bool:
-        """Persist records with a new file, where the old one has grown and there is room for a second."""
+    def _was_rewritten(self, lines: Sequence[bytes]) -> bool:
+        """Persist lines with a new file, where the old one has grown and there is room for a second."""
         if self._size_bytes <= self._compact_above:
             return False
         self._minor = JOURNAL_MINOR
         try:
-            self._rewrite(_START, records)
+            self._rewrite(_START, lines)
         except OSError:
             return False
         return True
 
-    def _rewrite(self, mark: str, records: Sequence[dict[str, Any]] = ()) -> None:
+    def _rewrite(self, mark: str, lines: Sequence[bytes] = ()) -> None:
         """Replace the file by one of what is still known; the next record is written to that.
 
         Args:
             mark: whether the agent that was here last, or is here, has stopped.
-            records: newer than everything that is known.
+            lines: newer than everything that is known.
 
         Raises:
             OSError: the old file may be in place, or the new one.
         """
-        lines = [_line(record) for record in (*self._foreign, *self._records.values(), *records)]
-        lines.append(_line({**_head(mark), "minor": self._minor}))  # who was here last is still to be seen
-        data, before = b"".join(lines), self._path.stat().st_ino
+        last = _line({**_head(mark), "minor": self._minor})  # who was here last is still to be seen
+        data = b"".join([*self._foreign, *self._lines.values(), *lines, last])
+        before = self._path.stat().st_ino
         try:
             self._disk.write_atomic(self._path, data)
         finally:
@@ -241,8 +240,8 @@ def _line(record: dict[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def _records(data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
-    """Good records from the beginning and where each ends; stops at the first damaged one."""
+def _records(data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Good records from the beginning, each with its line; stops at the first damaged one."""
     position = 0
     while (end := data.find(b"\n", position)) >= 0:
         line = data[position:end]
@@ -253,4 +252,4 @@ def _records(data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
         except msgspec.MsgspecError:
             return
         position = end + 1
-        yield record, position
+        yield record, line + b"\n"
