@@ -48,8 +48,8 @@ _TIMESTAMP, _ROOT = "/tuf/metadata/timestamp.json", "/tuf/metadata/{}.root.json"
 _OUT_OF_DATE, _OTHER_NAME = frozenset({9, 10}), frozenset({62, 64})
 #: How long a broker may take to say that it does not take our certificate: in TLS 1.3 that comes after the handshake.
 _SECOND_THOUGHTS_S: Final = 1.0
-#: CONNECT without a name and without a session, DISCONNECT. Source: MQTT 3.1.1, sections 3.1 and 3.14.
-_HELLO: Final = bytes.fromhex("100c 0004 4d515454 04 02 003c 0000")
+#: CONNECT without a name, a session and properties, DISCONNECT. Source: MQTT 5.0, sections 3.1 and 3.14.
+_HELLO: Final = bytes.fromhex("100d 0004 4d515454 05 02 003c 00 0000")
 _CONNACK, _BYE = b"\x20", bytes.fromhex("e000")
 
 
