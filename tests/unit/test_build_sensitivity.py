@@ -225,4 +225,6 @@ def test_every_look_at_the_samples_is_counted() -> None:
     calibration, told = Calibration(Graph(), samples, Path, Path("net.onnx")), []
     calibration.told = lambda done, total: told.append((done, total))
     assert len(calibration.operators) == 4
+    assert told == [], "one sample tells sizes"
+    assert calibration.statistics.shapes
     assert told == [(index, 20) for index in range(20)]
