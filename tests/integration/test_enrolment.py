@@ -296,6 +296,8 @@ def test_a_rollout_does_not_wait_for_a_device_that_was_put_out(server: ServerPro
     assert edgeship(server, "devices", "revoke", "away-1").returncode == 0
     (member,) = server.get(f"rollouts/{rollout}")["devices"]
     assert (member["state"], member["reason"]) == ("removed", "put out of the fleet")
+    aborted = edgeship(server, "rollouts", "abort", rollout)
+    assert aborted.returncode == 0, aborted.stderr
 
 
 def fetches(port: int, who: Credentials | None) -> bool:
