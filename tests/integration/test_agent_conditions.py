@@ -10,7 +10,7 @@ import pytest
 
 from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.supervisor.sensors import read_conditions
-from edgeship_agent.update import activation, updater
+from edgeship_agent.update import activation, preparing
 from edgeship_agent.update.conditions import Conditions, Policy, why_not
 from edgeship_agent.update.disk import Disk
 from tests.agents import Depot, Release, model_goal, until
@@ -23,7 +23,7 @@ CLOSED, OPEN = ("window", "it is noon"), ("", "")
 @pytest.fixture
 def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depot]:
     monkeypatch.setattr(activation, "_POLL_S", 0.0)
-    monkeypatch.setattr(updater, "_LOOK_S", 0.01)
+    monkeypatch.setattr(preparing, "_LOOK_S", 0.01)
     depot = Depot(tmp_path / "depot")
     yield depot
     depot.close()
