@@ -119,7 +119,11 @@ def _lead(view: JointView) -> Markup:
     models = [part.model for part in release.parts]
     together = f"{', '.join(models[:-1])} and {models[-1]}"
     where = f"runs on {plural(view.device_count, 'device')}" if view.device_count else "runs on no device"
-    sentence = f"{together} switch as one; it {where}."
+    return lead(release, f"{together} switch as one; it {where}.")
+
+
+def lead(release: Release | JointRelease, sentence: str) -> Markup:
+    """What a page of a release begins with: the sentence; of a blocked one, first why it is."""
     if release.state != releases.BLOCKED:
         return element("p", sentence, class_="lead")
     by = fragment(" By rollout ", rollout_link(release.blocked_by), ".") if release.blocked_by else None

@@ -27,7 +27,6 @@ from edgeship.server.pages import joint, queries
 from edgeship.server.pages.field import field_cell, observed_lines
 from edgeship.server.pages.layout import SLOW_POLL_S, Page, PageNotFound, respond
 from edgeship.server.pages.release_figures import BuildFigures, devices_running, read_build, read_manifest
-from edgeship.server.pages.verdicts import without_word
 from edgeship.server.pages.words import (
     clock,
     command,
@@ -173,16 +172,7 @@ def _lead(view: ReleaseView) -> Markup:
     release, running = view.release, len(view.device_ids)
     where = f"runs on {plural(running, 'device')}" if running else "runs on no device"
     variants = plural(len(view.manifest.variants), "variant")
-    sentence = f"{metric_words(view.row.metric)} (weakest of {variants}); {where}."
-    if release.state != store.BLOCKED:
-        return element("p", sentence, class_="lead")
-    by = fragment(" By rollout ", rollout_link(release.blocked_by), ".") if release.blocked_by else None
-    return element(
-        "div",
-        element("p", f"Blocked: {without_word(release.blocked_reason)}.", by, class_="lead"),
-        element("p", sentence),
-        class_="verdict verdict-bad",
-    )
+    return joint.lead(release, f"{metric_words(view.row.metric)} (weakest of {variants}); {where}.")
 
 
 def metric_words(claim: MetricClaim | None) -> str:
