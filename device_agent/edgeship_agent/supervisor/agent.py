@@ -30,6 +30,7 @@ from edgeship_agent.runtime.memory import give_back
 from edgeship_agent.supervisor.goal_desk import GoalDesk, RefusedGoal
 from edgeship_agent.supervisor.notify import Notifier
 from edgeship_agent.supervisor.profiling import ProfileDoor
+from edgeship_agent.supervisor.relief import Relief
 from edgeship_agent.supervisor.reports import ReportSender
 from edgeship_agent.supervisor.sending import Pace, WindowSender
 from edgeship_agent.supervisor.start import Say
@@ -45,9 +46,6 @@ from edgeship_agent.update.updater import Updater
 
 _TICK_S: Final = 0.2
 _STATUS_S: Final = 1.0
-#: When memory that only starting up needed goes back to the system, and how often afterwards.
-_FIRST_RELIEF_S: Final = 2.0
-_RELIEF_S: Final = 60.0
 #: Counters of refused goal states go to the disk once in this time: a flood of them wears no flash memory.
 _COUNTS_S: Final = 60.0
 #: A disk that fails is told about once in this time.
@@ -126,7 +124,7 @@ class Agent:
         self._started_s = parts.clock()
         self._heartbeat_due_s = 0.0
         self._status_due_s = self._counts_due_s = 0.0
-        self._relief_due_s = self._started_s + _FIRST_RELIEF_S
+        self._relief = Relief(self._started_s)
         self._refusal_due_s = 0.0
         self._disk_word_due_s = 0.0
         self._untaken_goal = b""
@@ -217,6 +215,8 @@ class Agent:
             self._parts.log("window_lost", detail=error.sentence())
 
     def _tell(self, attempt: Attempt, now_s: float) -> None:
+        if attempt.state.is_terminal:
+            self._relief.work_ended(now_s)
         self._parts.log(
             "update",
             model=attempt.model,
@@ -308,8 +308,7 @@ class Agent:
             if now_s >= self._heartbeat_due_s:
                 self._heartbeat_due_s = now_s + parts.config.telemetry.heartbeat_s
                 self._publish(Kind.HEARTBEAT, encode(Kind.HEARTBEAT, self._heartbeat(now_s)))
-        if now_s >= self._relief_due_s:
-            self._relief_due_s = now_s + _RELIEF_S
+        if self._relief.is_due(now_s):
             give_back()
         if now_s >= self._status_due_s:
             self._status_due_s = now_s + _STATUS_S

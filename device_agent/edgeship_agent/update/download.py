@@ -129,6 +129,7 @@ class Downloader:
     ) -> None:
         self._sleep = sleep
         self._base_url = base_url.rstrip("/")
+        self._server = urlsplit(self._base_url)  # once: urllib would remember every blob's address
         self._store = store
         self._clock = clock
         self._limits = limits or Limits()
@@ -161,13 +162,13 @@ class Downloader:
         have_bytes = partial.stat().st_size if partial.exists() else 0
         if have_bytes == blob.size_bytes and have_bytes > 0:
             return
-        url = f"{self._base_url}/blobs/sha256/{hex_of(blob.digest)}"
-        connection = self._connect(url)
+        path = f"/blobs/sha256/{hex_of(blob.digest)}"
+        url, connection = self._base_url + path, self._connect()
         try:
             connection.connect()
             with _hung_up(connection, should_stop):
                 headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
-                connection.request("GET", urlsplit(url).path, headers=headers)
+                connection.request("GET", self._server.path + path, headers=headers)
                 with connection.getresponse() as response:
                     start_bytes = _start_of(response, have_bytes, url)
                     self._receive(response, partial, start_bytes, blob, should_stop)
@@ -180,13 +181,13 @@ class Downloader:
         finally:
             connection.close()
 
-    def _connect(self, url: str) -> http.client.HTTPConnection:
-        parts, timeout_s = urlsplit(url), self._limits.timeout_s
+    def _connect(self) -> http.client.HTTPConnection:
+        parts, timeout_s = self._server, self._limits.timeout_s
         if parts.scheme == "http" and parts.hostname:
             return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
         if parts.scheme == "https" and parts.hostname:
             return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=self._tls())
-        raise ConfigError("not a server address", key="server_url", expected="https://HOST:PORT", got=url)
+        raise ConfigError("not a server address", key="server_url", expected="https://HOST:PORT", got=self._base_url)
 
     def _receive(
         self,
