@@ -44,7 +44,7 @@ class NumberCounts:
     >>> from edgeship_agent.contract.profile import Family
     >>> empty = BinnedSketch(counts=(0, 0))
     >>> counts = NumberCounts([SignalProfile(name="x", family=Family.INPUT, reference=empty, edges=(1.0,), unit=0.5)])
-    >>> counts.add({"x": np.array([0.5, 2.0, math.nan])}, 3)
+    >>> counts.add({"x": np.array([0.5, 2.0, np.nan])}, 3)
     >>> counts.sketches()
     {'x': BinnedSketch(counts=(1, 1), missing_count=1, sum_fixed=5, sum_square_fixed=17)}
     """
@@ -121,7 +121,7 @@ class ClassCounts:
     """Counts of one signal that is a class, while a window is open.
 
     >>> counts = ClassCounts()
-    >>> counts.add(np.array([3.0, 1.0, math.nan, 3.0]))
+    >>> counts.add(np.array([3.0, 1.0, np.nan, 3.0]))
     >>> counts.sketch()
     CategorySketch(counts={1: 1, 3: 2})
     """

@@ -43,7 +43,7 @@ def check_file_path(path: str) -> str:
     'model.onnx'
     >>> check_file_path("../model.onnx")
     Traceback (most recent call last):
-    edgeship_agent.contract.errors.ContractError: file name leaves ... (expected ..., got '../model.onnx')
+    edgeship_agent.contract.errors.ContractError: file name leaves the bundle or cannot be used (expected relative, ...
     """
     parts = path.split("/")
     if len(path) > _MAX_PATH_LENGTH or not all(_PART.fullmatch(part) for part in parts) or path == oci.MANIFEST_FILE:

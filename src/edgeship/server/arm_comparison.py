@@ -110,7 +110,7 @@ def accuracy_of(before: Sequence[Labelled], after: Labelled) -> Compared:
 
     >>> found = accuracy_of([Labelled(labelled=900, correct=810)], Labelled(labelled=100, correct=80))
     >>> round(found.change, 3), round(found.low, 3), round(found.high, 3)
-    (-0.1, -0.19, -0.029)
+    (-0.1, -0.191, -0.03)
     """
     labelled, correct = sum(each.labelled for each in before), sum(each.correct for each in before)
     return _shares("accuracy", correct, labelled, after.correct, after.labelled)
@@ -125,7 +125,7 @@ def outcome_change(name: str, before: Sequence[OutcomeSums], after: Sequence[Out
     >>> new = OutcomeSums(version="2", name="minutes", count=100, total=300.0, square_total=1000.0)
     >>> found = outcome_change("minutes", [old], [new])
     >>> found.before, found.after, found.change, round(found.low, 3)
-    (2.0, 3.0, 1.0, 0.759)
+    (2.0, 3.0, 1.0, 0.721)
     """
     (n_before, mean_before, error_before), (n_after, mean_after, error_after) = _mean(before), _mean(after)
     plain = Compared(name=name, unit="", before=mean_before, after=mean_after, n_before=n_before, n_after=n_after)
