@@ -157,8 +157,10 @@ def _cut(model: Any, names: Mapping[str, str], specs: Sequence[Mapping[str, Any]
     width = graph.input[0].type.tensor_type.shape.dim[1].dim_value
     inputs = [helper.make_tensor_value_info("features", 1, ["N", width])]
     model.graph.CopyFrom(helper.make_graph(kept, "model", inputs, values, constants))
-    if not any(entry.domain == "" for entry in model.opset_import):  # a lone tree ensemble needs none, other tools do
-        model.opset_import.append(helper.make_opsetid("", models.OPSETS[""]))
+    # a lone tree ensemble needs no plain operators, other tools do; the converter gives the sets in any order
+    opsets = {"": models.OPSETS[""], **{entry.domain: entry.version for entry in model.opset_import}}
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items()))
     model.CopyFrom(shape_inference.infer_shapes(model))
 
 
