@@ -20,8 +20,6 @@ _PROGRESS_EVERY = 50
 
 def main() -> None:
     """Do what stdin asks."""
-    if sys.flags.hash_randomization:
-        _again_with_fixed_hashes()
     request = json.load(sys.stdin)
     answers = _take_stdout()
     limit = int(request["memory_bytes"])
@@ -31,17 +29,6 @@ def main() -> None:
     answers.write(json.dumps(answer) + "\n")
     answers.flush()
     os._exit(0)  # TensorFlow's threads need not be waited for, and their end has crashed before
-
-
-def _again_with_fixed_hashes() -> None:
-    """Replace this process by itself with the same string hashes each time: tf2onnx walks sets, and the order shows.
-
-    ``-I``, under which this is started, ignores PYTHONHASHSEED; the other flags and the cleared variables keep the
-    rest of what it isolates from.
-    """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment["PYTHONHASHSEED"] = "0"
-    os.execve(sys.executable, [sys.executable, "-s", "-P", str(Path(__file__).resolve())], environment)  # noqa: S606
 
 
 def _take_stdout() -> TextIO:

@@ -21,7 +21,9 @@ TIMEOUT_S: Final = 600.0
 MEMORY_BYTES: Final = 16 * 1024**3
 _PACKAGE: Final = "edgeship.build.toolchains"
 _LINES_KEPT: Final = 20
-
+#: Of strings, in every worker: converters walk sets, and the order shows in what they write. ``-I`` would not take it;
+#: ``-s -P`` without Python's other variables isolate as much.
+_SAME_HASHES: Final = {"PYTHONHASHSEED": "0"}
 
 #: How a toolchain is asked; a caller may put what it remembers in front.
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -66,7 +68,7 @@ def call(
     script = resources.files(_PACKAGE).joinpath(f"{toolchain}_worker.py")
     with resources.as_file(script) as path, tempfile.TemporaryFile() as said:
         lines = _talk(
-            [str(environment.python), "-I", str(path)], request, said, (timeout_s, on_count, folder), toolchain
+            [str(environment.python), "-s", "-P", str(path)], request, said, (timeout_s, on_count, folder), toolchain
         )
     return _checked(lines, toolchain)
 
@@ -80,7 +82,7 @@ def _talk(
 ) -> dict[str, Any]:
     """Run the worker to its end and return its last JSON line; its stderr goes to ``said``."""
     timeout_s, on_count, folder = terms
-    kept = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | _SAME_HASHES
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=kept,
                           cwd=folder) as process:  # fmt: skip
         late = threading.Event()
