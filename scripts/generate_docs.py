@@ -238,12 +238,23 @@ def models_page() -> str:
     return page(json.loads((FOLDER / "models.json").read_text("utf-8")))
 
 
+def agent_figures_page() -> str:
+    """What the agent costs a device, from the figures of the benchmarks."""
+    from agent_figures_page import page
+
+    return page(_figures())
+
+
 def build_quality_page() -> str:
     """Int8 beside every other quantizer's, from the figures of the benchmarks."""
     from build_quality_page import page
 
+    return page(_figures())
+
+
+def _figures() -> list[dict[str, Any]]:
     lines = (ROOT / "benchmarks" / "results.jsonl").read_text("utf-8").splitlines()
-    return page([json.loads(line) for line in lines])
+    return [json.loads(line) for line in lines]
 
 
 def _struct_sections(kind: type[msgspec.Struct], path: str, least: Mapping[str, float]) -> Iterator[str]:
@@ -323,6 +334,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "agent-config.md": agent_page,
+    "agent_figures.md": agent_figures_page,
     "build_quality.md": build_quality_page,
     "cli.md": cli_page,
     "models.md": models_page,
