@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeship.build import toolchains
+
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 RESNET = TEST_DATA / "mlperf_tiny" / "ic_resnet8" / "pretrainedResnet.h5"
 
@@ -23,16 +25,17 @@ def check(model: Path, cache: Path, *targets: str, **environment: str) -> subpro
 
 @pytest.mark.skipif(not RESNET.is_file(), reason="no models of others")
 def test_a_keras_file_is_converted_once_and_checked(tmp_path: Path) -> None:
-    targets = ("x86-64-server",)
+    toolchains.install("tensorflow")
+    targets = ("x86-64-server", "raspberry-pi-4")
     done = check(RESNET, tmp_path / "cache", *targets)
-    if "edgeship toolchains install" in done.stderr:
-        pytest.skip("the converter is not installed")
     assert done.returncode in {0, 3, 4}, done.stderr
     results = json.loads(done.stdout)["targets"]
     assert set(results) == set(targets)
-    for found in results.values():
-        assert any(each["id"] == "operators" and each["holds"] for each in found)
-    assert "keras → tf2onnx" in done.stderr
+    told = {name: {each["runtime"]: each["holds"] for each in found if each["id"] == "operators"}
+            for name, found in results.items()}  # fmt: skip
+    assert told == {"x86-64-server": {"onnxruntime": True}, "raspberry-pi-4": {"litert": True, "onnxruntime": True}}
+    for way in ("tf2onnx", "TFLiteConverter"):
+        assert done.stderr.count(f"what keras → {way} makes of it") == 1
     # again where no converter is
     again = check(RESNET, tmp_path / "cache", *targets, XDG_CACHE_HOME=str(tmp_path / "nowhere"))
     assert (again.returncode, again.stdout) == (done.returncode, done.stdout), again.stderr

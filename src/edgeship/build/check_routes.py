@@ -61,23 +61,34 @@ class _Looking:
         self._told: set[routes.Route] = set()
 
     def results(self, target: Target) -> tuple[CheckResult, ...]:
-        """Of the file that the first way to the target's runtimes makes."""
+        """Of each runtime the file that the first way to it makes; of the target itself the first of those files."""
         reasons: list[str] = []
-        for entry in target.runtimes:
-            for route in routes.ROUTES.get((self._source.format, entry.name), ()):
-                words = routes.words(self._source.format, route)
-                try:
-                    facts = self._facts(route, target)
-                except ConversionError as error:
-                    reasons.append(f"{words}: {error.message}")
-                    continue
-                if route not in self._told:
-                    self._progress.step("checked", f"what {words} makes of it", "note")
-                    self._told.add(route)
-                return check(target, facts)
-        sentence = "; ".join(reasons) or f"there is no way from {self._source.format} to {target.runtimes[0].name}"
-        return (CheckResult(id="operators", runtime=target.runtimes[0].name, holds=False, sentence=sentence, sure=True,
-                            next_step="choose a target with another runtime: edgeship targets list"),)  # fmt: skip
+        found = {entry.name: self._first(entry.name, target, reasons) for entry in target.runtimes}
+        reached = {name: check(target, facts) for name, facts in found.items() if facts is not None}
+        if not reached:
+            name = target.runtimes[0].name
+            sentence = "; ".join(reasons) or f"there is no way from {self._source.format} to {name}"
+            return (CheckResult(id="operators", runtime=name, holds=False, sentence=sentence, sure=True,
+                                next_step="choose a target with another runtime: edgeship targets list"),)  # fmt: skip
+        first = next(iter(reached.values()))
+        by_runtime = ((entry.name, reached.get(entry.name, first)) for entry in target.runtimes)
+        lines = [each for name, results in by_runtime for each in results if each.runtime == name]
+        return (*lines, *(each for each in first if not each.runtime))
+
+    def _first(self, runtime: str, target: Target, reasons: list[str]) -> ModelFacts | None:
+        """Facts of what the first way to a runtime makes; why others do not work is added to the reasons."""
+        for route in routes.ROUTES.get((self._source.format, runtime), ()):
+            words = routes.words(self._source.format, route)
+            try:
+                facts = self._facts(route, target)
+            except ConversionError as error:
+                reasons.append(f"{words}: {error.message}")
+                continue
+            if route not in self._told:
+                self._progress.step("checked", f"what {words} makes of it", "note")
+                self._told.add(route)
+            return facts
+        return None
 
     def _facts(self, route: routes.Route, target: Target) -> ModelFacts:
         runtimes = sorted(entry.name for entry in target.runtimes)

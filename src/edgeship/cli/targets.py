@@ -127,10 +127,8 @@ def check(model: Path, names: tuple[str, ...], as_json: bool, **given: Any) -> N
         for name, found in results.items():
             _show_checks(name, found)
     code = _exit_code([each for found in results.values() for each in found])
-    ready = (
-        f"edgeship build {console.word(model)}{words_of(given)} -t {console.word(names[0])} --calibration FILE "
-        "--evaluation FILE"
-    )
+    asked = "".join(f" -t {console.word(name)}" for name in names)
+    ready = f"edgeship build {console.word(model)}{words_of(given)}{asked} --calibration FILE --evaluation FILE"
     console.next_steps("edgeship targets list" if code in {_COULD_NOT, _MISSED} else ready)
     sys.exit(code)
 
