@@ -1,0 +1,249 @@
+"""A newer goal at every moment of an update of two models: they end alike, and nobody ever serves a mixed pair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from edgeship_agent.contract.goal import GoalState, ModelGoal, Probation
+from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.serving import golden
+from edgeship_agent.update import activation
+from edgeship_agent.update.attempt import Attempt
+from edgeship_agent.update.disk import Disk
+from edgeship_agent.update.launcher import Finished
+from tests.agents import Depot, Release, joint_goals, model_goal
+from tests.power_device import Device, RememberingLauncher, content_of
+
+S = UpdateState
+MODELS: Final = ("ear", "eye")
+PROBATION: Final = Probation(inferences=20, duration_s=3.0, deadline_s=60.0)
+#: Snapshots that an update of two models is told in: both accepted, four each until both are staged, three for both.
+MOMENTS: Final = 16
+STAGED: Final = 10
+
+
+class Died(Exception):
+    """The agent ends here, whatever it was about to do."""
+
+
+class NearLauncher(RememberingLauncher):
+    """Makes the real golden check in this process, once for every content of a slot."""
+
+    def run(self, module: str, arguments: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Finished:
+        directory = Path(arguments[1])
+        content = content_of(directory)
+        if content not in self.known:
+            output = msgspec.json.encode(golden.check_slot(directory))
+            self.known[content] = Finished(return_code=0, output=output, errors=b"")
+        return self.known[content]
+
+
+class Told:
+    """Hears of every step of an update, looks what is served, and does something at one of them."""
+
+    def __init__(self) -> None:
+        self.device: Device | None = None
+        self.seen: list[frozenset[str]] = []
+        self.at = 0
+        self.action: Callable[[], None] = lambda: None
+
+    def append(self, _: str) -> None:
+        """Takes the place of the list in which a device notes what it published."""
+        assert self.device is not None
+        self.seen.append(frozenset(self.device.workers.loaded.values()))
+        if len(self.seen) == self.at:
+            self.action()
+
+    def listen(self, at: int, action: Callable[[], None]) -> None:
+        self.seen, self.at, self.action = [], at, action
+
+
+class Bench:
+    """A device on which version 1 of both models is committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.depot = Depot(folder / "depot")
+        self.lines = {
+            number: [self.depot.publish(number, model=model, seed_scale=sign * float(number))
+                     for model, sign in zip(MODELS, (1.0, -1.0), strict=True)]
+            for number in ("1", "2", "3")
+        }  # fmt: skip
+        self.generation = 0
+        self.told = Told()
+        self._folder, self._launcher = folder / "device", NearLauncher()
+        self.device = self._switch_on()
+        self.follow(self.joint("first", "1"))
+
+    def _switch_on(self) -> Device:
+        device = Device(self._folder, Disk(), self._launcher, self.depot, self.depot.root.parent, set())
+        device.published = self.told  # type: ignore[assignment]
+        self.told.device = device
+        return device
+
+    def switch_on_again(self) -> None:
+        """As after the death of the process: what it had taken down goes on."""
+        self.device.off()
+        self.device = self._switch_on()
+        remembered = self.device.desk.remembered()
+        assert remembered is not None
+        self.device.updater.submit(remembered)
+
+    def joint(self, deployment: str, number: str, **changes: object) -> list[ModelGoal]:
+        return joint_goals(deployment, *self.lines[number], **{"probation": PROBATION, **changes})
+
+    def goal(self, models: list[ModelGoal]) -> GoalState:
+        """The next goal, taken at the door but not followed yet."""
+        self.generation += 1
+        signed = self.depot.goal(self.generation, *models)
+        goal = self.device.desk.receive(signed)
+        assert isinstance(goal, GoalState), goal
+        return goal
+
+    def follow(self, models: list[ModelGoal]) -> None:
+        goal = self.goal(models)
+        self.device.updater.submit(goal)
+        self.device.updater.follow(goal)
+
+    def interrupt(self, first: list[ModelGoal], moment: int, second: list[ModelGoal]) -> None:
+        """Follow a goal, have another one come in at a moment of it, and follow that one to its end."""
+        goals = [self.goal(first)]
+
+        def come_in() -> None:
+            goals.append(self.goal(second))
+            self.device.updater.submit(goals[-1])
+
+        self.told.listen(moment, come_in)
+        self.device.updater.submit(goals[0])
+        self.device.updater.follow(goals[0])
+        assert len(goals) == 2, f"there are only {len(self.told.seen)} moments"
+        self.device.updater.follow(goals[1])
+
+    def attempts(self, deployment: str) -> dict[str, Attempt]:
+        return {each.model: each for each in self.device.journal.attempts() if each.deployment == deployment}
+
+    def serves(self) -> dict[str, str]:
+        """Model → version that answers."""
+        versions = {each.digest: each.version for line in self.lines.values() for each in line}
+        return {model: versions[digest] for (model, _), digest in self.device.workers.loaded.items()}
+
+    def pairs(self, *numbers: str) -> set[frozenset[str]]:
+        return {frozenset(each.digest for each in self.lines[number]) for number in numbers}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activation, "_POLL_S", 0.0005)
+        patch.setattr(os, "fsync", lambda _: None)  # processes die here, the power stays
+        bench = Bench(tmp_path_factory.mktemp("joint"))
+        yield bench
+        bench.device.off()
+        bench.depot.close()
+
+
+def alone(release: Release, deployment: str) -> ModelGoal:
+    return model_goal(release, deployment, probation=PROBATION)
+
+
+def ends(bench: Bench, deployment: str) -> set[tuple[UpdateState, str]]:
+    """How both ended, and why: one pair where they ended alike."""
+    found = bench.attempts(deployment)
+    assert set(found) == set(MODELS)
+    return {(each.state, each.reason) for each in found.values()}
+
+
+@pytest.mark.parametrize(
+    "moment", [1, 2, 3, 5, 6, 8, 9, STAGED, STAGED + 1, STAGED + 2, STAGED + 4, MOMENTS - 1, MOMENTS]
+)
+def test_a_newer_release_ends_both_or_neither(bench: Bench, moment: int) -> None:
+    deployment = f"newer-{moment}"
+    bench.interrupt(bench.joint(deployment, "2"), moment, bench.joint(f"{deployment}-3", "3"))
+    expected = (S.SUPERSEDED, "superseded") if moment <= STAGED else (S.COMMITTED, "")
+    assert ends(bench, deployment) == {expected}
+    assert ends(bench, f"{deployment}-3") == {(S.COMMITTED, "")}
+    assert bench.serves() == {"ear": "3", "eye": "3"}
+    assert set(bench.told.seen) <= bench.pairs("1", "2", "3")
+    bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+@pytest.mark.parametrize("moment", [1, 4, STAGED - 1, STAGED, STAGED + 1, MOMENTS - 2, MOMENTS])
+def test_a_cancel_ends_both_alike(bench: Bench, moment: int) -> None:
+    """The server asks for what was there before: nothing to do before the switch, a way back for both after it."""
+    deployment = f"cancel-{moment}"
+    bench.interrupt(bench.joint(deployment, "2"), moment, bench.joint(f"{deployment}-1", "1", is_rollback=True))
+    expected = (S.CANCELED, "canceled") if moment <= STAGED else (S.ROLLED_BACK, "rollback_requested")
+    assert ends(bench, deployment) == {expected if moment < MOMENTS else (S.COMMITTED, "")}
+    reason = "already_running" if moment < MOMENTS else ""
+    assert ends(bench, f"{deployment}-1") == {(S.COMMITTED, reason)}
+    assert bench.serves() == {"ear": "1", "eye": "1"}
+    assert set(bench.told.seen) <= bench.pairs("1", "2")
+
+
+@pytest.mark.parametrize("moment", [2, 5, STAGED, STAGED + 2, MOMENTS - 2])
+def test_a_goal_without_them_takes_both_away(bench: Bench, moment: int) -> None:
+    deployment = f"without-{moment}"
+    bench.interrupt(bench.joint(deployment, "2"), moment, [])
+    expected = (S.SUPERSEDED, "superseded") if moment <= STAGED else (S.ROLLED_BACK, "rollback_requested")
+    assert ends(bench, deployment) == {expected}
+    assert bench.serves() == {}
+    assert set(bench.told.seen) <= bench.pairs("1", "2")
+    bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+@pytest.mark.parametrize("moment", [1, 4, 7, STAGED, STAGED + 1])
+def test_another_version_of_one_of_them_is_another_release(bench: Bench, moment: int) -> None:
+    """For ``eye`` the newer goal asks for what is served already, for ``ear`` it does not: both are superseded."""
+    deployment = f"half-{moment}"
+    (ear, _), (_, eye) = bench.lines["3"], bench.lines["1"]
+    second = joint_goals(f"{deployment}-3", ear, eye, probation=PROBATION)
+    bench.interrupt(bench.joint(deployment, "2"), moment, second)
+    expected = (S.SUPERSEDED, "superseded") if moment <= STAGED else (S.COMMITTED, "")
+    assert ends(bench, deployment) == {expected}
+    assert bench.serves() == {"ear": "3", "eye": "1"}
+    assert set(bench.told.seen) <= {*bench.pairs("1", "2"), frozenset({ear.digest, eye.digest})}
+    bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+@pytest.mark.parametrize("moment", [1, 8, STAGED, STAGED + 1])
+def test_what_stands_alone_now_begins_anew(bench: Bench, moment: int) -> None:
+    """A rollout of ``ear`` alone takes it out of a release; of ``eye`` the same is asked for as before."""
+    deployment = f"shrunk-{moment}"
+    ear, eye = bench.lines["3"][0], bench.lines["2"][1]
+    second = [alone(ear, f"{deployment}-3"), *joint_goals(deployment, eye, probation=PROBATION)]
+    bench.interrupt(bench.joint(deployment, "2"), moment, second)
+    found = bench.attempts(deployment)
+    assert found["ear"].state is (S.SUPERSEDED if moment <= STAGED else S.COMMITTED)
+    assert found["eye"].state is S.COMMITTED
+    assert len(found["eye"].members) == (1 if moment <= STAGED else 2)
+    assert bench.serves() == {"ear": "3", "eye": "2"}
+    bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+@pytest.mark.parametrize("moment", [1, 5, STAGED, STAGED + 1, STAGED + 3])
+def test_a_death_right_after_the_newer_goal_ends_both_alike(bench: Bench, moment: int) -> None:
+    """The goal is on the disk, the end of the attempts is not."""
+    deployment = f"dead-{moment}"
+    goals = [bench.goal(bench.joint(deployment, "2"))]
+
+    def die() -> None:
+        goals.append(bench.goal(bench.joint(f"{deployment}-3", "3")))
+        raise Died
+
+    bench.told.listen(moment, die)
+    bench.device.updater.submit(goals[0])
+    with pytest.raises(Died):
+        bench.device.updater.follow(goals[0])
+    bench.switch_on_again()
+    bench.device.updater.resume()
+    bench.device.updater.follow(goals[1])
+    expected = (S.SUPERSEDED, "superseded") if moment <= STAGED else (S.COMMITTED, "")
+    assert ends(bench, deployment) == {expected}
+    assert bench.serves() == {"ear": "3", "eye": "3"}
+    assert set(bench.told.seen) <= bench.pairs("1", "2", "3")
+    bench.follow(bench.joint(f"{deployment}-1", "1"))
