@@ -247,3 +247,54 @@ def test_a_death_right_after_the_newer_goal_ends_both_alike(bench: Bench, moment
     assert bench.serves() == {"ear": "3", "eye": "3"}
     assert set(bench.told.seen) <= bench.pairs("1", "2", "3")
     bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+def test_memory_is_asked_for_both_before_either_is_loaded(bench: Bench) -> None:
+    """Both workers start side by side, and the old ones serve until both are ready."""
+    ear = bench.depot.publish("4", model="ear", seed_scale=4.0, min_memory_bytes=300)
+    eye = bench.depot.publish("4", model="eye", seed_scale=-4.0, min_memory_bytes=500)
+    bench.lines["4"] = [ear, eye]
+    bench.device.memory_bytes = 799
+    asked = len(bench.depot.requests)
+    bench.follow(bench.joint("large", "4"))
+    found = bench.attempts("large")
+    assert (found["eye"].state, found["eye"].reason) == (S.REJECTED, "memory")
+    assert "need 800 bytes of memory, 500 for this one and 300 for ear, 799 are available" in found["eye"].detail
+    assert (found["ear"].state, found["ear"].reason) == (S.FAILED_CLEAN, "release_member")
+    assert "eye 4 of the same release: memory: " in found["ear"].detail
+    loaded = [path for path, _ in bench.depot.requests[asked:]]
+    assert not any(bench.depot.model_blob(each) in path for each in (ear, eye) for path in loaded)
+    assert bench.serves() == {"ear": "1", "eye": "1"}
+
+    # a member that runs already starts nothing
+    bench.device.memory_bytes = 500
+    (old_ear, _) = bench.lines["1"]
+    bench.follow(joint_goals("half large", old_ear, eye, probation=PROBATION))
+    assert bench.serves() == {"ear": "1", "eye": "4"}
+    # one whose bundle is on the disk already starts a worker all the same
+    bench.follow(bench.joint("back from large", "1"))
+    bench.device.memory_bytes = 799
+    bench.follow(bench.joint("large again", "4", attempt=2))
+    assert bench.attempts("large again")["ear"].reason == "memory"
+    bench.device.memory_bytes = 800
+    bench.follow(bench.joint("large at last", "4", attempt=3))
+    assert bench.serves() == {"ear": "4", "eye": "4"}
+    bench.device.memory_bytes = 0
+    bench.follow(bench.joint("back at last", "1"))
+
+
+def test_disk_is_asked_for_both_before_either_is_loaded(bench: Bench) -> None:
+    """Enough for one after the other, as long as nothing of the first lies there."""
+    bench.lines["5"] = [
+        bench.depot.publish("5", model=model, seed_scale=scale) for model, scale in (("ear", 5.0), ("eye", -5.0))
+    ]
+    bench.device.disk_free_bytes = 20_000
+    bench.follow(bench.joint("wide", "5"))
+    found = bench.attempts("wide")
+    assert (found["eye"].state, found["eye"].reason) == (S.REJECTED, "disk")
+    assert "of them for ear" in found["eye"].detail
+    assert found["ear"].state is S.FAILED_CLEAN
+    bench.follow([alone(bench.lines["5"][0], "narrow"), alone(bench.lines["5"][1], "narrow")])
+    assert bench.serves() == {"ear": "5", "eye": "5"}
+    bench.device.disk_free_bytes = 1 << 40
+    bench.follow(bench.joint("back from wide", "1"))

@@ -31,7 +31,6 @@ from edgeship_agent.update.joint import (
     releases_of,
     shared_reason,
     starts_of,
-    waits_for,
     wanted_by,
 )
 from edgeship_agent.update.ledger import Ledger, Step
@@ -245,9 +244,10 @@ class Updater:
     # -- what can be next for a release ------------------------------------------------------------------------------
 
     def _prepare(self, release: list[Attempt]) -> list[Attempt]:
-        """One step of the first model that is not staged yet."""
-        late = next(a for a in release if can_cancel(a.state) and a.state is not UpdateState.STAGED)
-        return _with(release, [self._preparer.step(late, waits_for(release, late))])
+        """One step of the first model that is not staged yet; all are checked before any of them is downloaded."""
+        late = [a for a in release if can_cancel(a.state) and a.state is not UpdateState.STAGED]
+        unchecked = [a for a in late if a.state in (UpdateState.ACCEPTED, UpdateState.PRECHECK)]
+        return _with(release, [self._preparer.step((unchecked or late)[0], release)])
 
     def _begin_switch(self, release: list[Attempt]) -> list[Attempt]:
         """All are staged: look at each of them once more, then take all of them over the line in one record."""
