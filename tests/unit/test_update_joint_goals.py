@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
 
+from edgeship_agent.contract.errors import VerificationError
 from edgeship_agent.contract.goal import GoalState, ModelGoal, Probation
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.serving import golden
+from edgeship_agent.serving.library import LocalModel
 from edgeship_agent.update import activation
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.disk import Disk
 from edgeship_agent.update.launcher import Finished
+from edgeship_agent.update.pointer import ArmKey, Pointer
+from edgeship_agent.update.slots import Slots
 from tests.agents import Depot, Release, joint_goals, model_goal
+from tests.conformance.slots import images
 from tests.power_device import Device, RememberingLauncher, content_of
 
 S = UpdateState
@@ -298,3 +303,46 @@ def test_disk_is_asked_for_both_before_either_is_loaded(bench: Bench) -> None:
     assert bench.serves() == {"ear": "5", "eye": "5"}
     bench.device.disk_free_bytes = 1 << 40
     bench.follow(bench.joint("back from wide", "1"))
+
+
+def test_models_in_an_application_are_exchanged_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's links change one after the other, its pointer at once: only what agrees with it is taken."""
+    folders = [bench.device.root / "state" / "slots" / name / "main" for name in MODELS]
+    models = [LocalModel.open(folder / "active") for folder in folders]
+
+    def versions() -> list[str]:
+        return [model.predict(images(1)[0]).version for model in models]
+
+    def one_by_one(slots: Slots, pointer: Pointer, keys: Iterable[ArmKey]) -> None:
+        for key in keys:
+            between.append((LocalModel.refresh_together(models), versions()))
+            keep_links(slots, pointer, [key])
+
+    between: list[tuple[bool, list[str]]] = []
+    keep_links = Slots._keep_links
+    monkeypatch.setattr(Slots, "_keep_links", one_by_one)
+    bench.follow(bench.joint("in process", "2"))
+    assert between == [(False, ["1", "1"])] * 2
+    assert LocalModel.refresh_together(models) is True
+    assert versions() == ["2", "2"]
+    assert LocalModel.refresh_together(models) is False
+
+    bench.follow(bench.joint("in process 3", "3"))
+    damaged = folders[1] / "active" / "files" / "model.onnx"
+    kept = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    with pytest.raises(VerificationError):
+        LocalModel.refresh_together(models)
+    assert versions() == ["2", "2"], "the first one was good, and is not taken alone"
+    damaged.write_bytes(kept)
+    assert LocalModel.refresh_together(models) is True
+    assert versions() == ["3", "3"]
+
+    bench.follow([alone(bench.lines["1"][0], "in process ear")])
+    assert LocalModel.refresh_together(models) is False, "one of them is served no longer"
+    assert versions() == ["3", "3"]
+    bench.follow(bench.joint("in process 1", "1"))
+    assert LocalModel.refresh_together(models) is True
+    assert versions() == ["1", "1"]
+    for model in models:
+        model.close()
