@@ -230,6 +230,8 @@ class Device:
     traffic: dict[str, Traffic] = field(default_factory=dict)
     published: list[str] = field(default_factory=list)
     why_wait: Callable[[], tuple[str, str]] = lambda: ("", "")
+    memory_bytes: int = 0
+    disk_free_bytes: int = 1 << 40
     slots_type: ClassVar[type[PromisingSlots]] = PromisingSlots
 
     def __post_init__(self) -> None:
@@ -261,7 +263,7 @@ class Device:
                 slots=self.slots,
                 store=self.store,
                 state=self.state,
-                acquirer=Acquirer(self.store, downloader, trusted, facts),
+                acquirer=Acquirer(self.store, downloader, trusted, self.facts),
                 activator=self.activator,
                 publish=lambda attempt: self.published.append(attempt.state.value),
                 why_wait=self.why_wait,
@@ -271,6 +273,17 @@ class Device:
             )
         )
         self.desk = GoalDesk(DEVICE, read_public_key(self.keys / "goal.pub"), self.state, lambda: 0.0)
+
+    def facts(self) -> DeviceFacts:
+        """What it is and has; a memory of 0 is one that nobody knows."""
+        return DeviceFacts(
+            target=TARGET,
+            arch=architecture(),
+            runtimes=_RUNTIMES,
+            memory_bytes=self.memory_bytes,
+            disk_free_bytes=self.disk_free_bytes,
+            accepts={},
+        )
 
     def take(self, goal: bytes) -> GoalState:
         """A goal comes in and is followed to its end."""
@@ -296,17 +309,6 @@ def ticking() -> Callable[[], float]:
     """A clock on which every look takes a second: nothing waits for ever."""
     seconds = itertools.count()
     return lambda: float(next(seconds))
-
-
-def facts() -> DeviceFacts:
-    return DeviceFacts(
-        target=TARGET,
-        arch=architecture(),
-        runtimes=_RUNTIMES,
-        memory_bytes=0,
-        disk_free_bytes=1 << 40,
-        accepts={},
-    )
 
 
 @dataclass(frozen=True)

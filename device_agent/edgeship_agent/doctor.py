@@ -21,11 +21,20 @@ from cryptography.exceptions import InvalidSignature
 from msgspec import Struct
 
 from edgeship_agent.config import AgentConfig, read_config
-from edgeship_agent.contract.errors import ConfigError, ContractError, EdgeshipError
+from edgeship_agent.contract.errors import (
+    ConfigError,
+    ContractError,
+    EdgeshipError,
+    TransferError,
+    VerificationError,
+)
 from edgeship_agent.contract.manifest import STAND_INS
+from edgeship_agent.contract.topics import Kind, Topic
+from edgeship_agent.contract.wire import decode
 from edgeship_agent.identity.credentials import client_context
 from edgeship_agent.identity.keys import certificate_in, day, name_in, validity_s
 from edgeship_agent.link.address import parse_address
+from edgeship_agent.link.retained import look_up_retained
 from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.supervisor.facts import gather_facts
 from edgeship_agent.supervisor.http_door import parse_listen
@@ -33,7 +42,7 @@ from edgeship_agent.supervisor.lasting import check_lasting
 from edgeship_agent.supervisor.places import Places
 from edgeship_agent.supervisor.status import is_alive, read_status
 from edgeship_agent.update.state import StateFile
-from edgeship_agent.update.trust import EARLIEST_S, read_public_key
+from edgeship_agent.update.trust import EARLIEST_S, read_public_key, verify_goal
 
 _TIMEOUT_S: Final = 3.0
 _STALE_S: Final = 10.0
@@ -48,6 +57,8 @@ _TIMESTAMP, _ROOT = "/tuf/metadata/timestamp.json", "/tuf/metadata/{}.root.json"
 _OUT_OF_DATE, _OTHER_NAME = frozenset({9, 10}), frozenset({62, 64})
 #: How long a broker may take to say that it does not take our certificate: in TLS 1.3 that comes after the handshake.
 _SECOND_THOUGHTS_S: Final = 1.0
+#: How long a goal that a broker keeps may take once it was asked for.
+_GOAL_WAIT_S: Final = 1.0
 #: CONNECT without a name, a session and properties, DISCONNECT. Source: MQTT 5.0, sections 3.1 and 3.14.
 _HELLO: Final = bytes.fromhex("100d 0004 4d515454 05 02 003c 00 0000")
 _CONNACK, _BYE = b"\x20", bytes.fromhex("e000")
@@ -80,8 +91,8 @@ def _examine_device(config: AgentConfig, path: Path) -> Iterator[Check]:
         _check_clock,
         _check_http,
     )
-    for check in here:
-        yield check(config, path)
+    found = [check(config, path) for check in here]
+    yield from found
     root, identity = _check_root(config, path), _check_identity(config, path)
     yield from (root, identity)
     if identity.state != "fail":
@@ -89,7 +100,10 @@ def _examine_device(config: AgentConfig, path: Path) -> Iterator[Check]:
         yield server
         if server.state != "fail" and root.state != "fail":
             yield _check_fleet(config, path)
-        yield _check_broker(config, path)
+        broker = _check_broker(config, path)
+        yield broker
+        if broker.state != "fail" and all(check.state != "fail" for check in found if check.name == "goal key"):
+            yield _check_kept_goal(config, path)
     for check in (_check_agent, _check_model, _check_goals):
         yield check(config, path)
 
@@ -275,6 +289,26 @@ def _check_broker(config: AgentConfig, path: Path) -> Check:
             "broker", f"{config.broker_url}: {_reason(config, error)}", _mend(config, path, "broker_url", error)
         )
     return _passed("broker", config.broker_url)
+
+
+def _check_kept_goal(config: AgentConfig, _path: Path) -> Check:
+    """Whether the goal that the broker keeps for this device is signed by the key that its configuration names."""
+    topic, name = Topic(device_id=config.device_id, kind=Kind.GOAL), "kept goal"
+    try:
+        payload = look_up_retained(
+            parse_address(config.broker_url), topic, lambda: _tls(config), connect_s=_TIMEOUT_S, wait_s=_GOAL_WAIT_S
+        )
+        if payload is None:
+            return _passed(name, "the broker keeps none for this device yet: the key is compared with the first")
+        goal = verify_goal(decode(Kind.GOAL, payload), read_public_key(config.goal_key))
+    except TransferError as error:
+        return _warned(name, error.sentence(), "see the line about the broker")
+    except VerificationError as error:
+        mend = f"copy DATA/trust/goal.pub of the server to {config.goal_key}; if they are the same, a stranger wrote it"
+        return _failed(name, error.sentence(), mend)
+    except ContractError as error:
+        return _failed(name, error.sentence(), "edgeship server run, on the server, sends the goal again")
+    return _passed(name, f"generation {goal.generation}, signed by the goal key")
 
 
 def _speaks_mqtt(plain: socket.socket) -> bool:

@@ -15,7 +15,9 @@ from edgeship.server.brokers import free_port
 from edgeship.server.identity.authority import Authority
 from edgeship.server.trust import Trust
 from edgeship_agent import doctor
+from edgeship_agent.contract.topics import Kind
 from edgeship_agent.identity.keys import load_or_make_key, private_pem, signing_request
+from tests.agents import AgentProcess, Broker, Depot, ServerSide, until
 from tests.integration.test_enrolment import HOST, edgeship, enroll, token
 from tests.programs import require_program
 from tests.server_process import ServerProcess
@@ -206,3 +208,43 @@ def test_a_state_directory_in_memory(device: Device) -> None:
     assert (check.state, "tmpfs" in check.detail, "name a folder on a disk" in check.mend) == ("fail", True, True), (
         check
     )
+
+
+def test_a_goal_key_of_another_server_is_found_in_the_goal_that_waits(tmp_path: Path) -> None:
+    """Before the agent runs for the first time, and while it is connected: neither is disturbed."""
+    depot, broker = Depot(tmp_path / "depot"), Broker(tmp_path / "broker")
+    server = ServerSide(broker.port)
+    agent = AgentProcess(tmp_path / "device", depot, broker.port)
+    other = Trust.open(tmp_path / "other", time.time).goal_public.hex()
+
+    def kept_goal() -> Check:
+        return next(check for check in doctor.examine(agent.config) if check.name == "kept goal")
+
+    try:
+        assert "keeps none for this device yet" in kept_goal().detail
+        server.send_goal(depot.goal(7))
+        found = kept_goal()
+        assert (found.state, found.detail) == ("ok", "generation 7, signed by the goal key")
+        agent.start()
+        until(lambda: agent.status().get("connected"), 60.0, "the link")
+        session = agent.status()["session"]
+        foreign = tmp_path / "foreign.pub"
+        foreign.write_text(other)
+        right = agent.config.read_text()
+        agent.config.write_text(right.replace(str(depot.goal_key), str(foreign)))
+        found = kept_goal()
+        assert found.state == "fail"
+        assert "the goal state is signed by another key" in found.detail
+        assert f"copy DATA/trust/goal.pub of the server to {foreign}" in found.mend
+        status = agent.status()
+        assert (status["connected"], status["session"]) == (True, session)
+        foreign.write_text("no key")
+        assert "kept goal" not in {check.name for check in doctor.examine(agent.config)}, "the goal key is named"
+        agent.config.write_text(right)
+        server.say(Kind.GOAL, b"\x00", retain=True)
+        assert kept_goal().state == "fail"
+    finally:
+        agent.stop()
+        server.close()
+        broker.kill()
+        depot.close()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import UpdateReport, UpdateState
 from edgeship_agent.serving.client import Client, Prediction
@@ -183,6 +183,54 @@ def test_arms_of_a_joint_release_are_refused(world: World) -> None:
     assert {(end.state, end.reason) for end in world.ends("arms").values()} == {
         (UpdateState.REJECTED, "arms_unsupported")
     }
+
+
+def test_a_newer_goal_in_a_download_ends_both_at_once(world: World) -> None:
+    """The one that is staged already and the one that is being loaded; of one the newer goal asks for what runs."""
+    world.bring("base", world.first)
+    assert world.states("base") == {"ear": "committed", "eye": "committed"}
+    fifth = world.publish("5", 2.5)
+    world.depot.stall_blob = world.depot.model_blob(fifth[1])
+    try:
+        world.bring("loading", fifth)
+        until(lambda: any(world.depot.stall_blob in path for path, _ in world.depot.requests), 60.0, "the download")
+        ear = world.depot.publish("6", model="ear", seed_scale=6.0)
+        world.bring("newer", [ear, world.first[1]])
+        assert {(end.state, end.reason) for end in world.ends("loading").values()} == {
+            (UpdateState.SUPERSEDED, "superseded")
+        }
+    finally:
+        world.depot.stall_blob = ""
+    assert [r.state for r in world.server.reports("loading") if r.model == "ear"][-2:] == [
+        UpdateState.STAGED,
+        UpdateState.SUPERSEDED,
+    ]
+    assert world.states("newer") == {"ear": "committed", "eye": "committed"}
+    with world.agent.client() as client:
+        assert [client.infer(images(1)[0], model=model).version for model in MODELS] == ["6", "1"]
+
+
+def test_a_cancel_in_probation_takes_both_back_at_once(world: World) -> None:
+    world.bring("base again", world.first)
+    assert world.states("base again") == {"ear": "committed", "eye": "committed"}
+    application = Application(world.agent)
+    try:
+        long = structs.replace(SHORT, inferences=10**6, duration_s=600.0, deadline_s=600.0)
+        world.bring("proving", world.publish("8", 4.5), probation=long)
+        until(lambda: {a.version for a in application.answers[-4:]} == {"8"}, 60.0, "answers of the new release")
+        until(lambda: world.server.states("proving").count("probation") == 2, 30.0, "the probation of both")
+        world.bring("taken back", world.first, is_rollback=True)
+        ends = world.ends("proving")
+        assert {end.state for end in ends.values()} == {UpdateState.ROLLED_BACK}, ends
+        assert "rollback_requested" in {end.reason for end in ends.values()}
+        assert world.states("taken back") == {"ear": "committed", "eye": "committed"}
+        count = len(application.answers)
+        until(lambda: len(application.answers) > count + 20, 30.0, "answers")
+    finally:
+        application.stop()
+    asked = [answer.version for answer in application.answers]
+    changes = [version for version, before in zip(asked[1:], asked, strict=False) if version != before]
+    assert changes == ["8", "1"], "there once, and back once, for both"
 
 
 @pytest.mark.parametrize(

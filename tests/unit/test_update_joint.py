@@ -13,8 +13,11 @@ from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.joint import (
     RELEASE_MEMBER,
     Work,
+    begins_anew,
+    can_be_taken_back,
     cause_of,
     ending_of,
+    is_wanted,
     missing_from,
     next_work,
     refusal_of,
@@ -96,6 +99,9 @@ def test_no_pair_of_states_switches_or_commits_one_without_the_other() -> None:
             for state in under_way:
                 assert transition(state, Event.FAIL) is S.FAILED_CLEAN
                 assert transition(state, Event.CANCEL) is S.CANCELED
+                assert transition(state, Event.SUPERSEDE) is S.SUPERSEDED
+        if can_be_taken_back(pair(ear, eye)):
+            assert all(can_cancel(state) for state in under_way)
 
 
 def test_the_others_end_for_the_reason_of_the_one_at_fault() -> None:
@@ -107,6 +113,7 @@ def test_the_others_end_for_the_reason_of_the_one_at_fault() -> None:
     assert said == {"reason": RELEASE_MEMBER, "detail": "eye 2 of the same release: golden_mismatch: off by 3"}
     assert ending_of(cause) is Event.FAIL
     assert ending_of(structs.replace(eye, state=S.CANCELED)) is Event.CANCEL
+    assert ending_of(structs.replace(eye, state=S.SUPERSEDED)) is Event.SUPERSEDE
     assert cause_of([structs.replace(ear, state=S.FAILED_CLEAN, **said), ear]) is None
     assert shared_reason(None)["reason"] == RELEASE_MEMBER
 
@@ -135,3 +142,53 @@ def test_what_cannot_be_followed_is_said() -> None:
     assert refusal_of([goal("ear"), goal("ear")])[0] == "bad_release"
     assert refusal_of([goal("ear"), goal("eye", attempt=2)])[0] == "bad_release"
     assert refusal_of([goal("ear", release="", arms=(half, other))]) == ("", ""), "arms of a model alone"
+
+
+@pytest.mark.parametrize(
+    ("ear", "eye", "may"),
+    [
+        (S.ACCEPTED, S.ACCEPTED, True),
+        (S.STAGED, S.DOWNLOADING, True),
+        (S.COMMITTED, S.STAGED, True),  # it ran already
+        (S.ACTIVATING, S.STAGED, False),  # torn: the switch was decided
+        (S.PROBATION, S.PROBATION, False),
+        (S.REJECTED, S.DOWNLOADING, False),  # it ends anyway, and for that reason
+    ],
+)
+def test_a_release_is_taken_back_before_the_line_and_as_a_whole(ear: UpdateState, eye: UpdateState, may: bool) -> None:
+    assert can_be_taken_back(pair(ear, eye)) is may
+    assert can_be_taken_back(pair(eye, ear)) is may
+
+
+def test_a_release_is_wanted_as_it_is_or_not_at_all() -> None:
+    goals = [goal("ear"), goal("eye")]
+    ear, eye = starts_of(goals)
+    other = ArmGoal(version="3", digest="sha256:other", size_bytes=7)
+    assert is_wanted(ear, goals)
+    assert is_wanted(eye, goals[::-1]), "whatever the order"
+    assert not is_wanted(ear, [goal("ear")]), "the other is gone"
+    assert not is_wanted(ear, [goal("ear"), goal("eye", arms=(other,))]), "the other is another"
+    assert not is_wanted(ear, [goal("ear"), goal("eye", arms=(other,), release="")])
+    assert not is_wanted(ear, [*goals, goal("nose")])
+    assert not is_wanted(ear, [goal("ear", attempt=2), goal("eye", attempt=2)])
+    assert not is_wanted(ear, [goal("ear"), goal("eye", attempt=2)]), "what cannot be followed asks for nothing"
+    assert not is_wanted(ear, [])
+    (alone,) = starts_of([goal("ear", release="")])
+    assert not is_wanted(structs.replace(alone, members=()), goals)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "anew"),
+    [
+        (S.SUPERSEDED, "superseded", True),
+        (S.CANCELED, RELEASE_MEMBER, True),
+        (S.ROLLED_BACK, RELEASE_MEMBER, True),
+        (S.REJECTED, "golden_mismatch", False),  # a fault of its own stays one
+        (S.COMMITTED, "", False),
+        (S.STAGED, "", False),
+    ],
+)
+def test_what_ended_for_others_begins_anew_without_them(state: UpdateState, reason: str, anew: bool) -> None:
+    ended = structs.replace(starts_of([goal("ear"), goal("eye")])[0], state=state, reason=reason)
+    assert begins_anew(ended, starts_of([goal("ear")])[0]) is anew
+    assert not begins_anew(ended, starts_of([goal("eye"), goal("ear")])[1]), "with the same, the server counts on"

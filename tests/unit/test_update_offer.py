@@ -12,9 +12,11 @@ from edgeship_agent.contract.manifest import BundleFile, BundleManifest, OutputC
 from edgeship_agent.contract.oci import MODEL_CONFIG_TYPE, WEIGHT_TYPE, Descriptor, ImageManifest, digest_of
 from edgeship_agent.update.offer import (
     DeviceFacts,
+    Promised,
     Refusal,
     check_files,
     choose_variant,
+    disk_bytes_of,
     fallback_of,
     has_room,
     in_range,
@@ -114,6 +116,43 @@ def test_platform_and_room() -> None:
         good, files=(BundleFile(path="m", role="model", digest=digest_of(b""), size_bytes=6 * 10**8),)
     )
     assert refused(heavy) == "disk"
+
+
+def test_room_is_asked_for_all_models_of_a_release() -> None:
+    one = variant("t", "litert", "int8")
+    beside = Promised(models=("ear",), memory_bytes=600, disk_bytes=70) + Promised(models=("nose",), memory_bytes=50)
+    asked_bytes = one.min_memory_bytes + 650
+    assert refused(one, memory_bytes=asked_bytes, promised=beside) is None
+    assert refused(one, memory_bytes=0, promised=beside) is None, "unknown"
+    short = facts(memory_bytes=asked_bytes - 1, promised=beside)
+    answer = precheck(manifest(one), one, short, model="digits", version="1.0", retained=None)
+    assert answer is not None
+    assert answer.detail == (
+        f"the models of the release start side by side and need {asked_bytes} bytes of memory, "
+        f"{one.min_memory_bytes} for this one and 650 for ear, nose, {asked_bytes - 1} are available"
+    )
+    disk_bytes = disk_bytes_of((one,))
+    assert refused(one, disk_free_bytes=disk_bytes + 70, promised=beside) is None
+    short = facts(disk_free_bytes=disk_bytes + 69, promised=beside)
+    answer = precheck(manifest(one), one, short, model="digits", version="1.0", retained=None)
+    assert answer is not None
+    assert (answer.reason, f"needs {disk_bytes + 70} bytes on disk, 70 of them for ear, nose" in answer.detail) == (
+        "disk",
+        True,
+    )
+
+
+def test_what_stands_in_leaves_room_for_the_others() -> None:
+    chosen, spare = variant("t", "litert", "int8"), variant("t", "litert", "fp32")
+    others = Promised(models=("ear",), memory_bytes=7, disk_bytes=9)
+    needed_bytes = disk_bytes_of((chosen, spare))
+    for memory_bytes, disk_bytes, fits in ((7, 9, True), (6, 9, False), (7, 8, False)):
+        room = facts(
+            memory_bytes=spare.min_memory_bytes + memory_bytes,
+            disk_free_bytes=needed_bytes + disk_bytes,
+            promised=others,
+        )
+        assert has_room(chosen, spare, room, ()) is fits
 
 
 def test_the_bundle_is_the_one_that_the_goal_names() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -20,6 +20,7 @@ from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.serving.client import Prediction
+from edgeship_agent.serving.pointed import find_together
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import SLOT_FILE, SlotFile, read_slot
 from edgeship_agent.telemetry.window import Clock, WindowLimits
@@ -41,10 +42,10 @@ class LocalModel:
     def __init__(
         self,
         session: ModelSession,
-        reopen: Callable[[], ModelSession | None],
+        opener: _Opener,
         on_release_change: Callable[[Prediction], None] | None = None,
     ) -> None:
-        self._reopen = reopen
+        self._opener = opener
         self._on_release_change = on_release_change
         self._is_changed = False
         self._last_windows: list[Window] = []
@@ -82,7 +83,7 @@ class LocalModel:
             EngineError: the runtime refused the model.
         """
         opener = _Opener(Path(slot_directory), threads, limits or WindowLimits())
-        return cls(opener.open(), opener.reopen, on_release_change)
+        return cls(opener.open(), opener, on_release_change)
 
     def predict(self, inputs: Mapping[str, Array]) -> Prediction:
         """Run the model on one raw sample.
@@ -165,9 +166,42 @@ class LocalModel:
             ContractError, VerificationError, ConfigError, EngineError: as :meth:`open`, or the new model fails its
                 golden inputs; the old one answers on.
         """
-        session = self._reopen()
-        if session is None:
-            return False
+        session = self._opener.reopen(self._slot.digest)
+        if session is not None:
+            self._exchange(session)
+        return session is not None
+
+    @staticmethod
+    def refresh_together(models: Sequence[LocalModel]) -> bool:
+        """Take the models that the agent's pointer names now, all at one moment: for models of one release.
+
+        Either all that changed are exchanged when this returns, or none. While the agent is switching nothing happens:
+        the next call finds the new release.
+
+        Returns:
+            Whether another model answers from now on, of any of them.
+
+        Raises:
+            ContractError, VerificationError, ConfigError, EngineError: as :meth:`refresh`, of whichever fails; the old
+                ones all answer on.
+        """
+        directories = find_together([model._opener.directory for model in models])
+        fresh: list[tuple[LocalModel, ModelSession]] = []
+        try:
+            for model, directory in zip(models, directories or (), strict=directories is not None):
+                session = model._opener.reopen(model._slot.digest, directory)
+                if session is not None:
+                    fresh.append((model, session))
+        except EdgeshipError:
+            for _, session in fresh:
+                session.close()
+            raise
+        for model, session in fresh:
+            model._exchange(session)
+        return bool(fresh)
+
+    def _exchange(self, session: ModelSession) -> None:
+        """Let a session answer that is open, warm and proven."""
         old = self._session
         window = old.last_window()
         if window is not None:
@@ -177,7 +211,6 @@ class LocalModel:
         self._take(session)
         self._is_changed = True
         old.close()
-        return True
 
     def check_golden(self) -> GoldenResult:
         """Run the golden inputs through the loaded model.
@@ -209,39 +242,35 @@ class _Opener:
     """Opens sessions on what a slot directory holds."""
 
     def __init__(self, directory: Path, threads: int, limits: WindowLimits) -> None:
-        self._directory = directory
+        self.directory = directory
         self._threads = threads
         self._limits = limits
         self._boot_id = uuid.uuid4().hex[:12]
-        self._digest = ""
 
-    def open(self) -> ModelSession:
-        """A warm session."""
+    def open(self, directory: Path | None = None) -> ModelSession:
+        """A warm session; of what lies in ``directory`` now, where that was looked up before."""
         # what the pointer names is looked up once: it may change while the files are read
-        slot = read_slot(self._directory.resolve())
+        slot = read_slot(directory or self.directory.resolve())
         predictor = Predictor.open(slot.manifest, slot.variant, slot.model_path, threads=self._threads)
         session = ModelSession(slot, predictor, self._limits, self._boot_id, _now)
         session.warm_up()
-        self._digest = slot.slot.digest
         return session
 
-    def reopen(self) -> ModelSession | None:
-        """A warm session that passed its golden inputs, or None where the directory holds the bundle as before."""
-        path = self._directory / SLOT_FILE
+    def reopen(self, digest: str, directory: Path | None = None) -> ModelSession | None:
+        """A warm session that passed its golden inputs, or None where the bundle is the one of that digest."""
+        path = (directory or self.directory) / SLOT_FILE
         try:
             info = read_json(path.read_bytes(), SlotFile, file=path)
         except FileNotFoundError:
             return None  # no model is active
-        if info.digest == self._digest:
+        if info.digest == digest:
             return None
-        before = self._digest
-        session = self.open()
+        session = self.open(directory)
         if session.slot.golden_inputs is not None:
             result = session.judge_golden(session.predict(sample) for sample in session.golden_samples())
             if not result.passed:
                 session.close()
-                self._digest = before
-                raise VerificationError(f"golden outputs: {result.reason}", file=self._directory)
+                raise VerificationError(f"golden outputs: {result.reason}", file=self.directory)
         return session
 
 

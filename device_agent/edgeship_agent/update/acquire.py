@@ -17,9 +17,11 @@ from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.download import Blob, BlobStore
 from edgeship_agent.update.offer import (
     DeviceFacts,
+    Promised,
     Refusal,
     check_files,
     choose_variant,
+    disk_bytes_of,
     entries_for,
     entry_of,
     fallback_of,
@@ -97,7 +99,13 @@ class Acquirer:
         return self._facts()
 
     def obtain(
-        self, attempt: Attempt, *, floor_s: float, retained: str | None, should_stop: Callable[[], bool]
+        self,
+        attempt: Attempt,
+        *,
+        floor_s: float,
+        retained: str | None,
+        promised: Promised,
+        should_stop: Callable[[], bool],
     ) -> Offer | Refusal:
         """Verify that the fleet's keys signed the bundle, choose a variant, and check that the device may take it.
 
@@ -105,6 +113,7 @@ class Acquirer:
             attempt: names model, version, digest and length.
             floor_s: no clock below this is believed.
             retained: output contract hash of the bundle that a rollback would go to, or None.
+            promised: what of memory and disk goes to other models of the same release.
             should_stop: whether transfers shall end.
 
         Raises:
@@ -114,7 +123,7 @@ class Acquirer:
         """
         check_digest(attempt.digest)
         self._trusted.fetch_index(attempt.digest, attempt.size_bytes, self._store.path(attempt.digest), floor_s)
-        facts = self._facts()
+        facts = replace(self._facts(), promised=promised)
         offer = self._read(attempt.digest, facts, should_stop)
         if isinstance(offer, Refusal):
             return offer
@@ -134,6 +143,20 @@ class Acquirer:
         if isinstance(offer, Refusal):
             raise ContractError(offer.detail)
         return offer
+
+    def promised(self, attempt: Attempt) -> Promised:
+        """What an attempt that passed its checks before is going to take, from the disk alone.
+
+        Raises:
+            VerificationError, ContractError: as :meth:`stored`.
+        """
+        offer = self.stored(attempt)
+        present = {blob.digest for blob in offer.blobs() if self._store.path(blob.digest).is_file()}
+        return Promised(
+            models=(attempt.model,),
+            memory_bytes=offer.variant.min_memory_bytes,
+            disk_bytes=disk_bytes_of(offer.variants, present),
+        )
 
     def download(self, offer: Offer, should_stop: Callable[[], bool]) -> None:
         """Fetch every file that is not here yet.

@@ -16,7 +16,8 @@ from edgeship_agent.contract.goal import ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, Member, new_attempt
 from edgeship_agent.update.machine import Event, can_cancel
-from edgeship_agent.update.traffic import arms_of
+from edgeship_agent.update.pointer import ArmKey
+from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
 #: Reason of what another model of the same release has caused.
 RELEASE_MEMBER: Final = "release_member"
@@ -99,8 +100,57 @@ def shared_reason(cause: Attempt | None) -> dict[str, str]:
 
 def ending_of(cause: Attempt | None) -> Event:
     """How the others end where one ended before anything was switched."""
-    taken_back = cause is not None and cause.state in (_S.CANCELED, _S.SUPERSEDED)
-    return Event.CANCEL if taken_back else Event.FAIL
+    taken_back = {_S.CANCELED: Event.CANCEL, _S.SUPERSEDED: Event.SUPERSEDE}
+    return Event.FAIL if cause is None else taken_back.get(cause.state, Event.FAIL)
+
+
+def can_be_taken_back(release: Sequence[Attempt]) -> bool:
+    """Whether a newer goal may still end a release: none of it is over the line, and none has ended by a fault.
+
+    A record of a switch that was torn between two models leaves one over the line and one before it; the switch was
+    decided then.
+    """
+    under_way = [attempt.state for attempt in release if not attempt.state.is_terminal]
+    return all(map(can_cancel, under_way)) and next_work(release) is not Work.END
+
+
+def wanted_by(models: Sequence[ModelGoal], model: str) -> list[Attempt]:
+    """The attempts that a goal asks for one model, the main arm's first; none where it cannot be followed.
+
+    >>> from edgeship_agent.contract.goal import ArmGoal
+    >>> arm = ArmGoal(version="2", digest="x", size_bytes=1)
+    >>> eye = ModelGoal(model="eye", arms=(arm,), deployment="d", release="line@2")
+    >>> [start.members[0].model for start in wanted_by([eye], "eye")], wanted_by([eye], "ear")
+    (['eye'], [])
+    """
+    own = next((goal for goal in models if goal.model == model and goal.arms), None)
+    if own is None:
+        return []
+    if not own.release:
+        return [new_attempt(own, arm, arm_name=name) for name, arm in arms_of(own)]
+    release = [goal for goal in models if goal.arms and goal.release == own.release]
+    return [] if refusal_of(release)[0] else [start for start in starts_of(release) if start.model == model]
+
+
+def is_wanted(attempt: Attempt, models: Sequence[ModelGoal]) -> bool:
+    """Whether a goal asks for an attempt, with the very versions beside it that its release has."""
+    starts = [start for start in wanted_by(models, attempt.model) if start.key == attempt.key]
+    return any(set(start.members) == set(attempt.members) for start in starts)
+
+
+def begins_anew(known: Attempt, start: Attempt) -> bool:
+    """Whether an attempt that has ended is made again.
+
+    It ended for the sake of a goal or of a sibling, and what is asked for now stands beside others.
+    """
+    for_others = known.reason == RELEASE_MEMBER or known.state in (_S.CANCELED, _S.SUPERSEDED)
+    return known.state.is_terminal and for_others and set(known.members) != set(start.members)
+
+
+def digests_of(release: Sequence[Attempt]) -> dict[ArmKey, str]:
+    """What a release asks for: model and arm → digest, of members that are under way and of all others."""
+    members = {(member.model, MAIN_ARM): member.digest for attempt in release for member in attempt.members}
+    return members | {(attempt.model, attempt.arm): attempt.digest for attempt in release}
 
 
 def waits_for(release: Iterable[Attempt], attempt: Attempt) -> str:

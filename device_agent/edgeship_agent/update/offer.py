@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -32,6 +32,29 @@ from edgeship_agent.contract.oci import (
 _COMPARISON: Final = re.compile(r"\s*(>=|<=|==|!=|>|<|~=)\s*([0-9][0-9A-Za-z.+-]*)\s*")
 
 
+class Promised(Struct, frozen=True, kw_only=True):
+    """What other models of a release are going to take of a device's room.
+
+    Attributes:
+        models: whose.
+        memory_bytes: of their workers. All start side by side, and what they replace serves until all are ready:
+            nothing is freed before.
+        disk_bytes: of what is still to be downloaded and copied for them.
+    """
+
+    models: tuple[str, ...] = ()
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+    def __add__(self, other: Promised) -> Promised:
+        """Both together."""
+        return Promised(
+            models=self.models + other.models,
+            memory_bytes=self.memory_bytes + other.memory_bytes,
+            disk_bytes=self.disk_bytes + other.disk_bytes,
+        )
+
+
 class DeviceFacts(Struct, frozen=True, kw_only=True):
     """What a device is and has.
 
@@ -41,6 +64,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
         disk_free_bytes: room for downloads, after the reserve.
         accepts: model → hashes of the output contracts that its application takes; a model that is not in it takes any.
         keeps_fallback: whether it keeps a bundle's full precision beside the chosen variant.
+        promised: what of memory and disk goes to other models of the same release.
     """
 
     target: str
@@ -50,6 +74,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     disk_free_bytes: int
     accepts: Mapping[str, tuple[str, ...]]
     keeps_fallback: bool = True
+    promised: Promised = Promised()
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -100,10 +125,20 @@ def has_room(variant: Variant, fallback: Variant, facts: DeviceFacts, present: C
         facts: what the device is and has; what was downloaded already is not free any more.
         present: digests of the files that were downloaded already, of which a copy in the slot alone is to come.
     """
-    sizes = {file.digest: file.size_bytes for each in (variant, fallback) for file in each.files}
-    needed_bytes = sum(size if digest in present else 2 * size for digest, size in sizes.items())
-    fits = not 0 < facts.memory_bytes < fallback.min_memory_bytes
+    needed_bytes = disk_bytes_of((variant, fallback), present) + facts.promised.disk_bytes
+    fits = not 0 < facts.memory_bytes < fallback.min_memory_bytes + facts.promised.memory_bytes
     return facts.keeps_fallback and fits and needed_bytes <= facts.disk_free_bytes
+
+
+def disk_bytes_of(variants: Iterable[Variant], present: Collection[str] = ()) -> int:
+    """Room for the files of variants: each as a blob and, where the file system has no hard links, as its copy.
+
+    Args:
+        variants: of one bundle; a file that several of them have is counted once.
+        present: digests of the files that were downloaded already.
+    """
+    sizes = {file.digest: file.size_bytes for each in variants for file in each.files}
+    return sum(size if digest in present else 2 * size for digest, size in sizes.items())
 
 
 def entry_of(index: ImageIndex, variant: Variant) -> Descriptor:
@@ -254,17 +289,23 @@ def _check_platform(variant: Variant, facts: DeviceFacts) -> Refusal | None:
 
 
 def _check_room(variant: Variant, facts: DeviceFacts) -> Refusal | None:
-    if 0 < facts.memory_bytes < variant.min_memory_bytes:
-        return Refusal(
-            reason="memory",
-            detail=f"the variant needs {variant.min_memory_bytes} bytes of memory, {facts.memory_bytes} are available",
-        )
-    # the blob and, where the file system has no hard links, its copy in the slot
-    needed_bytes = 2 * sum(file.size_bytes for file in variant.files)
+    others = facts.promised
+    beside = ", ".join(others.models)
+    needed_bytes = variant.min_memory_bytes + others.memory_bytes
+    if 0 < facts.memory_bytes < needed_bytes:
+        what = f"the variant needs {variant.min_memory_bytes} bytes of memory"
+        if others.memory_bytes:
+            what = (
+                f"the models of the release start side by side and need {needed_bytes} bytes of memory, "
+                f"{variant.min_memory_bytes} for this one and {others.memory_bytes} for {beside}"
+            )
+        return Refusal(reason="memory", detail=f"{what}, {facts.memory_bytes} are available")
+    needed_bytes = disk_bytes_of((variant,)) + others.disk_bytes
     if needed_bytes > facts.disk_free_bytes:
+        share = f", {others.disk_bytes} of them for {beside}" if others.disk_bytes else ""
         return Refusal(
             reason="disk",
-            detail=f"the update needs {needed_bytes} bytes on disk, {max(facts.disk_free_bytes, 0)} are free",
+            detail=f"the update needs {needed_bytes} bytes on disk{share}, {max(facts.disk_free_bytes, 0)} are free",
         )
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from edgeship_agent.contract.errors import ContractError, EdgeshipError, TransferError, VerificationError
@@ -13,9 +13,10 @@ from edgeship_agent.update.acquire import Offer
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.conditions import METERED
 from edgeship_agent.update.download import Interrupted
+from edgeship_agent.update.joint import waits_for
 from edgeship_agent.update.ledger import Ledger
 from edgeship_agent.update.machine import Event
-from edgeship_agent.update.offer import Refusal
+from edgeship_agent.update.offer import Promised, Refusal
 from edgeship_agent.update.parts import Parts
 from edgeship_agent.update.slots import Slot, verify_slot, verify_whole
 
@@ -53,7 +54,7 @@ class Preparer:
         self._enter = ledger.enter
         self._is_superseded = is_superseded
         self._stopped = stopped
-        self._waits_for = ""
+        self._release: Sequence[Attempt] = ()
         self._steps: dict[UpdateState, Callable[[Attempt], Attempt]] = {
             UpdateState.ACCEPTED: lambda attempt: self._enter(attempt, Event.BEGIN),
             UpdateState.PRECHECK: self._precheck,
@@ -62,14 +63,14 @@ class Preparer:
             UpdateState.WAIT_WINDOW: self._wait_window,
         }
 
-    def step(self, attempt: Attempt, waits_for: str) -> Attempt:
+    def step(self, attempt: Attempt, release: Sequence[Attempt]) -> Attempt:
         """The next snapshot; the same one where it has to wait, or was interrupted.
 
         Args:
             attempt: not staged yet.
-            waits_for: what it will wait for once it is staged, as a sentence.
+            release: the attempts of what is switched together, this one among them.
         """
-        self._waits_for = waits_for
+        self._release = release
         return self._steps[attempt.state](attempt)
 
     def _precheck(self, attempt: Attempt) -> Attempt:
@@ -81,12 +82,14 @@ class Preparer:
         retained = self._parts.slots.active(attempt.model, attempt.arm)
         retained_contract = None if retained is None else retained.contract_hash()
         floor_s = self._parts.state.now.time_floor_s
+        promised = self._promised_beside(attempt)
 
         def obtain() -> Offer | Refusal:
             return self._parts.acquirer.obtain(
                 attempt,
                 floor_s=floor_s,
                 retained=retained_contract,
+                promised=promised,
                 should_stop=lambda: self._is_superseded(attempt) or self._stopped.is_set(),
             )
 
@@ -94,6 +97,26 @@ class Preparer:
         if isinstance(offer, Attempt):
             return offer
         return self._reject(attempt, offer) if isinstance(offer, Refusal) else self._enter(attempt, Event.PASS)
+
+    def _promised_beside(self, attempt: Attempt) -> Promised:
+        """What the other models of the release are going to take, as far as that is known by now.
+
+        Whoever is checked last knows of all.
+        """
+        others = [each for each in self._release if each.key != attempt.key and not each.state.is_terminal]
+        return sum(map(self._promised, others), Promised())
+
+    def _promised(self, other: Attempt) -> Promised:
+        slots = self._parts.slots
+        place = (other.model, other.arm, other.digest)
+        try:
+            slot = slots.find(*place) or slots.staged(*place)
+            if slot is not None:
+                return Promised(models=(other.model,), memory_bytes=slot.variant().min_memory_bytes)
+            is_checked = other.state not in (UpdateState.ACCEPTED, UpdateState.PRECHECK)
+            return self._parts.acquirer.promised(other) if is_checked else Promised()
+        except (VerificationError, ContractError):
+            return Promised()  # damaged: its own next step finds that, and ends the release or obtains it again
 
     def _download(self, attempt: Attempt) -> Attempt:
         if self._local(attempt) is not None:
@@ -125,7 +148,7 @@ class Preparer:
         if not outcome.passed:
             self._ledger.remember_bad(attempt, outcome.reason)
             return self._enter(attempt, Event.REJECT, reason=outcome.reason, detail=outcome.detail, figures=figures)
-        return self._enter(attempt, Event.PASS, figures=figures, detail=self._waits_for)
+        return self._enter(attempt, Event.PASS, figures=figures, detail=waits_for(self._release, attempt))
 
     def ready(self, attempt: Attempt) -> Attempt:
         """Hash both bundles again: the new one, and the one that a rollback would go to.

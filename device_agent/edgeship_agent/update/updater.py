@@ -19,15 +19,19 @@ from edgeship_agent.update.activation import Proof
 from edgeship_agent.update.attempt import Attempt, new_attempt
 from edgeship_agent.update.joint import (
     Work,
+    begins_anew,
+    can_be_taken_back,
     cause_of,
+    digests_of,
     ending_of,
+    is_wanted,
     missing_from,
     next_work,
     refusal_of,
     releases_of,
     shared_reason,
     starts_of,
-    waits_for,
+    wanted_by,
 )
 from edgeship_agent.update.ledger import Ledger, Step
 from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart
@@ -35,6 +39,9 @@ from edgeship_agent.update.parts import Parts
 from edgeship_agent.update.preparing import Preparer
 from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
+#: How attempts end that the newest goal does not ask for any more: event, reason, detail.
+_CANCELED: Final = (Event.CANCEL, "canceled", "the server takes the update back")
+_SUPERSEDED: Final = (Event.SUPERSEDE, "superseded", "a newer goal asks for another")
 #: Ends of a probation that say nothing against the bundle: it may be tried again, with another budget.
 _NO_FAULT: Final = frozenset({"rollback_requested", "shadow_memory"})
 
@@ -167,7 +174,7 @@ class Updater:
 
     def _reconcile_arms(self, goal: ModelGoal) -> None:
         """Bring one arm after the other to the goal, the main arm first: the others are compared with it."""
-        starts = _starts(goal)
+        starts = wanted_by([goal], goal.model)
         if not starts:
             detail = "this agent serves one version, a challenger with a share and a shadow per model"
             self._refuse([goal], "arms_unsupported", detail)
@@ -187,6 +194,8 @@ class Updater:
         active = self._parts.slots.active(start.model, start.arm)
         is_active = active is not None and active.info.digest == start.digest
         known = self._parts.journal.find(start.key)
+        if known is not None and begins_anew(known, start):
+            known = None
         if known is not None and (is_active or known.state is not UpdateState.COMMITTED):
             if known.state.is_terminal:
                 self._parts.publish(known)
@@ -206,7 +215,7 @@ class Updater:
         work = Work.PREPARE
         while work is not Work.DONE and not self._stopped.is_set():
             before = release
-            release = [attempt if attempt.state.is_terminal else self._ended_early(attempt) for attempt in release]
+            release = self._ended_early(release)
             work = next_work(release)
             if work is not Work.DONE:
                 release = self._work[work](release)
@@ -214,27 +223,31 @@ class Updater:
                 if attempt.state.is_terminal and attempt not in before:
                     self._clean_up(attempt)
 
-    def _ended_early(self, attempt: Attempt) -> Attempt:
-        broken = breaks_loop(attempt.state, attempt.transitions)
-        if broken is not None:
-            detail = f"stopped after {attempt.transitions} steps: it went in circles"
-            return self._ledger.enter(attempt, broken, reason="loop", detail=detail)
-        if can_cancel(attempt.state) and self._is_superseded(attempt):
-            if self._is_canceled(attempt):
-                return self._ledger.enter(
-                    attempt, Event.CANCEL, reason="canceled", detail="the server takes the update back"
-                )
-            return self._ledger.enter(
-                attempt, Event.SUPERSEDE, reason="superseded", detail="a newer goal asks for another"
-            )
-        return attempt
+    def _ended_early(self, release: list[Attempt]) -> list[Attempt]:
+        """End what goes in circles, and all of a release that the newest goal does not ask for any more."""
+        steps: list[Step] = []
+        for attempt in _under_way(release):
+            broken = breaks_loop(attempt.state, attempt.transitions)
+            if broken is not None:
+                detail = f"stopped after {attempt.transitions} steps: it went in circles"
+                steps.append((attempt, broken, {"reason": "loop", "detail": detail}))
+        if steps:
+            return _with(release, self._ledger.enter_all(steps))
+        if can_be_taken_back(release) and any(map(self._is_superseded, _under_way(release))):
+            event, reason, detail = _SUPERSEDED
+            if self._is_canceled(release):
+                event, reason, detail = _CANCELED
+            facts = {"reason": reason, "detail": detail}
+            steps = [(attempt, event, dict(facts)) for attempt in _under_way(release)]
+        return _with(release, self._ledger.enter_all(steps)) if steps else release
 
     # -- what can be next for a release ------------------------------------------------------------------------------
 
     def _prepare(self, release: list[Attempt]) -> list[Attempt]:
-        """One step of the first model that is not staged yet."""
-        late = next(a for a in release if can_cancel(a.state) and a.state is not UpdateState.STAGED)
-        return _with(release, [self._preparer.step(late, waits_for(release, late))])
+        """One step of the first model that is not staged yet; all are checked before any of them is downloaded."""
+        late = [a for a in release if can_cancel(a.state) and a.state is not UpdateState.STAGED]
+        unchecked = [a for a in late if a.state in (UpdateState.ACCEPTED, UpdateState.PRECHECK)]
+        return _with(release, [self._preparer.step((unchecked or late)[0], release)])
 
     def _begin_switch(self, release: list[Attempt]) -> list[Attempt]:
         """All are staged: look at each of them once more, then take all of them over the line in one record."""
@@ -321,36 +334,32 @@ class Updater:
             return  # a slot is damaged: nothing is thrown away while nobody knows what it needs
         self._parts.store.keep_only(wanted)
 
-    def _newest(self, model: str) -> tuple[bool, ModelGoal | None]:
-        """Whether a goal is known that is newer than the one being followed, and what it says of a model."""
+    def _newest(self) -> Sequence[ModelGoal] | None:
+        """The models of a goal that is newer than the one being followed; None where none is known."""
         goal, running = self._goal, self._running
-        if goal is None or (running is not None and goal.generation <= running.generation):
-            return False, None
-        return True, next((m for m in goal.models if m.model == model and m.arms), None)
+        is_newer = goal is not None and (running is None or goal.generation > running.generation)
+        return goal.models if goal is not None and is_newer else None
 
     def _is_superseded(self, attempt: Attempt) -> bool:
-        is_newer, goal = self._newest(attempt.model)
-        return is_newer and (goal is None or attempt.key not in [start.key for start in _starts(goal)])
+        """Whether a newer goal asks for something else: of a release of several models, for any of them."""
+        models = self._newest()
+        return models is not None and not is_wanted(attempt, models)
 
-    def _is_canceled(self, attempt: Attempt) -> bool:
+    def _is_canceled(self, release: Sequence[Attempt]) -> bool:
         """Whether the newer goal asks for nothing but what is served already: there is no update any more."""
-        _, goal = self._newest(attempt.model)
-        active = self._parts.slots.active(attempt.model, attempt.arm)
-        served = None if active is None else active.info.digest
-        wanted = {} if goal is None else {start.arm: start.digest for start in _starts(goal)}
-        return served == wanted.get(attempt.arm)
+        models = self._newest() or ()
+        keys = digests_of(release)
+        wanted = digests_of([start for model, _ in keys for start in wanted_by(models, model)])
+        served = [(key, self._parts.slots.active(*key)) for key in keys]
+        return all((None if slot is None else slot.info.digest) == wanted.get(key) for key, slot in served)
 
     def _is_taken_back(self, attempt: Attempt) -> bool:
         """Whether the server wants the model of this attempt to go: only that ends a probation early."""
-        is_newer, goal = self._newest(attempt.model)
-        if not is_newer:
+        models = self._newest()
+        if models is None:
             return False
+        goal = next((goal for goal in models if goal.model == attempt.model and goal.arms), None)
         return goal is None or (goal.is_rollback and attempt.digest not in [arm.digest for arm in goal.arms])
-
-
-def _starts(goal: ModelGoal) -> list[Attempt]:
-    """The attempts that a goal for one model asks for, the main arm's first."""
-    return [new_attempt(goal, arm, arm_name=name) for name, arm in arms_of(goal)]
 
 
 def _under_way(release: Sequence[Attempt]) -> list[Attempt]:

@@ -237,6 +237,8 @@ def _row(device: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _presence(device: dict[str, Any]) -> str:
+    if device["revoked"]:
+        return "✖ revoked"
     return "✔ online" if device["online"] else "✖ offline"
 
 

@@ -300,6 +300,7 @@ _DEVICE: Final[dict[DeviceState, dict[DeviceEvent, DeviceState]]] = {
     DeviceState.SUCCEEDED: {
         DeviceEvent.WRONG_DIGEST: DeviceState.REGRESSED,
         DeviceEvent.ROLLED_BACK: DeviceState.REGRESSED,
+        DeviceEvent.REMOVED: DeviceState.REMOVED,
         DeviceEvent.RESTORED: DeviceState.ROLLED_BACK,
     },
     DeviceState.FAILED: _ENDED_BADLY,

@@ -33,17 +33,19 @@ from edgeship.server import release_sets, rollout_evidence, rollout_plan
 from edgeship.server.context import ServerContext
 from edgeship.server.device_reports import ROLLBACK_FAILED, rollback_deployment
 from edgeship.server.rollout_steps import (
+    UNTOUCHED,
     decide,
     is_ours,
     moved,
     offer,
+    restore,
     roll_back,
     staged,
     verdict_evidence,
     was_touched,
     with_stage,
 )
-from edgeship.server.store import devices, goals, reports, rollouts
+from edgeship.server.store import devices, goals, identities, reports, rollouts
 from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.errors import EdgeshipError
 from edgeship_agent.contract.messages import UpdateState
@@ -81,11 +83,33 @@ def evidence_now(
 def _advance(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> None:
     if rollout.state is RolloutState.RUNNING:
         _admit_late_joiners(connection, rollout, now_s)
+    if _end_deserted(context, connection, rollout, now_s):
+        return
+    if rollout.state is RolloutState.RUNNING:
         rollout = _offer_stage(context, connection, rollout, now_s)
     _apply_deadlines(connection, rollout, now_s)
     rollout = _start_soak(connection, rollout, now_s)
     if _is_turn(context, connection, rollout, now_s):
         _judge(context, connection, rollout, now_s)
+
+
+def _end_deserted(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> bool:
+    """Abort a rollout whose devices were all put out of the fleet: nothing can be offered, seen or judged any more."""
+    gone = identities.put_out(connection)
+    reached = [m for m in rollouts.members(connection, rollout.id) if m.state not in UNTOUCHED]
+    removed = [known.device_id for known in reached if known.state is DeviceState.REMOVED or known.device_id in gone]
+    if not removed or len(removed) < len(reached):
+        return False
+    for known in reached:
+        if was_touched(known):
+            restore(context, connection, rollout, known)  # what it takes if it is let in again
+    who = f"{removed[0]} was" if len(removed) == 1 else f"all {len(removed)} devices were"
+    sentence = f"Aborted: nobody is left in it, {who} {identities.PUT_OUT}"
+    state = rollout_transition(rollout.state, RolloutEvent.ABORT)
+    changes = {"state": state, "reason": sentence, "updated_at_s": now_s, "ended_at_s": now_s}
+    aborted = rollouts.save(connection, rollout, **changes)
+    decide(context, connection, aborted, "aborted", sentence, {"from": rollout.state.value, "removed": removed})
+    return True
 
 
 def _is_turn(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> bool:
@@ -236,14 +260,23 @@ def _promote(
 
 
 def _confirm_rollback(context: ServerContext, connection: Connection, rollout: Rollout, now_s: float) -> None:
-    """Look who runs the old digest again; all of them ends the rollback, the deadline makes it incomplete."""
-    touched = [known for known in rollouts.members(connection, rollout.id) if was_touched(known)]
+    """Look who runs the old digest again; all of them ends the rollback, the deadline makes it incomplete.
+
+    Nobody waits for a device that was put out of the fleet; its goal stays, for the day that it is let in again.
+    """
+    gone = identities.put_out(connection)
+    everyone = [known for known in rollouts.members(connection, rollout.id) if was_touched(known)]
+    touched = [known for known in everyone if known.device_id not in gone]
+    for known in everyone:
+        if known.device_id in gone and known.reason != identities.PUT_OUT:
+            rollouts.save_member(connection, known, now_s, reason=identities.PUT_OUT)
     waiting = [known for known in touched if not _is_restored(connection, rollout, known)]
     for known in touched:
         _show_return(connection, known, known in waiting, now_s)
     if not waiting:
         state = rollout_transition(rollout.state, RolloutEvent.RESTORED)
-        _end_rollback(context, connection, rollout, state, _restored_sentence(touched), now_s)
+        words = _restored_sentence(touched, len(everyone) - len(touched))
+        _end_rollback(context, connection, rollout, state, words, now_s)
     elif (
         rollout.state is RolloutState.ROLLING_BACK
         and now_s - rollout.stage_started_s >= rollout.policy.rollback_timeout_s
@@ -296,13 +329,14 @@ def _show_return(connection: Connection, known: Member, is_waiting: bool, now_s:
         rollouts.save_parts(connection, known, now_s, parts, state=state, reason=reason)
 
 
-def _restored_sentence(touched: Sequence[Member]) -> str:
+def _restored_sentence(touched: Sequence[Member], gone_count: int) -> str:
+    gone = f"{counted(gone_count, 'device')} that had it {'was' if gone_count == 1 else 'were'} {identities.PUT_OUT}"
     if not touched:
-        return "Rolled back: no device had it"
+        return f"Rolled back: {gone if gone_count else 'no device had it'}"
     versions = sorted({known.previous_version for known in touched if known.previous_version})
     who, verb = ("the one device", "runs") if len(touched) == 1 else (f"all {len(touched)} devices", "run")
     what = f"{' or '.join(versions)} again" if versions else "no version of it"
-    return f"Rolled back: {who} that had it {verb} {what}"
+    return f"Rolled back: {who} that had it {verb} {what}" + (f"; {gone}" if gone_count else "")
 
 
 def _end_rollback(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 
 from edgeship.rollout import Candidate, DeviceState, draw_stages, named
 from edgeship.server.release_sets import ReleaseSet
-from edgeship.server.store import devices, goals, joint, releases, rollouts, schema
+from edgeship.server.store import devices, goals, identities, joint, releases, rollouts, schema
 from edgeship.server.store.joint import Part
 from edgeship.server.store.releases import Release
 from edgeship.server.store.rollouts import Member, MemberPart
@@ -74,9 +74,10 @@ def resolve_variant(manifest: BundleManifest, target: str, arch: str, runtimes: 
 
 
 def matching_devices(connection: Connection, tags: Mapping[str, str]) -> list[Row[Any]]:
-    """Known devices that carry every tag, by id."""
-    wanted = tags.items()
-    return [row for row in devices.list_all(connection) if wanted <= devices.effective_tags(row).items()]
+    """Known devices that carry every tag, by id; not those that were put out of the fleet."""
+    wanted, gone = tags.items(), identities.put_out(connection)
+    rows = [row for row in devices.list_all(connection) if row.id not in gone]
+    return [row for row in rows if wanted <= devices.effective_tags(row).items()]
 
 
 def plan(

@@ -28,7 +28,7 @@ from edgeship.server.store.rollouts import Member, MemberPart, Rollout
 from edgeship_agent.contract.errors import ConfigError
 
 #: States of devices that a rollout never touched.
-UNTOUCHED: Final = frozenset({DeviceState.NO_VARIANT, DeviceState.ALREADY_RUNNING, DeviceState.REMOVED})
+UNTOUCHED: Final = frozenset({DeviceState.NO_VARIANT, DeviceState.ALREADY_RUNNING})
 
 
 def offer(context: ServerContext, connection: Connection, rollout: Rollout, waiting: Iterable[Member]) -> None:

@@ -146,6 +146,8 @@ def abort(context: ServerContext, rollout_id: str, change: Change) -> Rollout:
         rollout = _read(connection, rollout_id, change)
         state = rollout_transition(rollout.state, RolloutEvent.ABORT)
         for known in rollouts.members(connection, rollout.id):
+            if known.state is DeviceState.REMOVED and was_touched(known):
+                restore(context, connection, rollout, known)  # what it takes if it is let in again
             if known.state.is_pending or known.state is DeviceState.OFFLINE_UNREACHED:
                 if was_touched(known):
                     restore(context, connection, rollout, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from litestar import get, patch
@@ -12,7 +13,7 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, Row
 
 from edgeship.server.context import ServerContext
-from edgeship.server.store import devices, incidents, labels, windows
+from edgeship.server.store import devices, identities, incidents, labels, windows
 from edgeship.server.version_table import Observed, observed_of
 from edgeship_agent.contract.errors import InputError
 
@@ -25,6 +26,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
 
     Attributes:
         tags: the device's own under the operator's.
+        revoked: put out of the fleet, and not let in again.
         running: what is loaded now: model, arm, version, digest, variant, state, retained_version,
             fallback.
         outbox: the device's own books: windows created, acknowledged, evicted, waiting.
@@ -39,6 +41,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     agent_version: str
     online: bool
+    revoked: bool
     first_seen_s: float
     last_seen_s: float
     goal_generation: int
@@ -100,7 +103,8 @@ def list_devices(context: NamedDependency[ServerContext], tag: FromQuery[str | N
         rows = [
             row for row in devices.list_all(connection) if not tag or devices.effective_tags(row).get(name) == value
         ]
-        return DeviceList(devices=[DeviceSummary(**_summary(connection, row)) for row in rows])
+        gone = identities.put_out(connection)
+        return DeviceList(devices=[DeviceSummary(**_summary(connection, row, gone)) for row in rows])
 
 
 @get("/api/v1/devices/{device_id:str}", sync_to_thread=True)
@@ -143,7 +147,7 @@ def _find(connection: Connection, device_id: str) -> Row[Any]:
     return row
 
 
-def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+def _summary(connection: Connection, row: Row[Any], gone: Collection[str]) -> dict[str, Any]:
     copied = (
         *("id", "target", "arch", "isa", "runtimes", "agent_version", "online", "first_seen_s", "last_seen_s"),
         *("goal_generation", "running", "outbox"),
@@ -151,6 +155,7 @@ def _summary(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in copied}
     return {
         **values,
+        "revoked": row.id in gone,
         "tags": devices.effective_tags(row),
         "windows_stored": devices.books(connection, row.id)["stored"],
         "open_incidents": len(incidents.list_incidents(connection, incidents.OPEN, row.id)),
@@ -179,7 +184,7 @@ def _device(connection: Connection, row: Row[Any]) -> Device:
         for total in found
     ]
     return Device(
-        **_summary(connection, row),
+        **_summary(connection, row, identities.put_out(connection)),
         operator_tags=row.operator_tags,
         windows_duplicate=books["duplicates"],
         windows_evicted=books["evicted"],

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Row
 
-from edgeship.rollout import DeviceEvent, device_transition
+from edgeship.rollout import DeviceEvent, DeviceState, RolloutState, device_transition
 from edgeship.server.context import ServerContext
 from edgeship.server.identity.authority import (
     Authority,
@@ -23,6 +23,7 @@ from edgeship.server.identity.authority import (
 )
 from edgeship.server.identity.rules import Invitation, Known, Verdict, decide
 from edgeship.server.store import identities, rollouts
+from edgeship.server.store.identities import PUT_OUT
 from edgeship_agent.contract.enrolment import (
     SERVER_NAME,
     EnrolAnswer,
@@ -262,8 +263,17 @@ def _sha256(text: str) -> str:
 
 
 def _leave_rollouts(connection: Connection, device_id: str, now_s: float) -> None:
-    """No rollout waits for a device that was put out, and it is no failure of the release."""
+    """No rollout waits for a device that was put out, and it is no failure of the release.
+
+    What it had shown when it succeeded was judged already; no more comes.
+    """
+    live = {each.id for each in rollouts.in_states(connection, (RolloutState.RUNNING, RolloutState.PAUSED))}
     for known in rollouts.memberships(connection, device_id):
-        if known.state.is_pending:
+        is_awaited = known.state is DeviceState.SUCCEEDED and known.rollout_id in live
+        if known.state.is_pending or is_awaited:
             state = device_transition(known.state, DeviceEvent.REMOVED)
-            rollouts.save_member(connection, known, now_s, state=state, reason="put out of the fleet")
+            parts = [
+                structs.replace(part, state=device_transition(part.state, DeviceEvent.REMOVED), reason=PUT_OUT)
+                for part in known.parts
+            ]
+            rollouts.save_parts(connection, known, now_s, parts, state=state, reason=PUT_OUT)

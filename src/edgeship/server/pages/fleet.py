@@ -34,7 +34,7 @@ from edgeship.server.store.rollouts import Rollout
 MAX_NEEDS: Final = 5
 _EVENTS: Final = 10
 #: Presence → colour of its segment.
-_PRESENCE: Final = {"online": "#0072B2", "stale": "#8C6D1F", "offline": "#7A7A7A"}
+_PRESENCE: Final = {"online": "#0072B2", "stale": "#8C6D1F", "offline": "#7A7A7A", "revoked": "#4D4D4D"}
 _WAITING: Final = frozenset(
     {RolloutState.PAUSED, RolloutState.WAITING_APPROVAL, RolloutState.HALTED, RolloutState.ROLLBACK_INCOMPLETE}
 )
@@ -112,7 +112,7 @@ def sentence(fleet: Fleet) -> str:
 def _presence_words(there: Counter[queries.Presence], count: int) -> str:
     if there["online"] == count:
         return "all online" if count > 1 else "online"
-    names: tuple[queries.Presence, ...] = ("online", "stale", "offline")
+    names: tuple[queries.Presence, ...] = ("online", "stale", "offline", "revoked")
     return ", ".join(f"{there[name]} {name}" for name in names if there[name])
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row, func, select
 
-from edgeship.server.store import schema, windows
+from edgeship.server.store import identities, schema, windows
 from edgeship_agent.contract.sketch import ExponentialSketch, merge
 
 T = TypeVar("T")
-Presence = Literal["online", "stale", "offline"]
+Presence = Literal["online", "stale", "offline", "revoked"]
 
 #: A device that is online but silent for more than this share of the time after which it counts as gone is stale.
 _STALE_SHARE: Final = 0.5
@@ -130,13 +130,14 @@ def presence_of(online: bool, last_seen_s: float, now_s: float, silence_s: float
 def list_devices(connection: Connection, now_s: float, silence_s: float) -> list[Device]:
     """Every device by id."""
     rows = connection.execute(select(schema.devices).order_by(schema.devices.c.id))
-    return [_device(row, now_s, silence_s) for row in rows]
+    gone = identities.put_out(connection)
+    return [_device(row, now_s, silence_s, gone) for row in rows]
 
 
 def find_device(connection: Connection, device_id: str, now_s: float, silence_s: float) -> Device | None:
     """One device, or None."""
     row = connection.execute(select(schema.devices).where(schema.devices.c.id == device_id)).one_or_none()
-    return None if row is None else _device(row, now_s, silence_s)
+    return None if row is None else _device(row, now_s, silence_s, identities.put_out(connection))
 
 
 def _columns(row: Row[Any]) -> dict[str, Any]:
@@ -148,10 +149,11 @@ def _struct_of(row: Row[Any], kind: type[T]) -> T:
     return msgspec.convert(_columns(row), kind)
 
 
-def _device(row: Row[Any], now_s: float, silence_s: float) -> Device:
+def _device(row: Row[Any], now_s: float, silence_s: float, gone: Collection[str]) -> Device:
     values = _columns(row)
     values["tags"] = {**values["tags"], **values.pop("operator_tags")}
-    values["presence"] = presence_of(values.pop("online"), values["last_seen_s"], now_s, silence_s)
+    presence = presence_of(values.pop("online"), values["last_seen_s"], now_s, silence_s)
+    values["presence"] = "revoked" if values["id"] in gone else presence
     return msgspec.convert(values, Device)
 
 

@@ -21,7 +21,7 @@ _STATES: Final = {
     **dict.fromkeys(("running", "in_progress", "offered", "offering", "soaking", "judging"), ("●", "run")),
     **dict.fromkeys(("rolling_back", "probation", "activating", "downloading", "verifying", "staged"), ("●", "run")),
     **dict.fromkeys(("paused", "inconclusive", "warn", "fallback", "stale", "waiting_approval"), ("▲", "wait")),
-    **dict.fromkeys(("offline", "aborted", "canceled", "denied"), ("■", "wait")),
+    **dict.fromkeys(("offline", "revoked", "aborted", "canceled", "denied"), ("■", "wait")),
 }
 
 

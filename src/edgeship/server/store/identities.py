@@ -13,6 +13,8 @@ PENDING: Final = "pending"
 ACTIVE: Final = "active"
 REPLACED: Final = "replaced"
 REVOKED: Final = "revoked"
+#: What a rollout says of a device that was revoked.
+PUT_OUT: Final = "put out of the fleet"
 _invitations = schema.invitations
 _identities = schema.identities
 
@@ -72,6 +74,15 @@ def change(connection: Connection, identity: int, values: Mapping[str, Any]) -> 
     """Change an identity; as it is afterwards."""
     connection.execute(update(_identities).where(_identities.c.id == identity).values(**values))
     return connection.execute(select(_identities).where(_identities.c.id == identity)).one()
+
+
+def put_out(connection: Connection) -> frozenset[str]:
+    """Devices that were revoked and have not been let in again; empty where devices come without an identity."""
+    query = select(_identities.c.device_id, _identities.c.state).where(_identities.c.state.in_((REVOKED, ACTIVE)))
+    states: dict[str, set[str]] = {REVOKED: set(), ACTIVE: set()}
+    for device_id, state in connection.execute(query):
+        states[state].add(device_id)
+    return frozenset(states[REVOKED] - states[ACTIVE])
 
 
 def dead_serials(connection: Connection) -> list[int]:
