@@ -133,3 +133,48 @@ def test_inputs_that_are_always_zero_are_no_error() -> None:
     inputs.add(row)
     steps = rounding.steps_of(layer.weight, bits=8, per_channel=True)
     assert np.isfinite(rounding.compensated(layer, inputs, steps)).all()
+
+
+def _one_after_the_other(weight: np.ndarray, moments: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """One group by the definition: every input's weights rounded, and their errors made good before the next."""
+    limits = np.rint(np.abs(weight).max(axis=1) / steps)
+    order = np.argsort(-np.diag(moments), kind="stable")
+    damped = moments[np.ix_(order, order)] + np.eye(len(moments)) * 0.01 * np.diag(moments).mean()
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left, result = weight[:, order].copy(), np.zeros_like(weight)
+    for index, place in enumerate(order):
+        result[:, place] = np.clip(np.rint(left[:, index] / steps), -limits, limits) * steps
+        left -= np.outer((left[:, index] - result[:, place]) / upper[index, index], upper[index])
+    for row, place in enumerate(np.abs(weight).argmax(axis=1)):
+        result[row, place] = np.sign(weight[row, place]) * limits[row] * steps[row]
+    return result
+
+
+@pytest.mark.parametrize(("groups", "inputs"), [(1, 9), (1, 200), (3, 72), (8, 9)])
+def test_groups_together_are_rounded_as_each_alone(groups: int, inputs: int) -> None:
+    rng = np.random.default_rng(groups + inputs)
+    layer = Layer(weight=rng.normal(size=(4 * groups, inputs, 1, 1)), convolution=True, groups=groups)
+    seen = LayerInputs(layer)
+    for _ in range(6):
+        seen.add(rng.normal(size=(1, groups * inputs, 8, 8)).cumsum(axis=1).astype(np.float32))
+    steps = rounding.steps_of(layer.weight, bits=8, per_channel=True)
+    assert seen.moments is not None
+    parts = zip(layer.weight.reshape(groups, 4, -1), seen.moments, steps.reshape(groups, 4), strict=True)
+    wanted = np.concatenate([_one_after_the_other(*each) for each in parts])
+    found = rounding.compensated(layer, seen, steps).reshape(4 * groups, -1)
+    np.testing.assert_allclose(found / steps[:, None], wanted / steps[:, None], atol=1e-9)
+
+
+def test_groups_share_one_factorisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A depthwise layer of a thousand channels is one piece of work, not a thousand."""
+    calls: list[tuple[int, ...]] = []
+    cholesky = np.linalg.cholesky
+
+    def counted(matrices: np.ndarray) -> np.ndarray:
+        calls.append(matrices.shape)
+        return cholesky(matrices)
+
+    monkeypatch.setattr(np.linalg, "cholesky", counted)
+    layer, inputs, _ = _layer_and_inputs(groups=8)
+    rounding.compensated(layer, inputs, rounding.steps_of(layer.weight, bits=8, per_channel=True))
+    assert calls == [(8, 9, 9)]

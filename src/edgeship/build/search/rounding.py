@@ -19,6 +19,8 @@ _DAMPING: Final = 0.01
 _LARGEST: Final = {8: 127, 7: 64}
 #: Rows that are multiplied at once.
 _BLOCK_ROWS: Final = 1024
+#: Inputs after which the errors of their weights reach the weights of all later ones, as one product of matrices.
+_BLOCK_INPUTS: Final = 64
 #: A layer whose outputs sum more products than this is rounded to nearest: its inverse would take minutes.
 MOST_INPUTS: Final = 2400
 
@@ -102,10 +104,17 @@ def compensated(layer: Layer, inputs: LayerInputs, steps: Array) -> Array:
     if moments is None:
         return nearest(layer.weight.astype(np.float64), steps)
     weight = layer.weight.astype(np.float64)
-    outputs = len(weight) // layer.groups
-    flat = weight.reshape(layer.groups, outputs, -1)
-    grid = steps.reshape(layer.groups, outputs)
-    rounded = np.stack([_group(*each) for each in zip(flat, moments, grid, strict=True)])
+    flat = weight.reshape(layer.groups, len(weight) // layer.groups, -1)
+    grid = steps.reshape(layer.groups, -1)
+    limits = np.rint(np.abs(flat).max(axis=2) / grid)
+    order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
+    ordered = np.take_along_axis(flat, order[:, None, :], axis=2)
+    places = (np.arange(layer.groups)[:, None, None], order[:, :, None], order[:, None, :])
+    rounded = np.empty_like(flat)
+    np.put_along_axis(rounded, order[:, None, :], _in_turn(ordered, _upper(moments[places]), grid, limits), axis=2)
+    ends = np.abs(flat).argmax(axis=2)[:, :, None]
+    largest = np.sign(np.take_along_axis(flat, ends, axis=2)) * (limits * grid)[:, :, None]
+    np.put_along_axis(rounded, ends, largest, axis=2)
     return rounded.reshape(weight.shape)
 
 
@@ -125,31 +134,53 @@ def bias_correction(layer: Layer, inputs: LayerInputs, rounded: Array) -> Array:
     return gains
 
 
-def _group(weight: Array, moments: Array, steps: Array) -> Array:
-    """One group: [outputs, inputs] on its grid."""
-    limits = np.rint(np.abs(weight).max(axis=1) / steps)
-    order = np.argsort(-np.diag(moments), kind="stable")
-    upper = _upper(moments[np.ix_(order, order)])
-    left = weight[:, order].copy()
-    rounded = np.zeros_like(left)
-    for index in range(left.shape[1]):
-        points = np.clip(np.rint(left[:, index] / steps), -limits, limits)
-        rounded[:, index] = points * steps
-        error = (left[:, index] - rounded[:, index]) / upper[index, index]
-        left[:, index + 1 :] -= np.outer(error, upper[index, index + 1 :])
-    result = np.zeros_like(rounded)
-    result[:, order] = rounded
-    places = (np.arange(len(weight)), np.abs(weight).argmax(axis=1))
-    result[places] = np.sign(weight[places]) * limits * steps
-    return result
+def _in_turn(weight: Array, upper: Array, steps: Array, limits: Array) -> Array:
+    """Weights on their grid, one input after the other, those of all groups and outputs at once.
+
+    Args:
+        weight: [groups, outputs, inputs].
+        upper: see :func:`_upper`, [groups, inputs, inputs].
+        steps: of the grid, [groups, outputs].
+        limits: largest point of the grid, [groups, outputs].
+    """
+    left = weight.copy()
+    rounded = np.empty_like(left)
+    for start in range(0, left.shape[2], _BLOCK_INPUTS):
+        stop = min(start + _BLOCK_INPUTS, left.shape[2])
+        block = np.ascontiguousarray(left[:, :, start:stop])
+        errors = np.empty_like(block)
+        for place in range(stop - start):
+            index = start + place
+            points = np.clip(np.rint(block[:, :, place] / steps), -limits, limits)
+            rounded[:, :, index] = points * steps
+            errors[:, :, place] = (block[:, :, place] - rounded[:, :, index]) / upper[:, index, index, None]
+            block[:, :, place + 1 :] -= errors[:, :, place, None] * upper[:, None, index, index + 1 : stop]
+        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    return rounded
 
 
 def _upper(moments: Array) -> Array:
-    """Upper Cholesky factor of the inverse of the dampened moments."""
-    size = len(moments)
-    diagonal = np.diag(moments)
-    damped = moments + np.eye(size) * (_DAMPING * float(diagonal.mean()) + np.finfo(np.float64).tiny)
-    damped[diagonal == 0.0, diagonal == 0.0] = 1.0
-    inverse = np.linalg.inv(damped)
-    factor: Array = np.linalg.cholesky((inverse + inverse.T) / 2.0).T
-    return factor
+    """Upper Cholesky factor of the inverse of each group's dampened moments, [groups, inputs, inputs].
+
+    It is the inverse of the moments' own factor, where inputs are counted from the last to the first.
+    """
+    places = np.arange(moments.shape[1])
+    diagonal = np.diagonal(moments, axis1=1, axis2=2)
+    damping = _DAMPING * diagonal.mean(axis=1, keepdims=True) + np.finfo(np.float64).tiny
+    damped = moments.copy()
+    damped[:, places, places] = np.where(diagonal == 0.0, 1.0, diagonal + damping)
+    factor: Array = _inverse(np.linalg.cholesky(damped[:, ::-1, ::-1]))[:, ::-1, ::-1]
+    return np.ascontiguousarray(factor)
+
+
+def _inverse(lower: Array) -> Array:
+    """Of lower triangular matrices, [groups, size, size]: by halves, a sixth of what a general inverse takes."""
+    size = lower.shape[1]
+    if size <= _BLOCK_INPUTS:
+        return np.tril(np.linalg.inv(lower))
+    half = size // 2
+    first, last = _inverse(lower[:, :half, :half]), _inverse(lower[:, half:, half:])
+    result = np.zeros_like(lower)
+    result[:, :half, :half], result[:, half:, half:] = first, last
+    result[:, half:, :half] = -last @ (lower[:, half:, :half] @ first)
+    return result
