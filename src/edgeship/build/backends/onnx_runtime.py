@@ -12,7 +12,6 @@ from msgspec import Struct, structs
 from onnx import numpy_helper, version_converter
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -22,6 +21,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.onnx_ends import with_float_ends
 from edgeship.build.backends.onnx_graph import OnnxGraph
+from edgeship.build.backends.onnx_quantizer import WholeTensorQuantizer
 from edgeship.build.backends.onnx_scales import fold_scales
 from edgeship.build.backends.products import refuse_without_products
 from edgeship.build.quiet import quiet
@@ -137,7 +137,7 @@ def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
     document = onnx.load(str(prepared.calibration.file(scheme)))
     # the quantizer sets the range of every softmax, and breaks off where there was none: in double precision
     doubles = [node.name for node in document.graph.node if node.op_type == "Softmax" and node.output[0] not in known]
-    quantizer = QDQQuantizer(
+    quantizer = WholeTensorQuantizer(
         document,
         scheme.per_channel,
         scheme.weight_bits == 7,
