@@ -15,7 +15,7 @@ _CLASSICAL: Final = "ai.onnx.ml"
 
 
 def refuse_without_products(model: Path, runtime: str) -> None:
-    """Refuse to quantize trees, support vectors and the like, which compare or look up.
+    """Refuse to quantize trees, support vectors and the like, whose numbers are no weights of products.
 
     Raises:
         ConversionError: the file has operators of classical machine learning and no product of weights.
@@ -23,6 +23,6 @@ def refuse_without_products(model: Path, runtime: str) -> None:
     nodes = onnx.load(str(model), load_external_data=False).graph.node
     classical = sorted({node.op_type for node in nodes if node.domain == _CLASSICAL})
     if classical and not any(node.op_type in _PRODUCTS for node in nodes):
-        found = ", ".join(classical)
-        raise ConversionError(f"no lower precision applies to it: {found} compares and looks up, and nothing is "
-                              "multiplied by weights", target=runtime)  # fmt: skip
+        holds = "holds numbers of its own" if len(classical) == 1 else "hold numbers of their own"
+        raise ConversionError(f"no lower precision applies to it: {', '.join(classical)} {holds}, which no quantizer "
+                              "reads", target=runtime)  # fmt: skip

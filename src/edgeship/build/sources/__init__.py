@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Final
 
-from edgeship.build.sources.model import SourceModel
+from edgeship.build.sources.model import FROM_CATBOOST, SourceModel
 from edgeship.build.sources.request import InputShape, InputValue, SourceOptions, SourceRequest
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, InputError
@@ -24,6 +24,8 @@ BY_MARKER: Final[dict[str, str]] = {"MLmodel": "mlflow", "saved_model.pb": "tens
 #: How an address begins → the module that resolves it; every other text with a colon is a factory.
 BY_SCHEME: Final[dict[str, str]] = {"models:/": "mlflow", "runs:/": "mlflow"}
 _FACTORIES: Final = "torch"
+#: Suffix of what nothing here reads → what its own library can write instead; for others see :func:`reader_of`.
+_EXPORTS: Final = {".cbm": FROM_CATBOOST}
 #: Readers that make inputs constants, or hand the request on to one that does.
 _KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
 #: Readers of files that can be looked into as they are, once their shapes are given.
@@ -85,13 +87,21 @@ def resolved(request: SourceRequest) -> SourceRequest:
 def file_to_check(request: SourceRequest, folder: Path) -> Path:
     """The model's file for checks of its operators; where an ONNX or a TFLite file is pinned, what is left of it then.
 
+    An ONNX file that answers with maps counts as it is read: without them.
+
     Raises:
         InputError, ConfigError, ConversionError: it cannot be read, or a value or a shape does not fit.
     """
     request = resolved(request)
-    if not (request.input_values or request.input_shapes) or reader_of(request) not in _PINNED:
-        return request.path
-    return load(request).copy_to(folder)
+    reader = reader_of(request)
+    pinned = bool(request.input_values or request.input_shapes) and reader in _PINNED
+    return load(request).copy_to(folder) if pinned or (reader == "onnx" and _has_maps(request.path)) else request.path
+
+
+def _has_maps(path: Path) -> bool:
+    from edgeship.build.sources.onnx_classical import may_hold_maps  # ONNX: not for sources that are none
+
+    return may_hold_maps(path)
 
 
 def stem_of(request: SourceRequest) -> str:
@@ -124,5 +134,7 @@ def reader_of(request: SourceRequest) -> str:
         file=path,
         expected=" | ".join([*BY_SUFFIX, *(f"a folder with {marker}" for marker in BY_MARKER)]),
         got="a folder without one of these" if path.is_dir() else path.suffix or "no suffix",
-        next_step="export the model as ONNX, with torch.onnx.export, tf2onnx or skl2onnx",
+        next_step=_EXPORTS.get(
+            path.suffix.lower(), "export the model as ONNX, with torch.onnx.export, tf2onnx or skl2onnx"
+        ),
     )

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
-from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
+from edgeship.build.sources.model import FROM_CATBOOST, SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import SourceRequest
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
@@ -27,6 +27,8 @@ _HEAD_BYTES: Final = 1 << 16
 #: A .skops file is a zip archive; one that unpacks to more than this is no model but a bomb.
 MOST_UNPACKED_BYTES: Final = 8 * 1024**3
 _TRAIN: Final = "save it again, or as ONNX with skl2onnx or onnxmltools"
+#: What stands in a file of CatBoost's, in JSON as well.
+_CATBOOST: Final = b"catboost_version_info"
 
 
 def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
@@ -97,7 +99,8 @@ def _kind(path: Path, *, allow_pickle: bool) -> str:
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     if mark not in head or (suffix == ".txt" and not head.startswith(mark)):
-        raise InputError("not a model of that kind", file=path, expected=wanted, next_step=_TRAIN)
+        step = FROM_CATBOOST if _CATBOOST in head else _TRAIN
+        raise InputError("not a model of that kind", file=path, expected=wanted, next_step=step)
     return kind
 
 

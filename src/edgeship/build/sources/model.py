@@ -17,6 +17,8 @@ from edgeship_agent.contract.manifest import Source, TensorSpec
 #: Of one file. Source: Protocol Buffers, "Proto Limits": a message is smaller than 2 GiB; FlatBuffers has signed 32-bit
 #: offsets.
 LARGEST_BYTES: Final = 2**31 - 1
+#: What to do with models of CatBoost, whose own files nothing here reads.
+FROM_CATBOOST: Final = 'write it as ONNX with CatBoost itself: model.save_model("model.onnx", format="onnx")'
 
 
 class SourceModel(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, external_data_helper, helper, shape_inference
 
-from edgeship.build.sources import onnx_branches
+from edgeship.build.sources import onnx_branches, onnx_classical
 from edgeship.build.sources.model import SourceModel, check_size, digest_of_files
 from edgeship.build.sources.request import InputShape, SourceRequest
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
@@ -57,7 +57,9 @@ def load(request: SourceRequest) -> SourceModel:
     _check(model, path)
     onnx_branches.give_values(model, request.input_values, path)
     pinned = _pin(model, request.input_shapes, path) or bool(request.input_values)
-    notes = _branches(model, path) if pinned else ()
+    unmapped = onnx_classical.take_away(model)
+    changed = onnx_classical.mend_shapes(model) or pinned or unmapped is not None
+    notes = (*(unmapped.notes if unmapped else ()), *(_branches(model, path) if pinned else ()))
     if pinned:
         _forget_shapes(model)
     inputs, outputs = _signature(model, path)
@@ -65,7 +67,7 @@ def load(request: SourceRequest) -> SourceModel:
     return SourceModel(
         path=path,
         format="onnx",
-        data=path.read_bytes() if len(files) == 1 and not pinned else model.SerializeToString(deterministic=True),
+        data=path.read_bytes() if len(files) == 1 and not changed else model.SerializeToString(deterministic=True),
         digest=digest_of_files(files),
         files=files,
         size_bytes=sum(file.stat().st_size for file in files),
@@ -76,6 +78,7 @@ def load(request: SourceRequest) -> SourceModel:
         outputs=outputs,
         quantized=any(node.op_type in _QUANTIZED for node in nodes),
         notes=notes,
+        classes=unmapped.classes if unmapped else (),
         options={"input_values": {each.name: each.value for each in request.input_values}}
         if request.input_values
         else {},
