@@ -38,7 +38,8 @@ from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime.engine import Array
 from edgeship_agent.runtime.isa import cpu_name
 
-_SCREEN: Final = Measure(warm_up=20, min_queries=400, min_seconds=0.2)
+#: Medians that decide between 15 % and more: a slow net says them in a hundred queries.
+_SCREEN: Final = Measure(warm_up=10, min_queries=100, min_seconds=0.4)
 #: Every sample costs a slow net time: multiplications that one proxy may take. Source: ADR 0022.
 _PROXY_WORK: Final = 1e10
 _FEWEST_SAMPLES: Final = 8
