@@ -165,7 +165,8 @@ def test_build_and_bundle_bring_the_same_sources(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
     assert done.returncode == 0, done.stderr
     (variant,) = json.loads((tmp_path / "build" / "build.json").read_text())["variants"]
-    assert "verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has" in variant["notes"]
+    told = next(note for note in variant["notes"] if "reference kernels, whose arithmetic TensorFlow" in note)
+    assert told.endswith("says nothing of the device")
     verified = subprocess.run([sys.executable, "-m", "edgeship", "verify", str(tmp_path / "build" / "bundle")],
                               capture_output=True, text=True, check=False, timeout=250)  # fmt: skip
     assert verified.returncode == 0, verified.stderr

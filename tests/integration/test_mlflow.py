@@ -144,6 +144,18 @@ def test_an_artifact_that_is_a_file_is_read_as_that_file(store: Store, tmp_path:
     assert source.facts["mlflow.artifact_path"] == "files/raw.onnx"
 
 
+def test_a_store_of_files_is_opened(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions of MLflow made one by default, as ``mlruns``; newer ones refuse it unless they are told."""
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    with tracker.opened("the store") as client:
+        run = client.create_run(client.create_experiment("nets"), tags={"team": "vision"})
+        client.log_artifacts(run.info.run_id, str(store.model), "nets/small")
+    source = sources.load(SourceRequest(text=f"runs:/{run.info.run_id}/nets/small"))
+    assert (source.format, source.facts["mlflow.run_id"]) == ("onnx", run.info.run_id)
+    assert source.facts["mlflow.tag.team"] == "vision"
+
+
 def test_what_an_alias_names_is_looked_up_anew_for_each_build(store: Store, tmp_path: Path) -> None:
     request = SourceRequest(text="models:/moving@now")
     with tracker.opened("a model") as client:

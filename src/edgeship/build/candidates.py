@@ -453,7 +453,8 @@ def as_on(target: Target, artifact: Artifact) -> Artifact:
     """An artifact as it is verified for a target: for TensorFlow Lite Micro with kernels of its arithmetic."""
     if target.format != C_ARRAY or artifact.precision == "fp32":
         return artifact
-    note = "verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has"
+    note = ("verified with LiteRT's reference kernels, whose arithmetic TensorFlow Lite Micro has; what they take here "
+            "says nothing of the device")  # fmt: skip
     return structs.replace(artifact, reference=True, notes=(*artifact.notes, note))
 
 

@@ -177,7 +177,8 @@ def _ways_out(paired: Paired, limit: float, confidence: float, differing: int | 
     labels = _labels_instead(paired, limit, confidence, more, differing)
     if labels is None:
         return hint
-    return f"{hint}, or {labels[0]:,} labels of disagreements among {labels[1]:,} unlabelled samples (--unlabelled)"
+    word = "label" if labels[0] == 1 else "labels"
+    return f"{hint}, or {labels[0]:,} {word} of disagreements among {labels[1]:,} unlabelled samples (--unlabelled)"
 
 
 def _labels_instead(

@@ -12,11 +12,13 @@ from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError, InputError, TransferError
 
 #: What MLflow's client is told unless the user says otherwise: report to nobody, draw nothing, and give an unreachable
-#: server up after some 15 seconds instead of four minutes. Source: mlflow.environment_variables of 3.17.
+#: server up after some 15 seconds instead of four minutes; and open a store of files, as older versions made by default
+#: and this one refuses. Source: mlflow.environment_variables of 3.17.
 SETTINGS: Final[Mapping[str, str]] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_ALLOW_FILE_STORE": "true",
 }
 ADDRESS_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 #: What MLflow takes in the working folder without an address. Source: mlflow.tracking, _get_default_tracking_uri.

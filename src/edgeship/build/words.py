@@ -21,6 +21,8 @@ from edgeship.build.select import Choice
 _MOST_LOOKS: Final = 2
 #: Share of the squared error that an operator in float must take off to be worth naming.
 _HELPS: Final = 0.05
+#: Names that are spoken letter by letter, the first of which begins with a vowel.
+_SPELLED: Final = ("LSTM", "RNN")
 #: Label, text, glyph.
 Line = tuple[str, str, str]
 
@@ -92,6 +94,9 @@ def worst_layer(one: SensitivityReport) -> str:
     >>> conv = OperatorSensitivity(name="conv", kind="CONV_2D", in_float=False, sqnr_db=15.2, noise_share=0.75)
     >>> worst_layer(SensitivityReport(target="t", runtime="litert", precision="int8", samples=8, operators=(conv,)))
     't/litert: a CONV_2D makes about 75 % of the rounding noise; --keep-float conv leaves it in float'
+    >>> lstm = OperatorSensitivity(name="l", kind="LSTM", in_float=False, sqnr_db=15.2, noise_share=0.75)
+    >>> worst_layer(SensitivityReport(target="t", runtime="r", precision="int8", samples=8, operators=(lstm,)))
+    't/r: an LSTM makes about 75 % of the rounding noise; --keep-float l leaves it in float'
     """
     worst = to_keep(one)
     if worst is None:
@@ -100,7 +105,7 @@ def worst_layer(one: SensitivityReport) -> str:
     if worst.removed_share is not None:
         what = f"in float takes {100 * worst.removed_share:.0f} % off the squared error"
     option = f"--keep-float {shlex.quote(worst.name)}"
-    article = "an" if worst.kind[:1].upper() in set("AEIOU") else "a"
+    article = "an" if worst.kind[:1].upper() in set("AEIOU") or worst.kind.startswith(_SPELLED) else "a"
     return f"{one.target}/{one.runtime}: {article} {worst.kind} {what}; {option} leaves it in float"
 
 
