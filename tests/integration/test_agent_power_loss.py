@@ -262,11 +262,19 @@ def is_made_again(life: Life, position: int, site: str) -> bool:
 
     So is what the pointer holds, where models are switched together.
     ``traffic.json`` syncs the folder of an arm beside the main one once more, and so does the slot of what failed when
-    it is emptied right after a link went back.
+    it is emptied right after a link went back. The folder of a model that is new is certain with the next model's, or
+    with the pointer to it. Where there was no pointer before and there is one model, its link says what the first one
+    would have said.
     """
     path = life.log[position].path
-    if "_write_pointer" in site and "(write)" in site:
-        return not has_releases(life)
+    if "_write_pointer" in site and not has_releases(life):
+        before = (change.site for change in life.log[:position] if change.what == "sync" and change.path == path)
+        return "(write)" in site or not any("_write_pointer" in each for each in before)
+    if "_write_pointer" in site:
+        return False
+    if "Slots.stage make_folders" in site and path.endswith("/slots"):
+        after = (change.site for change in life.log[position + 1 :] if change.what == "sync" and change.path == path)
+        return not has_releases(life) or "make_folders" in next(after, "")
     if "_keep_links" in site:
         rest = itertools.takewhile(lambda change: change.what != "promise", life.log[position + 1 :])
         return any(change.what == "sync" and change.path == path for change in rest)
