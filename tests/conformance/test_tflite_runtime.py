@@ -122,7 +122,7 @@ def test_a_worker_serves_a_bundle_for_litert_and_its_name_is_its_own(python: Pat
     assert found == ("tflite-runtime", "2.14.0")
     doctor = run(python, "-m", "edgeship_agent.cli", "doctor", "--config", config)
     assert "tflite-runtime 2.14.0; it stands in for litert" in doctor.stdout
-    assert "pip install edgeship-agent[litert]" in doctor.stdout
+    assert "-m pip install 'edgeship-agent[litert]'" in doctor.stdout
 
 
 def test_operators_that_it_does_not_know_are_refused_in_words(python: Path, tmp_path: Path) -> None:

@@ -183,14 +183,20 @@ class Updater:
                 continue  # only what is new is an attempt
             active = self._parts.slots.active(start.model, start.arm)
             is_active = active is not None and active.info.digest == start.digest
+            was_loaded = self._ledger.loaded(start) == start.digest
             if active is not None and is_active and start.arm != MAIN_ARM and active.traffic != start.traffic:
-                self._parts.activator.share(active, start.traffic)
-            self._finish([self._begin(start)])
+                self._parts.activator.share(active, start.traffic)  # a shadow that may hold less is ended at once
+            self._finish([self._begin(start, was_loaded=was_loaded)])
             if self._ledger.loaded(start) != start.digest:
                 return
 
-    def _begin(self, start: Attempt) -> Attempt:
-        """The attempt as the journal knows it; or accepted now, or at its end where what it asks for runs already."""
+    def _begin(self, start: Attempt, *, was_loaded: bool = False) -> Attempt:
+        """The attempt as the journal knows it; or accepted now, or at its end where what it asks for runs already.
+
+        Args:
+            start: what a goal asks for.
+            was_loaded: whether it ran before its traffic was brought to the goal.
+        """
         active = self._parts.slots.active(start.model, start.arm)
         is_active = active is not None and active.info.digest == start.digest
         known = self._parts.journal.find(start.key)
@@ -200,7 +206,7 @@ class Updater:
             if known.state.is_terminal:
                 self._parts.publish(known)
             return known
-        if is_active and self._ledger.loaded(start) == start.digest:
+        if is_active and (was_loaded or self._ledger.loaded(start) == start.digest):
             running = {"reason": "already_running", "without_field_traffic": start.is_rollback}
             return self._ledger.enter(start, Event.ALREADY_RUNNING, **running)
         previous = active
