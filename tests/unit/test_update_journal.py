@@ -135,24 +135,6 @@ def test_a_journal_stays_small_while_the_agent_runs(tmp_path: Path, opened: Call
     assert not again.stopped_cleanly
 
 
-def test_what_is_remembered_is_made_anew_in_memory_and_says_the_same(
-    tmp_path: Path, opened: Callable[..., Journal]
-) -> None:
-    path = tmp_path / "journal.log"
-    journal = opened(path)
-    for number in range(3):
-        walk(journal, attempt(f"d{number}"), number)
-    before = journal.attempts()
-    journal.lie_close()
-    after = journal.attempts()
-    assert after == before
-    assert not {id(each) for each in after} & {id(each) for each in before}
-    assert journal.find(before[1].key) == before[1]
-    # what comes afterwards, and what a compaction writes, is what it would have been
-    journal.append(entered(before[0], UpdateState.REJECTED, reason="x"))
-    assert [each.key for each in opened(path, compact_bytes=1).attempts()] == [each.key for each in journal.attempts()]
-
-
 def line(record: dict[str, object]) -> bytes:
     body = json.dumps(record).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)

@@ -117,17 +117,6 @@ class Journal:
         with self._lock:
             self._write([_line(_head(name))])
 
-    def lie_close(self) -> None:
-        """Make what is remembered anew in memory, one record beside the other.
-
-        Each came while an update took memory all around it, and would keep a page of that for as long as it is known.
-        """
-        with self._lock:
-            lines = [_copied(line) for line in self._lines.values()]
-            attempts = [_read(line) for line in lines]
-            self._lines = {attempt.key: line for attempt, line in zip(attempts, lines, strict=True)}
-            self._attempts = {attempt.key: attempt for attempt in attempts}
-
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -249,15 +238,6 @@ def _head(kind: str) -> dict[str, Any]:
 def _line(record: dict[str, Any]) -> bytes:
     body = msgspec.json.encode(record)
     return b"%08x %s\n" % (zlib.crc32(body), body)
-
-
-def _copied(line: bytes) -> bytes:
-    return bytes(bytearray(line))  # bytes of bytes would be the same object
-
-
-def _read(line: bytes) -> Attempt:
-    """The attempt in a line that was understood when it came."""
-    return msgspec.convert(_decoder.decode(line[9:]), Attempt)
 
 
 def _records(data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
