@@ -17,6 +17,7 @@ from edgeship_agent.contract.errors import EdgeshipError, TransferError, Verific
 from edgeship_agent.contract.goal import GoalState
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.contract.pointer import ArmKey, Pointer
 from edgeship_agent.runtime import installed_runtimes
 from edgeship_agent.runtime.isa import architecture, fingerprint
 from edgeship_agent.supervisor.goal_desk import GoalDesk
@@ -31,7 +32,6 @@ from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.launcher import Finished, Launcher
 from edgeship_agent.update.offer import DeviceFacts
 from edgeship_agent.update.parts import Pace, Parts
-from edgeship_agent.update.pointer import ArmKey, Pointer
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot, Slots, read_slot, verify_slot, verify_whole

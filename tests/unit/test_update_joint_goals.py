@@ -13,13 +13,13 @@ import pytest
 from edgeship_agent.contract.errors import VerificationError
 from edgeship_agent.contract.goal import GoalState, ModelGoal, Probation
 from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.contract.pointer import ArmKey, Pointer
 from edgeship_agent.serving import golden
 from edgeship_agent.serving.library import LocalModel
 from edgeship_agent.update import activation
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.disk import Disk
 from edgeship_agent.update.launcher import Finished
-from edgeship_agent.update.pointer import ArmKey, Pointer
 from edgeship_agent.update.slots import Slots
 from tests.agents import Depot, Release, joint_goals, model_goal
 from tests.conformance.slots import images

@@ -10,10 +10,10 @@ from msgspec import structs
 
 from edgeship_agent.contract.goal import ArmGoal, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.update import activation
 from edgeship_agent.update.activation import Activation
 from edgeship_agent.update.disk import Disk
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.slots import Slot
 from tests.agents import Depot, Release, model_goal
 from tests.power_device import Device

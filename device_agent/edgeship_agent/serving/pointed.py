@@ -7,30 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
-from msgspec import Struct
-
-from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.contract.wire import read_json
-
-POINTER_FILE: Final = "pointer.json"
-_SCHEMA_VERSION: Final = 1
-
-
-class PointedArm(Struct, frozen=True, kw_only=True):
-    """The active slot of one arm."""
-
-    model: str
-    arm: str
-    slot: str
-
-
-class PointerFile(Struct, frozen=True, kw_only=True):
-    """``slots/pointer.json``."""
-
-    schema_version: int
-    arms: tuple[PointedArm, ...] = ()
+from edgeship_agent.contract.pointer import POINTER_FILE, Pointer, read_pointer
 
 
 def find_together(links: Sequence[Path]) -> list[Path] | None:
@@ -55,18 +33,16 @@ def _root_of(link: Path) -> Path:
     return link.absolute().parent.parent.parent
 
 
-def _named(pointers: Mapping[Path, PointerFile], link: Path) -> Path | None:
+def _named(pointers: Mapping[Path, Pointer], link: Path) -> Path | None:
     """What a pointer names in place of a link; None where there is no pointer, or it is no agent's link."""
     pointer, folder = pointers.get(_root_of(link)), link.absolute().parent
     if pointer is None or (link.is_dir() and not link.is_symlink()):
         return None
-    slots = [arm.slot for arm in pointer.arms if (arm.model, arm.arm) == (folder.parent.name, folder.name)]
-    return folder.resolve() / (slots[0] if slots else "")
+    return folder.resolve() / pointer.slot_of(folder.parent.name, folder.name)
 
 
-def _read(path: Path) -> PointerFile | None:
+def _read(path: Path) -> Pointer | None:
     try:
-        pointer = read_json(path.read_bytes(), PointerFile, file=path)
-    except (OSError, ContractError):
+        return read_pointer(path.read_bytes())
+    except OSError:
         return None
-    return pointer if pointer.schema_version == _SCHEMA_VERSION else None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.update.activation import Activator
 from edgeship_agent.update.joint import RELEASE_MEMBER
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.slots import FALLBACK_FOLDER, Slot, Slots, verify_slot
 from edgeship_agent.update.traffic import MAIN_ARM
 

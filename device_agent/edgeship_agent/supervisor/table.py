@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.serving.control import ArmShare, Neighbour, Split
 from edgeship_agent.supervisor.worker_process import WorkerProcess
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.slots import Slot
 from edgeship_agent.update.traffic import CHALLENGER_ARM, MAIN_ARM, SHADOW_ARM
 

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import RunningArm, Window
 from edgeship_agent.contract.oci import hex_of
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.contract.sketch import ExponentialSketch
 from edgeship_agent.serving.control import Counters, HandOn, Open, WorkerSettings
 from edgeship_agent.supervisor.places import SOCKET, Places
@@ -19,7 +20,6 @@ from edgeship_agent.supervisor.table import Entry, Table, is_nobody
 from edgeship_agent.supervisor.worker_process import WorkerProcess
 from edgeship_agent.update.disk import DISK
 from edgeship_agent.update.launcher import Launcher
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.ports import Activation, ReplayOutcome
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot

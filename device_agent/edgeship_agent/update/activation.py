@@ -9,10 +9,10 @@ from typing import Final, Protocol
 from msgspec import Struct, field, structs
 
 from edgeship_agent.contract.errors import ContractError, VerificationError
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.update.attempt import Attempt
 from edgeship_agent.update.golden_check import GoldenOutcome, check_slot
 from edgeship_agent.update.launcher import Launcher
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.ports import Activation, Workers
 from edgeship_agent.update.probation import Observation, Outcome, judge_probation
 from edgeship_agent.update.slots import Checked, Slot, Slots, verify_slot

@@ -14,9 +14,9 @@ from msgspec import structs
 
 from edgeship_agent.contract.goal import ModelGoal
 from edgeship_agent.contract.messages import UpdateState
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.update.attempt import Attempt, Member, new_attempt
 from edgeship_agent.update.machine import Event, can_cancel
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.traffic import MAIN_ARM, arms_of
 
 #: Reason of what another model of the same release has caused.

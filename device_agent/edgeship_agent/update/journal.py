@@ -24,7 +24,7 @@ from edgeship_agent.update.disk import DISK, Disk, OpenFile
 JOURNAL_VERSION: Final = 1
 #: 1: attempts name the release that they belong to; what serves is said by one pointer, no longer by links.
 JOURNAL_MINOR: Final = 1
-#: The first minor version of an agent that writes the pointer (:mod:`edgeship_agent.update.pointer`).
+#: The first minor version of an agent that writes the pointer (:mod:`edgeship_agent.contract.pointer`).
 _FIRST_WITH_POINTER: Final = 1
 #: Size from which on the journal is rewritten with the newest snapshots alone.
 COMPACT_BYTES: Final = 1024 * 1024

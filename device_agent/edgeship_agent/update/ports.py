@@ -7,8 +7,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from edgeship_agent.contract.pointer import ArmKey
 from edgeship_agent.update.attempt import Attempt
-from edgeship_agent.update.pointer import ArmKey
 from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slot
 

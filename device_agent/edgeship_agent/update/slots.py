@@ -29,9 +29,9 @@ from edgeship_agent.contract.oci import (
     canonical_json,
     digest_of,
 )
+from edgeship_agent.contract.pointer import POINTER_FILE, SLOT_NAMES, ArmKey, Pointer, pointer_bytes, read_pointer
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.update.disk import DISK, Disk, digest_of_file
-from edgeship_agent.update.pointer import SLOT_NAMES, ArmKey, Pointer, pointer_bytes, read_pointer
 from edgeship_agent.update.traffic import MAIN_ARM, Traffic
 
 SLOT_FILE: Final = "slot.json"
@@ -40,7 +40,6 @@ VARIANT_FILE: Final = "variant.json"
 CHECKED_FILE: Final = "checked.json"
 TRAFFIC_FILE: Final = "traffic.json"
 FALLBACK_FOLDER: Final = "fallback"
-POINTER_FILE: Final = "pointer.json"
 _STAGING: Final = "staging"
 _ACTIVE: Final = "active"
 

@@ -13,6 +13,8 @@ import msgspec
 from msgspec import Struct
 
 POINTER_VERSION: Final = 1
+#: Beside the models' folders of slots.
+POINTER_FILE: Final = "pointer.json"
 #: Names of the two slots of an arm.
 SLOT_NAMES: Final = ("a", "b")
 
