@@ -6,8 +6,9 @@
 
 For each model and runtime (a cell): the build's search and every peer get the same calibration samples; each file runs
 in its runtime on the same evaluation samples, and all latencies are taken in turns in one run. Models of others are
-read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. A peer is closer
-only where the paired interval says so. Exit code 3 if a goal is missed:
+read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. The toolchains that
+they need, and the peers' environments, are installed where they are missing (some 5 GB). A peer is closer only where
+the paired interval says so. Exit code 1 if a model was left out, 3 if a goal is missed:
 
 - no peer's file is proven closer to the source than ours at equal size and latency;
 - ours is, within the interval, as close as the closest file of any peer (of those that are no slower than the float
@@ -74,7 +75,7 @@ def main() -> None:
     wanted = _arguments()
     done = finished(_rows(), commit()) if wanted.resume else {}
     last: dict[str, Row] = dict(done)
-    missed = False
+    missed, left_out = False, False
     with tempfile.TemporaryDirectory(prefix="edgeship-") as name:
         for case_name, make in CASES.items():
             runtimes = [each for each in TARGETS if _is_wanted(wanted.only, case_name, each)]
@@ -83,7 +84,8 @@ def main() -> None:
                 continue
             try:
                 case = make(Path(name) / case_name)
-            except (FileNotFoundError, LookupError) as reason:
+            except (FileNotFoundError, LookupError, EdgeshipError) as reason:
+                left_out = True
                 print(f"{case_name}: not tried: {reason}", file=sys.stderr)
                 continue
             for runtime in todo:
@@ -92,11 +94,11 @@ def main() -> None:
                     print(json.dumps(row, ensure_ascii=False), flush=True)
                     if row["name"].endswith(LAST):
                         last[row["cell"]] = row
-    if not wanted.only:
+    if not wanted.only and not left_out:
         row = summary(last)
         missed |= row["met"] is False
         print(json.dumps(row, ensure_ascii=False), flush=True)
-    sys.exit(3 if missed else 0)
+    sys.exit(3 if missed else 1 if left_out else 0)
 
 
 def finished(rows: Sequence[Row], measured: str) -> dict[str, Row]:
@@ -251,9 +253,7 @@ def _peers(case: Case, runtime: str, read: inputs.Inputs, forms: routes.Forms) -
         return {**peers, **tflite_converter(case.keras)}
     document = forms.file(() if read.source.format == "onnx" else ("torch.onnx",))
     for granularity, words in (("per-channel", "default (per channel)"), ("per-tensor", "per tensor")):
-        peer = onnx2tf_int8(document, read.source.inputs[0].name, granularity)
-        if peer is not None:
-            peers[f"onnx2tf int8 {words}"] = peer
+        peers[f"onnx2tf int8 {words}"] = onnx2tf_int8(document, read.source.inputs[0].name, granularity)
     return peers
 
 

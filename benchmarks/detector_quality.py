@@ -97,7 +97,7 @@ def build(read: inputs.Inputs, runtime: str, folder: Path) -> tuple[dict[str, Bu
         workshop.close()
 
 
-def defaults_of(runtime: str, source: Path, input_name: str) -> dict[str, Peer | None]:
+def defaults_of(runtime: str, source: Path, input_name: str) -> dict[str, Peer]:
     """Name → the peer whose default it is."""
     if runtime == "onnxruntime":
         return {"ORT default": onnxruntime_static()}
@@ -113,9 +113,6 @@ def _peers(read: inputs.Inputs, floating: Artifact, folder: Path) -> dict[str, B
                for sample in read.source_inputs]  # fmt: skip
     found: dict[str, Built] = {}
     for name, peer in defaults_of(floating.runtime, read.source.path, read.source.inputs[0].name).items():
-        if peer is None:
-            print(f"{floating.runtime}: {name}: its toolchain is not installed", file=sys.stderr)
-            continue
         place = folder / folder_name(name)
         place.mkdir(parents=True)
         try:

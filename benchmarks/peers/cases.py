@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from edgeship.build.options import BuildOptions
 from edgeship.build.sources import InputShape
-from edgeship.build.toolchains import status
+from edgeship.build.toolchains import install
 from edgeship.demo.building import write_data
 from tests.factories.detector.scenes import write_data as write_scenes
 
@@ -73,18 +73,15 @@ def _mnist(folder: Path) -> Case:
 
 
 def _resnet8(folder: Path) -> Case:
-    if not status("tensorflow").installed:
-        raise LookupError("edgeship toolchains install tensorflow")
     model = _found("mlperf_tiny/ic_resnet8/pretrainedResnet.tflite")
     (x, y), (test_x, test_y) = _cifar(), _cifar("test_1000")
     options = _written(folder, model, (x[:CALIBRATION], y[:CALIBRATION]), (test_x, test_y))
     keras = _found("mlperf_tiny/ic_resnet8/pretrainedResnet.h5")
+    install("tensorflow")
     return Case(name="resnet-8", options=options, keras=keras)
 
 
 def _keywords(folder: Path) -> Case:
-    if not status("tensorflow").installed:
-        raise LookupError("edgeship toolchains install tensorflow")
     data = _found("data/kws_mfcc_first200.npz")
     model = _found("mlperf_tiny/kws_dscnn/kws_ref_model/saved_model.pb").parent
     with np.load(data) as archive:
@@ -93,12 +90,11 @@ def _keywords(folder: Path) -> Case:
         y = archive["y"].astype(np.int64)
     # by index, before any result was seen: 30 % calibration, 20 % selection, 50 % claim
     options = _written(folder, model, (x[:100], y[:100]), (x[100:], y[100:]))
+    install("tensorflow")
     return Case(name="ds-cnn", options=options, keras=model)
 
 
 def _toycar(folder: Path) -> Case:
-    if not status("tensorflow").installed:
-        raise LookupError("edgeship toolchains install tensorflow")
     model = _found("mlperf_tiny/ad_toycar/ad01.h5")
     clip = np.fromfile(_found("mlperf_tiny/ad_toycar/normal_id_01_00000000_hist_librosa.bin"), np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(clip.reshape(200, 128), (5, 128)).reshape(196, 640)
@@ -109,14 +105,14 @@ def _toycar(folder: Path) -> Case:
     np.savez(folder / "evaluation.npz", x=windows[98:])
     options = BuildOptions(source=model, targets=(), calibration=folder / "calibration.npz",
                            evaluation=folder / "evaluation.npz")  # fmt: skip
+    install("tensorflow")
     return Case(name="toycar", options=options, keras=model)
 
 
 def _resnet(depth: int, file: str) -> Callable[[Path], Case]:
     def make(folder: Path) -> Case:
         weights = _found(f"pytorch_cifar10/{file}")
-        if not status("torch").installed:
-            raise LookupError("edgeship toolchains install torch")
+        install("torch")
         sets = [(_normalised(x), y) for x, y in (_cifar(), _cifar("test_1000"))]
         calibration = (sets[0][0][:CALIBRATION], sets[0][1][:CALIBRATION])
         options = _written(folder, Path(f"{FACTORY}:resnet{depth}"), calibration, sets[1])

@@ -9,21 +9,20 @@ from pathlib import Path
 import numpy as np
 from benchmarks.peers.quantizers import Peer, Sample
 
-from edgeship.build.toolchains import TOOLCHAINS, status
+from edgeship.build.toolchains import TOOLCHAINS, install
 
 _TIMEOUT_S = 300
 
 
-def onnx2tf_int8(source: Path, input_name: str, granularity: str) -> Peer | None:
-    """A peer that starts from the ONNX source; None where the toolchain is not installed.
+def onnx2tf_int8(source: Path, input_name: str, granularity: str) -> Peer:
+    """A peer that starts from the ONNX source; its toolchain is installed where it is missing.
 
     Args:
         source: the ONNX file; a copy is handed over.
         input_name: of its one input.
         granularity: ``per-channel`` or ``per-tensor``.
     """
-    if not status("onnx2tf").installed:
-        return None
+    install("onnx2tf")
 
     def quantize(_model: Path, samples: Sequence[Sample], folder: Path) -> Path:
         copy = folder / "source.onnx"

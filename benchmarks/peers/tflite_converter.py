@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from benchmarks.peers.quantizers import Peer, Sample
 
-from edgeship.build.toolchains import TOOLCHAINS, status
+from edgeship.build.toolchains import TOOLCHAINS, install
 
 _TIMEOUT_S: Final = 300
 #: Name → what is set on the converter beside its defaults.
@@ -41,13 +41,12 @@ open(out, "wb").write(converter.convert())
 
 
 def tflite_converter(source: Path) -> dict[str, Peer]:
-    """Name → peer that starts from a Keras file or a SavedModel; empty where the toolchain is not installed.
+    """Name → peer that starts from a Keras file or a SavedModel; the toolchain is installed where it is missing.
 
     Args:
         source: read by tf_keras in the toolchain.
     """
-    if not status("tensorflow").installed:
-        return {}
+    install("tensorflow")
     return {name: _peer(source, settings) for name, settings in _VARIANTS.items()}
 
 
