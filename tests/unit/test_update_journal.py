@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from edgeship_agent.contract.goal import ArmGoal, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.attempt import Attempt, entered, new_attempt, report_of
 from edgeship_agent.update.disk import Disk, OpenFile
-from edgeship_agent.update.journal import JOURNAL_MINOR, KEPT_ATTEMPTS, Journal
+from edgeship_agent.update.journal import JOURNAL_MINOR, Journal
+from edgeship_agent.update.remembered import KEPT_ATTEMPTS
 from edgeship_agent.update.state import SESSIONS_AT_ONCE, BadPair, StateFile
 
 
@@ -53,8 +55,43 @@ def test_the_newest_snapshot_survives(tmp_path: Path, opened: Callable[..., Jour
     again = opened(tmp_path / "journal.log")
     assert again.attempts() == (last,)
     assert again.find(last.key) == last
-    assert again.next_seq("d", 1) == 3
+    assert again.last_seq("d", 1) == 3
     assert not again.stopped_cleanly
+
+
+def test_the_newest_attempts_and_those_under_way(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    path = tmp_path / "journal.log"
+    journal = opened(path)
+    ended = [entered(attempt(name), UpdateState.ROLLED_BACK) for name in "abc"]
+    under_way = entered(attempt("u"), UpdateState.DOWNLOADING)
+    journal.append(under_way)
+    for each in ended:
+        journal.append(each)
+    journal.close()
+    for known in (journal, opened(path)):
+        assert known.attempts() == (*ended, under_way)
+        assert known.newest(2) == (ended[-1], under_way)
+        assert known.under_way() == (under_way,)
+    journal = opened(path)
+    journal.append(entered(under_way, UpdateState.ROLLED_BACK))
+    assert journal.under_way() == ()
+    assert [each.deployment for each in journal.newest(9)] == ["a", "b", "c", "u"]
+
+
+def test_an_attempt_that_has_ended_takes_little_memory(tmp_path: Path, opened: Callable[..., Journal]) -> None:
+    journal = opened(tmp_path / "journal.log")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(KEPT_ATTEMPTS):
+            figures = {"relative_rms": number / 100, "latency_p99_ms": 1.0 + number}
+            journal.append(entered(attempt(f"deployment-{number}"), UpdateState.COMMITTED, figures=figures))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    per_attempt = (after - before) / KEPT_ATTEMPTS
+    line = (tmp_path / "journal.log").stat().st_size / KEPT_ATTEMPTS
+    assert line < per_attempt < 1.2 * line, per_attempt
 
 
 def test_every_torn_tail_is_cut_at_the_last_good_record(tmp_path: Path, opened: Callable[..., Journal]) -> None:

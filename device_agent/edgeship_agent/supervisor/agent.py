@@ -323,11 +323,7 @@ class Agent:
     # -- what the device says of itself ------------------------------------------------------------------------------
 
     def _running(self) -> tuple[RunningArm, ...]:
-        on_trial = {
-            (attempt.model, attempt.arm, attempt.digest)
-            for attempt in self._parts.journal.attempts()
-            if not attempt.state.is_terminal
-        }
+        on_trial = {(attempt.model, attempt.arm, attempt.digest) for attempt in self._parts.journal.under_way()}
 
         def state_of(slot: Slot) -> tuple[str, str]:
             info = slot.info
@@ -339,7 +335,7 @@ class Agent:
 
     def _birth(self) -> Birth:
         parts, config = self._parts, self._parts.config
-        newest = parts.journal.attempts()[-_BIRTH_REPORTS:]
+        newest = parts.journal.newest(_BIRTH_REPORTS)
         return Birth(
             protocol_version=PROTOCOL_VERSION,
             device_id=config.device_id,
@@ -379,7 +375,7 @@ class Agent:
             running=self._running(),
             workers=parts.pool.processes(),
             outbox=parts.outbox.counters(),
-            attempts=parts.journal.attempts()[-_BIRTH_REPORTS:],
+            attempts=parts.journal.newest(_BIRTH_REPORTS),
             goal_generation=parts.state.now.goal_generation,
             refused_goals=parts.desk.refused(),
         )

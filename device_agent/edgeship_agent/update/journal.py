@@ -20,6 +20,7 @@ import msgspec
 from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.update.attempt import Attempt, AttemptKey
 from edgeship_agent.update.disk import DISK, Disk, OpenFile
+from edgeship_agent.update.remembered import CRC_BYTES, Remembered, attempt_of, line_of
 
 JOURNAL_VERSION: Final = 1
 #: 1: attempts name the release that they belong to; what serves is said by one pointer, no longer by links.
@@ -28,8 +29,6 @@ JOURNAL_MINOR: Final = 1
 _FIRST_WITH_POINTER: Final = 1
 #: Size from which on the journal is rewritten with the newest snapshots alone.
 COMPACT_BYTES: Final = 1024 * 1024
-#: Finished attempts that are remembered; older ones are forgotten, on the disk when the journal is compacted.
-KEPT_ATTEMPTS: Final = 64
 #: A file that is rewritten again is so many times as large as it was after it was rewritten last.
 _GROWTH: Final = 2
 _START: Final = "start"
@@ -59,15 +58,13 @@ class Journal:
         self.set_aside: Path | None = None
         self._foreign: list[bytes] = []
         self._lock = threading.Lock()
-        self._lines: dict[AttemptKey, bytes] = {}  # as they are written: a fifth of what the records would take
-        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._remembered = Remembered()
         self._clean = True
         self._is_newer = False
         self._minor = JOURNAL_MINOR  # of the agent that wrote last
         self._compact_above = compact_bytes
         self._size_bytes = self._load()
         self._file: OpenFile | None = None
-        self._forget_old()
         with contextlib.suppress(OSError):  # a disk that is read-only or full: tried again with the next record
             if self._size_bytes > self._compact_above:
                 self._rewrite(_CLEAN_STOP if self._clean else _START)
@@ -89,33 +86,41 @@ class Journal:
         return len(self._foreign)
 
     def attempts(self) -> tuple[Attempt, ...]:
-        """The newest snapshot of every attempt, oldest attempt first."""
+        """The newest snapshot of every attempt: those that have ended in that order, then those under way."""
         with self._lock:
-            return tuple(self._attempts.values())
+            return self._remembered.attempts()
+
+    def newest(self, count: int) -> tuple[Attempt, ...]:
+        """The last ``count`` of them."""
+        with self._lock:
+            return self._remembered.attempts(count)
+
+    def under_way(self) -> tuple[Attempt, ...]:
+        """The newest snapshot of every attempt that has not ended."""
+        with self._lock:
+            return self._remembered.under_way()
 
     def find(self, key: AttemptKey) -> Attempt | None:
         """The newest snapshot of one attempt."""
-        return self._attempts.get(key)
+        return next((attempt for attempt in self.attempts() if attempt.key == key), None)
 
-    def next_seq(self, deployment: str, attempt: int) -> int:
+    def last_seq(self, deployment: str, attempt: int) -> int:
         """The highest report number used by a (deployment, attempt), over all of its models; 0 for none."""
         numbers = (a.seq for a in self.attempts() if a.deployment == deployment and a.attempt == attempt)
         return max(numbers, default=0)
 
     def append(self, *attempts: Attempt) -> None:
         """Persist snapshots, those of a release in one write; they are on the disk when this returns."""
-        lines = [_line({**_head("attempt"), **msgspec.to_builtins(attempt)}) for attempt in attempts]
+        lines = [line_of({**_head("attempt"), **msgspec.to_builtins(attempt)}) for attempt in attempts]
         with self._lock:
             if not self._was_rewritten(lines):
                 self._write(lines)
-            for attempt, line in zip(attempts, lines, strict=True):
-                self._remember(attempt.key, line, attempt)
-            self._forget_old()
+            self._remembered.put(lines)
 
     def mark(self, name: str) -> None:
         """Persist ``start`` or ``clean_stop``."""
         with self._lock:
-            self._write([_line(_head(name))])
+            self._write([line_of(_head(name))])
 
     def close(self) -> None:
         """Close the file."""
@@ -146,25 +151,21 @@ class Journal:
         self._size_bytes += len(data)
         self._minor = JOURNAL_MINOR
 
-    def _remember(self, key: AttemptKey, line: bytes, attempt: Attempt) -> None:
-        self._lines.pop(key, None)
-        self._attempts.pop(key, None)
-        self._lines[key] = line
-        self._attempts[key] = attempt
-
     def _load(self) -> int:
         """Take every good record; returns where the last one ends."""
         if not self._path.exists():
             return 0
-        good_bytes = 0
+        good_bytes, attempts = 0, list[bytes]()
         for record, line in _records(self._path.read_bytes()):
             good_bytes += len(line)
             if record.get("v", 0) > JOURNAL_VERSION:
                 self._is_newer = True
-                self._lines, self._attempts, self._foreign, self._clean = {}, {}, [], True
+                self._foreign, self._clean = [], True
                 self._minor = JOURNAL_MINOR
                 return 0
-            self._take(record, line)
+            if self._is_attempt(record, line):
+                attempts.append(line)
+        self._remembered.put(attempts)
         return good_bytes
 
     def _put_aside(self) -> None:
@@ -173,29 +174,25 @@ class Journal:
         self._disk.rename(self._path, self.set_aside)
         self._is_newer = False
 
-    def _take(self, record: dict[str, Any], line: bytes) -> None:
+    def _is_attempt(self, record: dict[str, Any], line: bytes) -> bool:
+        """Whether a record is a snapshot that this version knows; what it is otherwise is taken note of."""
         kind, self._minor = record.get("kind"), record.get("minor", 0)
         if kind in _MARKS:
             self._clean = kind == _CLEAN_STOP
-            return
-        is_newer = record.get("minor", 0) > JOURNAL_MINOR
+            return False
+        is_newer = self._minor > JOURNAL_MINOR
         if kind != "attempt" and is_newer:
             self._foreign.append(line)
-            return
+            return False
         self._clean = False
         try:
-            attempt = msgspec.convert(record, Attempt)
+            attempt_of(line)
         except msgspec.ValidationError as error:
             if is_newer:
                 self._foreign.append(line)
-                return
+                return False
             raise ContractError(f"unreadable record: {error}", file=self._path) from error
-        self._remember(attempt.key, line, attempt)
-
-    def _forget_old(self) -> None:
-        finished = [key for key, attempt in self._attempts.items() if attempt.state.is_terminal]
-        for key in finished[:-KEPT_ATTEMPTS]:
-            del self._lines[key], self._attempts[key]
+        return True
 
     def _was_rewritten(self, lines: Sequence[bytes]) -> bool:
         """Persist lines with a new file, where the old one has grown and there is room for a second."""
@@ -218,8 +215,8 @@ class Journal:
         Raises:
             OSError: the old file may be in place, or the new one.
         """
-        last = _line({**_head(mark), "minor": self._minor})  # who was here last is still to be seen
-        data = b"".join([*self._foreign, *self._lines.values(), *lines, last])
+        last = line_of({**_head(mark), "minor": self._minor})  # who was here last is still to be seen
+        data = b"".join([*self._foreign, *self._remembered.lines(), *lines, last])
         before = self._path.stat().st_ino
         try:
             self._disk.write_atomic(self._path, data)
@@ -235,20 +232,16 @@ def _head(kind: str) -> dict[str, Any]:
     return {"v": JOURNAL_VERSION, "minor": JOURNAL_MINOR, "kind": kind}
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    body = msgspec.json.encode(record)
-    return b"%08x %s\n" % (zlib.crc32(body), body)
-
-
 def _records(data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Good records from the beginning, each with its line; stops at the first damaged one."""
     position = 0
     while (end := data.find(b"\n", position)) >= 0:
         line = data[position:end]
-        if len(line) < 10 or line[8:9] != b" " or line[:8] != b"%08x" % zlib.crc32(line[9:]):
+        head, body = line[:CRC_BYTES], line[CRC_BYTES:]
+        if not body or head != b"%08x " % zlib.crc32(body):
             return
         try:
-            record = _decoder.decode(line[9:])
+            record = _decoder.decode(body)
         except msgspec.MsgspecError:
             return
         position = end + 1

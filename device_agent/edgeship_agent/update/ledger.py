@@ -37,7 +37,7 @@ class Ledger:
         for attempt, event, changes in steps:
             following = transition(attempt.state, event)
             before = max((s.seq for s in snapshots if _same(s, attempt)), default=0)
-            seq = before or self._parts.journal.next_seq(attempt.deployment, attempt.attempt)
+            seq = before or self._parts.journal.last_seq(attempt.deployment, attempt.attempt)
             facts = {"loaded_digest": self.loaded(attempt), "at_s": self._parts.clock(), **changes}
             snapshots.append(entered(structs.replace(attempt, seq=seq), following, **facts))
         self._parts.journal.append(*snapshots)

@@ -332,7 +332,7 @@ class Updater:
         """Free what the attempt does not need any more; blobs that a slot is made from stay."""
         slots = self._parts.slots
         slots.clear_staging(attempt.model, attempt.arm)
-        if any(not other.state.is_terminal for other in self._parts.journal.attempts()):
+        if self._parts.journal.under_way():
             return
         try:
             wanted = [digest for slot in slots.all() for digest in slot.digests()]
