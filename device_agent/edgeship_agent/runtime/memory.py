@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import sys
 from typing import Final
 
 _ARENA_MAX: Final = -8
@@ -52,6 +53,17 @@ def _keep_between_calls() -> None:
                 return
 
 
+def _forget_looked_up_names() -> None:
+    """CPython keeps the last 4,096 names that were looked up on a type, those made for one look among them.
+
+    Some libraries make one anew for every look: paho-mqtt, of each property that a message might have. Source:
+    ``Objects/typeobject.c`` of CPython.
+    """
+    forget = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if forget is not None:
+        forget()
+
+
 def give_back() -> None:
     """Hand free memory back to the system; some hundred microseconds, or a millisecond after a busy time.
 
@@ -60,6 +72,7 @@ def give_back() -> None:
     Source: malloc_trim(3); freed memory in the middle of the heap would stay with the process for ever.
     """
     gc.collect()
+    _forget_looked_up_names()
     # other C libraries than GNU's have no such call, and need none
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
