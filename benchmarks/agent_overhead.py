@@ -18,8 +18,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ from benchmarks.agents.paired import (
 )
 from benchmarks.agents.parts import parts_us
 from benchmarks.agents.raw import open_raw
-from benchmarks.agents.slots import Case, known_cases, write_slot
+from benchmarks.agents.shipped import face_detector_int8
+from benchmarks.agents.slots import FACE_DETECTOR, Case, known_cases, write_slot
 from benchmarks.agents.through_socket import socket_ways
 from benchmarks.agents.workers import worker
 
@@ -191,7 +193,8 @@ def end_to_end(case: Case, slot: Path) -> Iterator[dict[str, object]]:
     samples = case.samples(16)
     with worker(slot, slot.parent / f"{slot.name}.sock") as (client, pid), priority(pid):
         times = take_turns({"raw": lambda _: raw(prepared), "ours": lambda index: client.infer(samples[index % 16])})
-    rows = (("ours", "bytes in, answer out, p50", 0.5, None), ("ours", "bytes in, answer out, p99", 0.99, 10.0),
+    goal_ms = None if case.name == FACE_DETECTOR else 10.0
+    rows = (("ours", "bytes in, answer out, p50", 0.5, None), ("ours", "bytes in, answer out, p99", 0.99, goal_ms),
             ("raw", "the runtime alone, p50", 0.5, None), ("raw", "the runtime alone, p99", 0.99, None))  # fmt: skip
     for way, word, share, goal in rows:
         values = pooled(times, way) / 1000.0
@@ -222,11 +225,19 @@ def figures(folder: Path) -> Iterator[dict[str, object]]:
     large = frame_case(folder, "6 MB by memfd", LARGE_FRAME)
     yield from through_socket(small, write_slot(small, folder / "small"), (40.0, 150.0))
     yield from through_socket(large, write_slot(large, folder / "large"), (1000.0, None))
-    for index, case in enumerate(known):
+    for index, case in enumerate([*known, *shipped(known, folder)]):
         slot = write_slot(case, folder / f"known{index}")
         if case.name.startswith("mobilenet"):
             yield from mobilenet_ratio(case, slot)
         yield from end_to_end(case, slot)
+
+
+def shipped(known: Sequence[Case], folder: Path) -> Iterator[Case]:
+    """Cases that are published in fp32 alone, as the build ships them."""
+    for case in known:
+        if case.name == FACE_DETECTOR:
+            file = face_detector_int8(case.file, folder / "face-detector")
+            yield replace(case, name="ultraface-320", file=file)
 
 
 def main() -> None:
