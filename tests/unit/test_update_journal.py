@@ -70,7 +70,7 @@ def test_the_newest_attempts_and_those_under_way(tmp_path: Path, opened: Callabl
     journal.close()
     for known in (journal, opened(path)):
         assert known.attempts() == (*ended, under_way)
-        assert known.newest(2) == (ended[-1], under_way)
+        assert [*known.newest(2)] == [ended[-1], under_way]
         assert known.under_way() == (under_way,)
     journal = opened(path)
     journal.append(entered(under_way, UpdateState.ROLLED_BACK))

@@ -32,7 +32,7 @@ def installed_version(distribution: str, places: Iterable[str] | None = None) ->
     """
     wanted = _plain(distribution)
     for place in sys.path if places is None else places:
-        folder = Path(place or os.curdir).absolute()
+        folder = _path(place or os.curdir).absolute()
         try:
             records = _records(folder, folder.stat().st_mtime_ns)
         except OSError:
@@ -40,6 +40,10 @@ def installed_version(distribution: str, places: Iterable[str] | None = None) ->
         if wanted in records:
             return records[wanted]
     return None
+
+
+#: Made once, not with every look.
+_path: Final = lru_cache(maxsize=_MOST_FOLDERS)(Path)
 
 
 @lru_cache(maxsize=_MOST_FOLDERS)

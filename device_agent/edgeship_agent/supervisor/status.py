@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class StatusFile:
 
     def __init__(self, path: Path, fixed: dict[str, Any], clock: Callable[[], float]) -> None:
         self._path = path
+        self._draft = path.with_name(f".{path.name}.new")
         self._fixed = fixed
         self._clock = clock
 
@@ -33,7 +34,7 @@ class StatusFile:
         self,
         *,
         running: tuple[RunningArm, ...],
-        attempts: tuple[Attempt, ...],
+        attempts: Iterable[Attempt],
         outbox: OutboxCounters,
         **changing: object,
     ) -> None:
@@ -48,9 +49,8 @@ class StatusFile:
             "outbox": structs.asdict(outbox),
             **changing,
         }
-        temporary = self._path.with_name(f".{self._path.name}.new")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
-        temporary.replace(self._path)
+        self._draft.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2))
+        self._draft.replace(self._path)
 
 
 def read_status(path: Path) -> dict[str, Any] | None:

@@ -87,13 +87,13 @@ class Journal:
 
     def attempts(self) -> tuple[Attempt, ...]:
         """The newest snapshot of every attempt: those that have ended in that order, then those under way."""
-        with self._lock:
-            return self._remembered.attempts()
+        return tuple(self.newest())
 
-    def newest(self, count: int) -> tuple[Attempt, ...]:
-        """The last ``count`` of them."""
+    def newest(self, count: int = 0) -> Iterator[Attempt]:
+        """The last ``count`` of them, or all for 0, read one after another."""
         with self._lock:
-            return self._remembered.attempts(count)
+            lines = self._remembered.lines()
+        return map(attempt_of, lines[-count:])
 
     def under_way(self) -> tuple[Attempt, ...]:
         """The newest snapshot of every attempt that has not ended."""
@@ -102,11 +102,11 @@ class Journal:
 
     def find(self, key: AttemptKey) -> Attempt | None:
         """The newest snapshot of one attempt."""
-        return next((attempt for attempt in self.attempts() if attempt.key == key), None)
+        return next((attempt for attempt in self.newest() if attempt.key == key), None)
 
     def last_seq(self, deployment: str, attempt: int) -> int:
         """The highest report number used by a (deployment, attempt), over all of its models; 0 for none."""
-        numbers = (a.seq for a in self.attempts() if a.deployment == deployment and a.attempt == attempt)
+        numbers = (a.seq for a in self.newest() if a.deployment == deployment and a.attempt == attempt)
         return max(numbers, default=0)
 
     def append(self, *attempts: Attempt) -> None:

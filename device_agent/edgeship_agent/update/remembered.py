@@ -67,10 +67,6 @@ class Remembered:
         """The newest line of every attempt: those that have ended in that order, then those under way."""
         return [*self._ended.splitlines(keepends=True), *self._under_way.values()]
 
-    def attempts(self, count: int = 0) -> tuple[Attempt, ...]:
-        """The newest snapshot of every attempt in the order of :meth:`lines`, or of the last ``count``."""
-        return tuple(map(attempt_of, self.lines()[-count:]))
-
     def under_way(self) -> tuple[Attempt, ...]:
         """The newest snapshots of the attempts that have not ended."""
         return tuple(map(attempt_of, self._under_way.values()))
