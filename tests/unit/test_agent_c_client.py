@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,24 +19,15 @@ from edgeship_agent.contract.frames import InferReply, InferRequest, Request
 from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.serving.client import Client
 from edgeship_agent.serving.control import Drain, Drained, Ready, WindowClosed
+from tests.c_programs import COMPILER, INCLUDE, compiled
 from tests.conformance.engine_template import save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot
 from tests.conformance.workers import RunningWorker
 from tests.contract.examples import FRAMES, GOLDEN
 
 ROOT = Path(__file__).resolve().parents[2]
-INCLUDE = ROOT / "device_agent" / "c"
-COMPILER = shutil.which("cc")
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
-
-
-def compiled(source: Path, program: Path, *flags: str) -> Path:
-    command = [str(COMPILER), *STRICT, *flags, f"-I{INCLUDE}", "-o", str(program), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return program
 
 
 @pytest.fixture(scope="module")

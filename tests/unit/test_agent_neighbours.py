@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgeship_agent.supervisor.worker_process import WorkerProcess
 from edgeship_agent.update.slots import Slot, SlotInfo
 from edgeship_agent.update.traffic import Traffic
 from tests.agents import until
+from tests.c_programs import COMPILER, compiled
 from tests.conformance.slots import classifier_onnx, images, make_slot
 from tests.conformance.workers import RunningWorker
 
@@ -109,6 +111,19 @@ def test_one_socket_leads_to_every_model(two: Two) -> None:
         assert client.label(prediction.prediction_id, 3)
         assert client.outcome("rework_minutes", 1.0, prediction.prediction_id)
         assert not client.label("boot-0-1", 3)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_one_client_in_c_asks_every_model(two: Two, tmp_path: Path) -> None:
+    two.tell(str(two.eye.socket_path))
+    two.eye.tell(Open())
+    program = compiled(Path(__file__).with_name("many_models.c"), tmp_path / "many")
+    command = [str(program), str(two.ear.socket_path), "eye", "ear", "", "eye", "nose"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    *answered, refused = done.stdout.splitlines()
+    assert answered == ["eye 0 1", "ear 0 1", "ear 0 1", "eye 0 1"]
+    assert "'nose' is not served here" in refused
 
 
 def test_siblings_are_told_with_the_status(two: Two) -> None:
