@@ -29,6 +29,7 @@ from benchmarks.agents.slots import Case, known_cases, write_slot
 from benchmarks.agents.workers import worker
 
 from edgeship.server.trust import Trust
+from edgeship_agent.runtime.memory import SERVICE_ENVIRONMENT
 
 CALLS = 200
 ROUNDS = 5
@@ -96,7 +97,8 @@ def supervisor(folder: Path) -> Iterator[int]:
         (folder / name).write_bytes((folder / "data" / "trust" / name).read_bytes())
     (folder / "agent.toml").write_text(CONFIGURATION)
     command = [sys.executable, "-m", "edgeship_agent.cli", "run", "--config", "agent.toml"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    quiet, own = subprocess.DEVNULL, {**os.environ, **SERVICE_ENVIRONMENT}
+    with subprocess.Popen(command, cwd=folder, stderr=quiet, stdout=quiet, env=own) as process:
         time.sleep(SETTLE_S)
         if process.poll() is not None:
             raise SystemExit("the supervisor did not stay")

@@ -30,6 +30,7 @@ from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, UpdateReport
 from edgeship_agent.contract.oci import ImageIndex, canonical_json, hex_of
 from edgeship_agent.contract.topics import Kind, Topic, fleet_filter
 from edgeship_agent.contract.wire import decode, encode
+from edgeship_agent.runtime.memory import SERVICE_ENVIRONMENT
 from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import encode_tensor_file
 from edgeship_agent.serving.client import Client, Prediction
@@ -369,7 +370,8 @@ class AgentProcess:
     def start(self, *arguments: str, **environment: str) -> None:
         command = [sys.executable, "-W", "error", "-m", self.module, "run", "--config", str(self.config), *arguments]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env={**os.environ, **environment})
+            own = {**os.environ, **SERVICE_ENVIRONMENT, **environment}
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=own)
 
     def status(self) -> dict[str, Any]:
         """What it says of itself; before it says anything, that nothing runs."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.runtime.memory import SERVICE_ENVIRONMENT
 
 _STATE_ROOT: Final = Path("/var/lib")
 #: Not there, each for a reason: MemoryDenyWriteExecute (runtimes compile kernels when they load a model); ProtectClock
@@ -23,6 +24,7 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=main
 ExecStart={program} run --config {config}
+Environment={environment}
 User={user}
 Restart=always
 RestartSec=2
@@ -84,6 +86,7 @@ def unit_file(program: Path, config: Path, state_dir: Path, user: str, watchdog_
     return _UNIT.format(
         program=program, config=config, user=user, watchdog_s=watchdog_s, state=_state_lines(state_dir),
         protect_home="false" if home else "true",
+        environment=" ".join(f"{name}={value}" for name, value in SERVICE_ENVIRONMENT.items()),
     )  # fmt: skip
 
 

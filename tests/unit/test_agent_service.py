@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edgeship_agent.contract.errors import ConfigError
+from edgeship_agent.runtime.memory import SERVICE_ENVIRONMENT
 from edgeship_agent.service_unit import unit_file
 from edgeship_agent.supervisor.notify import Notifier, notifier_of_process
+from edgeship_agent.update.launcher import Launcher
 from tests.programs import require_program
 
 
@@ -94,6 +97,24 @@ def test_the_unit_names_what_the_device_has() -> None:
 def test_what_a_unit_cannot_hold_is_refused(config: str, user: str) -> None:
     with pytest.raises(ConfigError):
         unit_file(PROGRAM, Path(config), Path("/var/lib/edgeship"), user)
+
+
+def test_unit_and_image_start_the_agent_alike() -> None:
+    ((name, value),) = SERVICE_ENVIRONMENT.items()
+    unit = unit_file(PROGRAM, CONFIG, Path("/var/lib/edgeship"), "edgeship")
+    image = (Path(__file__).resolve().parents[2] / "device_agent" / "Containerfile").read_text()
+    assert f"\nEnvironment={name}={value}\n" in unit
+    assert f"\nENV {name}={value}\n" in image
+
+
+def test_children_do_not_get_what_is_set_for_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((name, value),) = SERVICE_ENVIRONMENT.items()
+    ask = ["-c", f"import os; print(os.environ.get({name!r}), os.environ['KEPT'])"]
+    monkeypatch.setenv("KEPT", "yes")
+    launcher = Launcher([sys.executable, *ask])
+    for value_here, value_there in ((value, None), ("glibc.malloc.check=1", "glibc.malloc.check=1")):
+        monkeypatch.setenv(name, value_here)
+        assert launcher.run("no.module", (), timeout_s=30).output.decode() == f"{value_there} yes\n"
 
 
 def test_systemd_reads_the_unit_and_finds_it_closed(tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ _KEPT_BYTES: Final = 1 << 27
 _LARGEST_BYTES: Final = (1 << 25, 1 << 19)
 
 
+#: Of an agent's service, from its start on. By default each thread keeps some of what it frees to itself, in pieces
+#: that hold pages which :func:`give_back` could return. Inference needs the speed of that, so no child of the service
+#: inherits this. Source: the GNU C library's manual, tunables.
+SERVICE_ENVIRONMENT: Final = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+
+
 def share_one_heap() -> None:
     """Let all threads take memory from one heap; to be called before a second thread starts.
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from edgeship_agent.contract.errors import TransferError
+from edgeship_agent.runtime.memory import SERVICE_ENVIRONMENT
 
 
 class Finished(Struct, frozen=True, kw_only=True):
@@ -44,6 +45,7 @@ class Launcher:
         try:
             done = subprocess.run(
                 self.command(module, arguments),
+                env=_environment(),
                 input=stdin,
                 capture_output=True,
                 timeout=timeout_s,
@@ -58,8 +60,14 @@ class Launcher:
         """Start a module; its standard output joins the log on stderr."""
         return subprocess.Popen(
             self.command(module, arguments),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what is set for a service alone."""
+    return {name: value for name, value in os.environ.items() if SERVICE_ENVIRONMENT.get(name) != value}
