@@ -61,13 +61,18 @@ class Running:
         self.code = 0
 
     def figures(self) -> Iterator[dict[str, object]]:
-        """Each figure as it is printed; the script and what it started are ended if nothing comes for too long."""
+        """Each figure as it is printed; the script and what it started are ended if nothing comes for too long.
+
+        What is no figure is progress: shown, and kept nowhere.
+        """
         clock = self._clock()
         try:
             for line in self._process.stdout or ():
                 clock.cancel()
                 if line.startswith("{"):
                     yield json.loads(line)
+                else:
+                    print(f"  · {line.rstrip()}", flush=True)
                 clock = self._clock()
             self.code = self._process.wait()
         finally:

@@ -36,6 +36,7 @@ DEFAULT_MINUTES = 4.0
 REQUESTS_PER_S = 20
 UPDATE_EVERY_S = 60.0
 SAMPLE_EVERY_S = 5.0
+SAY_EVERY_S = 60.0
 WARM_UP_S = 60.0
 GROWTH_GOAL = 0.02
 EXIT_GOAL_MISSED = 3
@@ -140,7 +141,7 @@ def soak(minutes: float, folder: Path) -> tuple[Seen, Application, int]:
         update(1, depot, server, seen)
         application = Application(agent)
         application.start()
-        start_s = time.monotonic()
+        start_s = said_s = time.monotonic()
         updated_s, number = start_s, 1
         while (now_s := time.monotonic()) < start_s + minutes * 60:
             if now_s - updated_s >= UPDATE_EVERY_S:
@@ -149,6 +150,9 @@ def soak(minutes: float, folder: Path) -> tuple[Seen, Application, int]:
             taken = sample(agent)
             if taken is not None and now_s - start_s >= WARM_UP_S:
                 seen.samples.append(taken)
+            if taken is not None and now_s - said_s >= SAY_EVERY_S:
+                said_s = now_s
+                say(now_s - start_s, minutes, taken, seen, application)
             time.sleep(SAMPLE_EVERY_S)
         application.ended.set()
         application.join(30)
@@ -158,6 +162,13 @@ def soak(minutes: float, folder: Path) -> tuple[Seen, Application, int]:
         server.close()
         broker.kill()
         depot.close()
+
+
+def say(passed_s: float, minutes: float, taken: Sample, seen: Seen, application: Application) -> None:
+    """One line of progress."""
+    written = f"written: supervisor {taken.supervisor.written_mb:.2f} MB, worker {taken.worker.written_mb:.2f} MB"
+    requests = f"{application.answered} requests, {len(application.failures)} failed"
+    print(f"{passed_s / 60:.0f} of {minutes:g} minutes: {requests}, {seen.updates} updates, {written}", flush=True)
 
 
 def growth(name: str, unit: str, values: list[float], minutes: float, *, judged: bool = True) -> dict[str, object]:
