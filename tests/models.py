@@ -59,6 +59,20 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
     )
 
 
+def grouped(path: Path) -> Path:
+    """A raw model of two convolutions in four groups each: ``x`` [1, 8, 8, 8] to ``y`` [1, 16, 8, 8]."""
+    rng = np.random.default_rng(6)
+    shapes = {"v": (16, 2, 1, 1), "w": (16, 4, 3, 3)}
+    constants = [numpy_helper.from_array(rng.normal(0, 0.4, shapes[name]).astype(np.float32), name) for name in shapes]
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"], kernel_shape=[1, 1], group=4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=4),
+    ]
+    ends = [_value("x", [1, 8, SIDE, SIDE])], [_value("y", [1, 16, SIDE, SIDE])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def two_outputs(path: Path) -> Path:
     """A raw model: ``x`` [1, 2, 8, 8] to ``map`` [1, 3, 8, 8] and ``mean`` [1, 3]."""
     rng = np.random.default_rng(6)

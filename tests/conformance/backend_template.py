@@ -121,6 +121,17 @@ class BackendTemplate:
                 wanted = np.concatenate([sample[name] for sample in job.expected])
                 assert (metrics.relative_rms(found[name], wanted) or 0.0) < 0.05
 
+    def test_convolutions_in_groups_are_rounded_by_what_they_are_multiplied_with(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        job = self.job_for(models.grouped(tmp_path / "m.onnx"), tmp_path, channels=8)
+        artifact = self.convert(backend, job)
+        nearest, compensated = (
+            self.error(backend.quantize(job, artifact, structs.replace(self.scheme, rounding=rounding)), job)
+            for rounding in ("nearest", "compensated")
+        )
+        assert 0.0 < compensated < nearest < 0.05
+
     def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)
         artifact = backend.quantize(job, self.convert(backend, job), self.scheme)

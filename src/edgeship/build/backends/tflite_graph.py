@@ -154,6 +154,11 @@ class TfliteGraph:
             return _LSTM_GATES * sum(sizes)
         return math.prod(sizes) // sizes[_WEIGHTED[kind]]
 
+    def _groups(self, operator: Any) -> int:
+        """Of a convolution whose weights see a part of the channels each: the file says it by the sizes alone."""
+        given, weights = (self._graph.tensors[operator.inputs[place]].shape for place in (0, 1))
+        return max(int(given[3]) // int(weights[3]), 1) if given is not None and len(given) == len(weights) else 1
+
     def _layer(self, operator: Any) -> Layer | None:
         kind = self._kind(operator)
         if kind not in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"} or not self._writable(operator.inputs[1]):
@@ -165,7 +170,7 @@ class TfliteGraph:
         options = operator.builtinOptions
         same = options.padding == self._schema.Padding.SAME
         depthwise = kind == "DEPTHWISE_CONV_2D"
-        groups = int(weight.shape[3]) // max(int(options.depthMultiplier), 1) if depthwise else 1
+        groups = int(weight.shape[3]) // max(int(options.depthMultiplier), 1) if depthwise else self._groups(operator)
         return Layer(
             # [1, height, width, outputs] of a depthwise one, [outputs, height, width, inputs] of others
             weight=weight.transpose(3, 0, 1, 2) if depthwise else weight.transpose(0, 3, 1, 2),
