@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 import time
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 EXIT_CODES: Final = {"pass": 0, "fail": 3, "inconclusive": 4}
 #: The running count is redrawn at most this often, in seconds.
 _REDRAW_S: Final = 0.1
+#: Objects after which Python looks for cycles, by generation. A build makes many objects and few cycles; what it has
+#: remembered is chosen from again a twentieth sooner (1.00 to .96 s, medians of 12 in turns).
+_COLLECT_AFTER: Final = (50_000, 20, 20)
 _FILE: Final = click.Path(path_type=Path)
 
 
@@ -118,6 +122,7 @@ def build(
     Exit codes: 0 pass, 1 could not be done, 2 unusable input, 3 fail, 4 inconclusive.
     """
     console.step("build", first_words(given), "note")  # before anything heavy is imported
+    gc.set_threshold(*_COLLECT_AFTER)
     check_form(form, format_file, as_json=as_json)
     options = options_of(context, given, yes=yes)
     from edgeship.build import jobs
