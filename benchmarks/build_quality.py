@@ -7,7 +7,7 @@
 For each model and runtime (a cell): the build's search and every peer get the same calibration samples; each file runs
 in its runtime on the same evaluation samples, and all latencies are taken in turns in one run. Models of others are
 read from the folder that EDGESHIP_TEST_DATA names; those that are not there are left out, and said. The toolchains that
-they need, and the peers' environments, are installed where they are missing (some 5 GB). A peer is closer only where
+they need, and the peers' environments, are installed where they are missing (4.4 GB). A peer is closer only where
 the paired interval says so. Exit code 1 if a model was left out, 3 if a goal is missed:
 
 - no peer's file is proven closer to the source than ours at equal size and latency;
