@@ -116,6 +116,32 @@ def shared_bias(path: Path) -> Path:
     return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
+def recurrent(path: Path) -> Path:
+    """A raw model whose products all lie in the body of a loop over 8 rows: ``x`` [1, 1, 8, 8] to ``y`` [1, 32]."""
+    rng = np.random.default_rng(6)
+    constants = [
+        numpy_helper.from_array(rng.normal(0, 0.3, (SIDE, 32)).astype(np.float32), "w"),
+        numpy_helper.from_array(rng.normal(0, 0.15, (32, 32)).astype(np.float32), "u"),
+        numpy_helper.from_array(np.zeros((1, 32), np.float32), "before"),
+        numpy_helper.from_array(np.array([SIDE, 1, SIDE], np.int64), "rows"),
+    ]
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["row", "w"], ["seen"]),
+            helper.make_node("MatMul", ["state", "u"], ["kept"]),
+            helper.make_node("Add", ["seen", "kept"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["next"]),
+        ],
+        "step", [_value("state", [1, 32]), _value("row", [1, SIDE])], [_value("next", [1, 32])],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["sequence"]),
+        helper.make_node("Scan", ["before", "sequence"], ["y"], num_scan_inputs=1, body=body),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, 32])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def beyond_the_converter(path: Path) -> Path:
     """A valid model with an operator that the TFLite route does not lower."""
     nodes = [

@@ -27,6 +27,7 @@ class BackendTemplate:
     """Subclass per runtime."""
 
     runtime: ClassVar[str]
+    #: Never saturates, so that the figures are those of the quantizer on a processor without VNNI too.
     scheme: ClassVar[Scheme] = U8S7
 
     @pytest.fixture(scope="class")

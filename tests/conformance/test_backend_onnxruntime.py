@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgeship.build.backends import Artifact, Backend, Job
+from edgeship.build.backends import Artifact, Backend, Job, Scheme
 from edgeship.build.schemes import S8S8, U8S7, U8S8
 from tests import models
 from tests.conformance.backend_template import BackendTemplate
@@ -48,14 +48,27 @@ class TestOnnxRuntime(BackendTemplate):
 
     def test_a_softmax_in_double_precision_stays_as_it_is(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.double_softmax(tmp_path / "m.onnx"), tmp_path)
-        artifact = backend.quantize(job, self.convert(backend, job), U8S8)
+        artifact = backend.quantize(job, self.convert(backend, job), U8S7)
         assert self.error(artifact, job) < 0.05
         assert _weight_scales(artifact.model)
 
     def test_layers_that_share_a_bias_are_quantized(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.shared_bias(tmp_path / "m.onnx"), tmp_path)
-        artifact = backend.quantize(job, self.convert(backend, job), U8S8)
+        artifact = backend.quantize(job, self.convert(backend, job), U8S7)
         assert self.error(artifact, job) < 0.05
+
+    def test_dynamic_products_in_the_body_of_a_loop_are_quantized_and_never_saturate(
+        self, backend: Backend, tmp_path: Path
+    ) -> None:
+        job = self.job_for(models.recurrent(tmp_path / "m.onnx"), tmp_path)
+        artifact = self.convert(backend, job)
+        dynamic = backend.quantize(job, artifact, Scheme(precision="dynamic"))
+        assert dynamic.size_bytes < 0.6 * artifact.size_bytes
+        assert 0.0 < self.error(dynamic, job) < 0.05
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(dynamic.model).graph.initializer
+                   if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1]  # fmt: skip
+        assert len(weights) == 2
+        assert all(np.abs(weight.astype(int)).max() <= 64 for weight in weights)
 
     def test_schemes_differ_in_the_types_of_activations_and_the_size_of_weights(
         self, backend: Backend, job: Job, float_artifact: Artifact, int8_artifact: Artifact

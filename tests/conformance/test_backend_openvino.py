@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edgeship.build.backends import Artifact
-from edgeship.build.schemes import U8S8
 from edgeship_agent.runtime import EngineOptions
 from edgeship_agent.runtime.open_vino import OpenVinoEngine
 from tests.conformance.backend_template import BackendTemplate
@@ -11,7 +10,6 @@ from tests.conformance.backend_template import BackendTemplate
 
 class TestOpenVino(BackendTemplate):
     runtime = "openvino"
-    scheme = U8S8
 
     def test_it_is_verified_in_float32_where_the_processor_would_take_less(self, float_artifact: Artifact) -> None:
         engine = OpenVinoEngine(float_artifact.model, EngineOptions())

@@ -15,6 +15,7 @@ from edgeship.build import data, pipeline
 from edgeship.build.documents.recompute import recompute
 from edgeship.build.progress import Silence
 from edgeship.bundle import Bundle, verify
+from edgeship_agent.contract.errors import InputError
 from tests.integration.test_build_pipeline import Workspace
 
 
@@ -125,6 +126,34 @@ def test_figures_that_the_data_does_not_give_are_found(work: Workspace, tmp_path
     sound = {each.label for each in bundle.manifest.variants}
     found = recompute(bundle, sound, tmp_path / "wrong.npz", work.model, Silence())
     assert {each.claim.split(" ")[0] for each in found.checks if not each.holds} >= {"top1"}
+
+
+def test_a_build_that_is_judged_by_one_class_verifies(work: Workspace) -> None:
+    """Its counts are of that class's samples alone."""
+    out = work.folder / "recall"
+    assert pipeline.build(work.options("ort", metric="recall:3", output=out), Silence()).verdict == "pass"
+    done = edgeship("verify", out, "--evaluation", work.folder / "evaluation.npz", "--source", work.model, "--json")
+    assert done.returncode == 0, done.stderr
+    claims = [each["claim"] for each in json.loads(done.stdout)["claims"]]
+    assert "the metric's drop_high follows from its counts" in claims
+    assert any(each.startswith("recall:3 recomputed from the data") and each.endswith("the same") for each in claims)
+
+
+def test_data_with_gaps_is_taken_as_the_build_took_it(work: Workspace, tmp_path: Path) -> None:
+    """The digest alone says whether it is the build's data, and no longer whether the model answers NaN."""
+    arrays = dict(np.load(work.folder / "evaluation.npz"))
+    arrays["x"] = arrays["x"].astype(np.float32)
+    arrays["x"].reshape(len(arrays["x"]), -1)[::50, 0] = np.nan
+    np.savez(tmp_path / "gaps.npz", **arrays)
+    bundle = Bundle.open(work.folder / "out" / "bundle")
+    sound = {each.label for each in bundle.manifest.variants}
+    with pytest.raises(InputError, match="not the evaluation data that the bundle names"):
+        recompute(bundle, sound, tmp_path / "gaps.npz", None, Silence())
+    digest = data.load(tmp_path / "gaps.npz", bundle.manifest.input_contracts, gaps=True).digest
+    force_setattr(bundle.manifest.lineage, "evaluation_digest", digest)
+    found = recompute(bundle, sound, tmp_path / "gaps.npz", None, Silence())
+    assert {each.variant for each in found.checks} == sound
+    assert all(each.claim.startswith("top1 recomputed from the data") for each in found.checks)
 
 
 def test_statements_that_cannot_be_followed_stop_before_any_work(work: Workspace, tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ import pytest
 from msgspec import structs
 
 from edgeship.build import oracle, pipeline, routes, sources, toolchains
+from edgeship.build.documents.recompute import recompute
+from edgeship.build.inputs import read as read_inputs
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Silence
 from edgeship.build.toolchains.environment import named
+from edgeship.bundle import Bundle
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.runtime import open_engine
 
@@ -37,6 +40,7 @@ MODELS = {
     **{f"{name}.skops": "scores" for name in SCORES},
     **{f"{name}.skops": "values" for name in VALUES},
     "majority.skops": "label",
+    "named-trees.skops": "probabilities",
     **BOOSTERS,
 }
 
@@ -72,7 +76,7 @@ def _read(path: Path, **options: object) -> sources.SourceModel:
 
 
 #: Converted in every run; the others in the long ones.
-EVERY_TIME = ("histogram.skops", "two-vectors.skops", "xgboost-label.json")
+EVERY_TIME = ("named-trees.skops", "histogram.skops", "two-vectors.skops", "xgboost-label.json")
 CASES = [pytest.param(name, marks=() if name in EVERY_TIME else pytest.mark.slow) for name in sorted(MODELS)]
 
 
@@ -98,7 +102,12 @@ def test_the_onnx_file_says_what_the_model_says(trained: _Trained, name: str, tm
 
 def test_what_answers_missing_values_says_so(trained: _Trained) -> None:
     taken = {name: _read(trained.folder / name).takes_gaps for name in EVERY_TIME}
-    assert taken == {"histogram.skops": True, "two-vectors.skops": False, "xgboost-label.json": True}
+    assert taken == {
+        "named-trees.skops": True,
+        "histogram.skops": True,
+        "two-vectors.skops": False,
+        "xgboost-label.json": True,
+    }
 
 
 def test_probabilities_and_the_label_where_both_are_asked_for(trained: _Trained, tmp_path: Path) -> None:
@@ -201,6 +210,57 @@ def test_a_kind_without_a_converter_is_named_with_kinds_that_have_one(trained: _
         _read(trained.folder / "spread.skops")
     assert refusal.value.file == str(trained.folder / "spread.skops")
     assert "train a classifier that has one, such as LogisticRegression" in str(refusal.value.next_step)
+
+
+def test_features_are_called_as_in_the_training(trained: _Trained) -> None:
+    names = ("sepal length", "sepal width", "petal length", "petal width")
+    for file, wanted in (
+        ("named.skops", names),
+        ("named-trees.skops", names),
+        ("named.ubj", names),
+        ("named.txt", tuple(name.replace(" ", "_") for name in names)),
+        ("forest.skops", ()),  # trained with arrays: whatever the libraries write then is no name
+        ("xgboost-classes.json", ()),
+        ("lightgbm-classes.txt", ()),
+        ("lightgbm-in-a-pipeline.skops", ()),
+    ):
+        assert _read(trained.folder / file).features == wanted
+    assert _read(trained.folder / "named.skops").classes == ("1", "2", "3")
+
+
+@pytest.mark.parametrize("y", ["{:.0f}", "{:.1f}"])
+def test_columns_in_another_order_than_in_the_training_are_fed_in_its_order(
+    trained: _Trained, tmp_path: Path, y: str
+) -> None:
+    """Whatever else the table holds; classes 1, 2, 3 by name, whether they are saved as integers or floats."""
+    options = _tables(trained, tmp_path, y)
+    inputs = read_inputs(options, tmp_path, Silence())
+    assert [each.name for each in inputs.features["features"]][:2] == ["sepal length", "sepal width"]
+    assert inputs.output.labels == ("1", "2", "3")
+    assert inputs.source_metric.value > 0.9
+
+
+def test_a_bundle_is_verified_with_the_table_that_it_was_built_with(trained: _Trained, tmp_path: Path) -> None:
+    options = _tables(trained, tmp_path, "{:.1f}")
+    pipeline.build(options, Silence())
+    bundle = Bundle.open(options.output / "bundle")
+    found = recompute(bundle, {each.label for each in bundle.manifest.variants}, options.evaluation, None, Silence())
+    assert found.checks and all(each.holds for each in found.checks)
+
+
+def _tables(trained: _Trained, folder: Path, y: str) -> BuildOptions:
+    """A model that knows its features' names, and tables whose columns stand otherwise and are not all features."""
+    x = np.concatenate([sample["features"] for sample in trained.samples])
+    labels = np.repeat([1, 2, 3], [17, 17, 16])  # every third of iris, which is sorted
+    x, first = np.unique(x, axis=0, return_index=True)
+    labels = labels[first]
+    for name, part in (("calibration", slice(0, None, 2)), ("evaluation", slice(1, None, 2))):
+        lines = [f"{row[2]},7,{row[0]},{row[3]},{row[1]},{y.format(label)}"
+                 for row, label in zip(x[part], labels[part], strict=True)]  # fmt: skip
+        header = "petal length,plot,sepal length,petal width,sepal width,target"
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    return structs.replace(_options(trained.folder / "named.skops", folder, "x86-64-server"),
+                           calibration=folder / "calibration.csv", evaluation=folder / "evaluation.csv")  # fmt: skip
 
 
 def _write_sets(trained: _Trained) -> None:

@@ -58,6 +58,13 @@ def _fill(folder: Path, labels: list[str]) -> Path:
     return path
 
 
+def _fill_anew(folder: Path, labels: list[str]) -> Path:
+    path = folder / labelling.LABELS_FILE
+    empty = [line.rsplit(",", 1)[0] + "," for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    path.write_text("\n".join(["row,sample,picture,label", *empty]) + "\n", encoding="utf-8")
+    return _fill(folder, labels)
+
+
 def test_rows_are_in_one_random_order_and_hold_each_variants_disagreements(tmp_path: Path) -> None:
     state = _written(tmp_path)
     order = labelling_order(N)
@@ -83,6 +90,16 @@ def test_labels_are_read_by_name_or_number_and_a_spreadsheets_semicolons_too(tmp
     assert labelling.read(path, state) == [0, 2, 1, None]
     path.write_text("\ufeff" + path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
     assert labelling.read(path, state) == [0, 2, 1, None]
+
+
+def test_a_number_is_a_class_of_that_name_before_it_is_a_position(tmp_path: Path) -> None:
+    state = _written(tmp_path)
+    path = _fill(tmp_path, ["1", "1.0", "3.0", "2"])
+    for names in (("1", "2", "3"), ("1.0", "2.0", "3.0")):
+        assert labelling.read(path, msgspec.structs.replace(state, class_names=names)) == [0, 0, 2, 1]
+    assert labelling.read(_fill_anew(tmp_path, ["2.0", "1"]), state) == [2, 1]
+    with pytest.raises(InputError, match="not a class"):
+        labelling.read(_fill_anew(tmp_path, ["0"]), msgspec.structs.replace(state, class_names=("1", "2", "3")))
 
 
 @pytest.mark.parametrize(

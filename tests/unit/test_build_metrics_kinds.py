@@ -276,7 +276,7 @@ def test_a_users_function_gives_scores_or_one_number(tmp_path: Path, monkeypatch
         ("auc", {}, "two kinds"),
         ("auc", {"labels": (0, 1) * (N // 2)}, "nor a reconstruction"),
         ("rmse", {}, "no targets"),
-        ("rmse", {"targets": np.zeros((N, 2))}, "another size"),
+        ("rmse", {"targets": np.zeros((N, 2))}, "another shape"),
         ("cost", {}, "what does an error cost"),
         ("map", {}, "needs one more file"),
         ("accuracy", {}, "unknown metric"),
@@ -329,3 +329,67 @@ def test_a_decoding_that_does_not_fit_is_refused(tmp_path: Path, change: str, wo
     path.write_text(f"[detection]\n{text}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=words):
         files.read_decoding(path, {"head": np.zeros((2, 6, 3))})
+
+
+def _own_numbers(seed: int = 1) -> tuple[tuple[int, ...], np.ndarray, np.ndarray]:
+    """Labels, and a class's own number a sample by source and variant, as a net with its own argmax answers: [N, 1]."""
+    labels, source, variant = _data(seed)
+    return labels, source.argmax(1)[:, None], variant.argmax(1)[:, None]
+
+
+def test_a_net_that_answers_with_a_classs_number_is_judged_like_its_scores() -> None:
+    labels, source, variant = _own_numbers()
+    wanted = {
+        "f1": f1_score(labels, variant[:, 0], average="macro"),
+        "f1:2": f1_score(labels, variant[:, 0], average=None)[2],
+        "recall:3": recall_score(labels, variant[:, 0], average=None)[3],
+        "worst_recall": recall_score(labels, variant[:, 0], average=None).min(),
+        "agreement": float((source == variant).mean()),
+    }
+    for name, value in wanted.items():
+        metric = metrics.choose(_request(name, labels=labels, outputs={"y": source}))
+        assert metric.compare({"y": source}, {"y": variant}).figures.value == pytest.approx(value, abs=1e-12), name
+
+
+def test_a_number_of_no_class_is_wrong_and_breaks_nothing(tmp_path: Path) -> None:
+    labels, source, _ = _own_numbers()
+    right = np.asarray(labels)[:, None]
+    wild = np.where(np.arange(N)[:, None] % 2, right, np.where(np.arange(N)[:, None] % 4, 2**40, -3))
+    path = tmp_path / "costs.csv"
+    path.write_text("right,a,b,c,d\na,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0\n")
+    for name in ("f1", "worst_recall", "cost"):
+        named = {"cost_matrix": path, "class_names": ("a", "b", "c", "d")}
+        metric = metrics.choose(_request(name, labels=labels, outputs={"y": source}, **named))
+        found = metric.compare({"y": right}, {"y": wild}).figures
+        assert found.drop > 0.3, name
+
+
+@pytest.mark.parametrize("name", ["agreement", "top1"])
+def test_one_score_a_sample_is_no_class_that_could_agree(name: str) -> None:
+    scores = np.linspace(0.0, 1.0, N)[:, None]
+    with pytest.raises(ConfigError, match="one score a sample names no class"):
+        metrics.choose(_request(name, labels=(0,) * N, outputs={"y": scores}))
+
+
+@pytest.mark.parametrize("name", ["rmse", "mae", "snr"])
+def test_targets_whose_axes_lie_otherwise_are_refused(name: str) -> None:
+    images = np.random.default_rng(0).normal(0, 1, (N, 2, 5, 7))
+    for fits in (images, images.reshape(N, -1), images[:, None]):
+        assert metrics.choose(_request(name, labels=None, targets=fits, outputs={"y": images + 0.1}))
+    with pytest.raises(InputError, match="another shape"):
+        metrics.choose(_request(name, labels=None, targets=np.moveaxis(images, 1, 3), outputs={"y": images + 0.1}))
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_few_features_do_not_make_a_classifier_an_autoencoder(features: int) -> None:
+    labels = tuple(int(each) for each in np.arange(N) % 2)
+    scores = np.stack([1.0 - np.asarray(labels), np.asarray(labels)], axis=1)[:, -features:]
+    inputs = [{"x": np.full((1, features), value)} for value in np.random.default_rng(0).normal(0, 1, N)]
+    metric = metrics.choose(_request("auc", labels=labels, outputs={"y": scores}, inputs=inputs))
+    assert metric.compare({"y": scores}, {"y": scores}).figures.value == 1.0
+
+
+def test_a_class_number_has_no_area_under_a_curve() -> None:
+    labels, source, _ = _own_numbers()
+    with pytest.raises(ConfigError, match="not with scores"):
+        metrics.choose(_request("auc:1", labels=labels, outputs={"y": source}))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from edgeship.build import data, label_check
 from edgeship.build.reading.labels import renumber
+from edgeship.build.reading.tables import check_names
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import Impute, InputContract, LogMel
 
@@ -105,6 +106,93 @@ def test_tables_are_read_as_they_come(
     assert found.class_names == names
     assert found.samples[1]["features"].tolist() in ([4.0, 5.0, 6.0], [5.0, 4.0, 6.0])
     assert len(found.columns["features"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "samples"),
+    [
+        ("5.1,3.5,1.4,Iris-setosa\n7.0,3.2,4.7,Iris-versicolor\n4.9,3.0,1.4,Iris-setosa\n\n", 3),  # iris.data of UCI
+        ("1,2,?,cat\n4,5,?,cat\n7,8,9,dog\n", 3),
+        ("0,1,2,Species\n5.1,3.5,1.4,setosa\n4.9,3.0,1.4,setosa\n", 2),  # pandas, of an array without names
+        (",0,1,2,label\n7,5.1,3.5,1.4,setosa\n8,4.9,3.0,1.4,setosa\n", 2),  # its index before them
+        ("400.5,401.0,401.5,class\n5.1,3.5,1.4,setosa\n4.9,3.0,1.4,setosa\n", 2),
+        ("400.5,401.0,401.5,Dose\n5.1,3.5,1.4,0.5\n4.9,3.0,1.4,0.5\n".replace("Dose", "target"), 2),
+        ("a,b,c,Species\n5.1,3.5,1.4,setosa\n4.9,3.0,1.4,setosa\n", 2),
+    ],
+)
+def test_a_first_row_is_a_header_only_where_it_is_no_sample(tmp_path: Path, text: str, samples: int) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    gaps = InputContract(tensor="features", dtype="float32", shape=(3,), steps=(Impute(values=(0.0,)),))
+    found = data.load(tmp_path / "t.csv", (gaps,))
+    assert len(found) == samples
+    assert found.labels is not None or found.targets is not None
+    first = text.splitlines()[0].split(",")
+    assert found.columns == ({} if samples == 3 else {"features": tuple(first[-4:-1])})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5.1,3.5,1.4,Iris-setosa\n7.0,3.2,4.7,Iris-versicolor\n", "5.1,,1.4\n7.0,3.2,4.7\n"],
+)
+def test_a_first_row_that_may_be_either_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match="a header or a sample") as refusal:
+        data.load(tmp_path / "t.csv", VECTOR)
+    assert "a row of names" in refusal.value.next_step
+
+
+def test_classes_may_be_called_as_gaps_are(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c,defect\n1,2,3,none\n4,5,6,NA\n7,8,9,crack\n9,9,9,-\n")
+    found = data.load(tmp_path / "t.csv", VECTOR)
+    assert found.class_names == ("-", "NA", "crack", "none")
+    (tmp_path / "t.csv").write_text("a,b,c,label\n1,2,3,none\n4,5,6,\n7,8,9,crack\n")
+    with pytest.raises(InputError, match="a sample without a label"):
+        data.load(tmp_path / "t.csv", VECTOR)
+    (tmp_path / "t.csv").write_text("a,b,c,target\n1,2,3,0.5\n4,5,6,NA\n")
+    with pytest.raises(InputError, match="NaN"):
+        data.load(tmp_path / "t.csv", VECTOR)
+
+
+NAMES = ("petal width", "height", "depth")
+
+
+@pytest.mark.parametrize(
+    ("text", "labelled", "note"),
+    [
+        ("height,depth,petal width,label\n2,3,1,1\n5,6,4,0\n", True, "by the names"),
+        ("height,depth,Petal_Width,Species\n2,3,1,cat\n5,6,4,dog\n", True, "Species is read as the label"),
+        ("time,height,depth,petal width,label\n0,2,3,1,1\n0,5,6,4,0\n", True, "not read: time"),
+        ("id,height,depth,petal width\n0,2,3,1\n1,5,6,4\n", False, "not read: id"),
+        ("height,depth,petal width\n2,3,1\n5,6,4\n", False, "by the names"),
+        ("features_2,features_0,features_1\n3,1,2\n6,4,5\n", False, ""),  # positions, said by name
+        ("0,1,2,label\n1,2,3,1\n4,5,6,0\n", True, "in their order"),  # no names at all
+        ("1,2,3\n4,5,6\n", False, ""),
+    ],
+)
+def test_columns_go_where_the_model_knows_their_names(tmp_path: Path, text: str, labelled: bool, note: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    found = data.load(tmp_path / "t.csv", VECTOR, names=NAMES)
+    check_names(found.columns, VECTOR, NAMES, found.path)
+    assert [sample["features"].tolist() for sample in found.samples] == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    assert (found.labels is not None) == labelled
+    assert note in "; ".join(found.notes)
+
+
+def test_columns_by_other_names_than_the_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("height,depth,weight,label\n2,3,1,1\n")
+    found = data.load(tmp_path / "t.csv", VECTOR, names=NAMES)
+    with pytest.raises(InputError, match="other names") as refusal:
+        check_names(found.columns, VECTOR, NAMES, found.path)
+    assert (refusal.value.expected, refusal.value.got) == ("petal width", "weight")
+    assert "features_0" in refusal.value.next_step
+    check_names(found.columns, VECTOR, (), found.path)  # a model that knows no names
+
+
+def test_a_column_of_answers_that_nothing_names_is_refused_beside_the_models_own(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("height,depth,petal width,price\n2,3,1,0.5\n")
+    with pytest.raises(InputError, match="price") as refusal:
+        data.load(tmp_path / "t.csv", VECTOR, names=NAMES)
+    assert "label" in refusal.value.next_step
 
 
 def test_a_table_with_gaps_needs_a_step_that_fills_them(tmp_path: Path) -> None:
@@ -218,6 +306,11 @@ def test_halves_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
         ((0, 1), ("n01", "n02"), ("tench", "goldfish"), (0, 1)),
         ((1, 3, 7), (), ("1", "3", "7"), (0, 1, 2)),
         ((1, 0), (), ("a", "b"), (1, 0)),
+        ((0, 1), ("A", "a"), ("A", "a"), (0, 1)),
+        ((0, 1), ("A", "a"), ("a", "A"), (1, 0)),
+        ((0, 1, 2), ("Dog", "a", "dog"), ("A", "a", "dog"), (2, 1, 2)),
+        ((0, 1), ("c_d", "c d"), ("c d", "c_d"), (1, 0)),
+        ((0, 1), ("NV", "MEL"), ("mel", "nv"), (1, 0)),
     ],
 )
 def test_labels_follow_the_order_of_the_model(
@@ -233,10 +326,37 @@ def test_a_class_that_the_model_lacks_is_named() -> None:
         renumber((1, 2), (), ("1", "3"), Path("d"))
 
 
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("Ab", "dog"), ("AB", "ab", "dog")),  # either
+        (("A_b", "a_b"), ("a b", "A b")),  # neither is told apart
+        (("crane", "dog"), ("crane", "crane", "dog")),
+        (("NV", "MEL"), ("nevus", "melanoma")),  # in no alphabetical order, so that nothing tells which is which
+    ],
+)
+def test_a_name_that_does_not_say_which_class_is_refused(names: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="or has twice") as caught:
+        renumber((0, 1), names, classes, Path("d"))
+    assert "--labels" in caught.value.next_step
+
+
 def test_whole_numbers_of_floats_are_classes_where_the_model_has_some(tmp_path: Path) -> None:
     found = data.load(_save(tmp_path / "d.npz", x=X, y=np.array([0.0, 2.0, 1.0, 1.0])), VECTOR)
     assert data.as_classes(found, np.zeros((4, 3), np.float32)).labels == (0, 2, 1, 1)
     assert data.as_classes(found, np.zeros((4, 1), np.float32)).targets is not None
+
+
+def test_class_numbers_are_the_models_names_whether_they_are_saved_as_integers_or_floats(tmp_path: Path) -> None:
+    three = np.zeros((4, 3), np.float32)
+    for y in (np.array([1, 3, 2, 1]), np.array([1.0, 3.0, 2.0, 1.0])):
+        found = data.renumbered(data.load(_save(tmp_path / "d.npz", x=X, y=y), VECTOR), ("1", "2", "3"))
+        found = data.as_classes(found, three)
+        assert (found.labels, found.class_names) == ((0, 2, 1, 0), ("1", "2", "3"))
+    foreign = data.load(_save(tmp_path / "d.npz", x=X, y=np.array([0.0, 2.0, 1.0, 1.0])), VECTOR)
+    with pytest.raises(InputError, match="got 0"):
+        data.as_classes(data.renumbered(foreign, ("1", "2", "3")), three)
+    assert data.as_classes(data.renumbered(foreign, ("a", "b", "c")), three).labels == (0, 2, 1, 1)
 
 
 def _right(count: int, classes: int) -> np.ndarray:

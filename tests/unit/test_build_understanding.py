@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from edgeship.build import data, feeding_check, understanding
+from edgeship.build import data, feeding_check, inputs, understanding
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
 from edgeship_agent.contract.errors import InputError
@@ -66,8 +66,28 @@ def test_columns_of_zeros_and_a_one_are_classes_in_their_order(tmp_path: Path) -
     folder = pictures(tmp_path / "e", "1.png", "2.png")
     (folder / "truth.csv").write_text("image,NV,MEL,BCC\n1,0.0,1.0,0.0\n2,1.0,0.0,0.0\n", encoding="utf-8")
     found = data.load(folder, (PIXELS,), "evaluation")
+    assert (found.labels, found.class_names) == ((1, 0), ("NV", "MEL", "BCC"))
+    assert "its columns NV, MEL, BCC are the classes" in found.notes[0]
+    told = data.renumbered(found, ("BCC", "mel", "NV"))
+    assert (told.labels, told.class_names) == ((1, 2), ("BCC", "mel", "NV"))
+    with pytest.raises(InputError, match="classes that the model does not have"):
+        data.renumbered(found, ("nevus", "melanoma", "carcinoma"))
+
+
+def test_columns_of_zeros_and_a_one_without_a_header_are_classes_by_their_numbers(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "e", "1.png", "2.png")
+    (folder / "truth.csv").write_text("1,0,1,0\n2,1,0,0\n", encoding="utf-8")
+    found = data.load(folder, (PIXELS,), "evaluation")
     assert (found.labels, found.class_names) == ((1, 0), ())
-    assert "NV, MEL, BCC are classes 0 … 2" in found.notes[0]
+    assert "are classes 0 … 2" in found.notes[0]
+
+
+@pytest.mark.parametrize("header", ["image,NV,NV", "image,NV,"])
+def test_columns_of_classes_that_no_name_tells_apart_are_refused(tmp_path: Path, header: str) -> None:
+    folder = pictures(tmp_path / "e", "1.png", "2.png")
+    (folder / "truth.csv").write_text(f"{header}\n1,0,1\n2,1,0\n", encoding="utf-8")
+    with pytest.raises(InputError, match="a name of its own"):
+        data.load(folder, (PIXELS,), "evaluation")
 
 
 def test_calibration_needs_no_labels(tmp_path: Path) -> None:
@@ -198,3 +218,18 @@ def test_a_model_that_is_bad_in_every_scale_is_left_alone() -> None:
     wrong = tuple(np.random.default_rng(5).permutation(labels))
     first = np.concatenate([each["y"] for each in nearest(fed)])
     feeding_check.check(dataset(labels=wrong), fed, {"y": first}, nearest)
+
+
+def test_without_labels_columns_of_classes_stand_in_the_order_of_the_output(tmp_path: Path) -> None:
+    """One order for calibration with columns, with folders, and with none: that of the evaluation's columns."""
+    table = "image,NV,MEL,BCC\n1,0,1,0\n2,1,0,0\n"
+    found = [pictures(tmp_path / name, "1.png", "2.png") for name in ("e", "c")]
+    for folder in found:
+        (folder / "truth.csv").write_text(table, encoding="utf-8")
+    evaluation, calibration = (data.load(folder, (PIXELS,)) for folder in found)
+    folders = structs.replace(calibration, class_names=("BCC", "MEL", "NV"), labels=(1, 2))
+    for other in (calibration, folders, structs.replace(calibration, class_names=("MEL",), labels=(0, 0))):
+        assert inputs.classes_of_sets(evaluation, other) == ("NV", "MEL", "BCC")
+    fewer = structs.replace(evaluation, class_names=("cat", "dog"))
+    assert inputs.classes_of_sets(fewer, structs.replace(fewer, class_names=("bird", "dog"))) == ("bird", "cat", "dog")
+    assert inputs.classes_of_sets(fewer, structs.replace(fewer, class_names=())) == ()

@@ -93,6 +93,26 @@ def test_an_altered_claim_is_found(tmp_path: Path, claim: str) -> None:
     assert all(each.detail for each in wrong)
 
 
+@pytest.mark.parametrize(("name", "samples", "holds"), [
+    ("recall:cat", 900, True), ("recall:cat", 5_000, True), ("recall:cat", 899, False),
+    ("top1", 900, True), ("top1", 5_000, False), ("agreement", 5_000, False),
+])  # fmt: skip
+def test_only_a_recall_s_counts_may_leave_samples_out(tmp_path: Path, name: str, samples: int, holds: bool) -> None:
+    """A class has as many samples as it has; every other share is one of all samples."""
+    counted = certificates.draft(
+        lambda one: replace(_named(one, name), evaluation=replace(one.evaluation, samples=samples))
+    )
+    checks, _ = check_claims(Bundle.open(certificates.written(tmp_path, counted).directory))
+    found = {each.claim: each for each in checks if each.variant == FIRST}
+    claim = found["the metric follows from its counts"]
+    assert claim.holds is holds
+    assert holds or f"{samples} in the evaluation data" in claim.detail
+
+
+def _named(certificate: Certificate, name: str) -> Certificate:
+    return replace(certificate, metric=replace(certificate.metric, name=name))
+
+
 def test_a_variant_that_was_judged_on_a_device_names_the_device_s_runtime(tmp_path: Path) -> None:
     elsewhere = lambda one: replace(one, ran=replace(one.ran, runtime_version="9", isa="aarch64", on_device=True))  # noqa: E731
     checks, _ = check_claims(Bundle.open(certificates.written(tmp_path, certificates.draft(elsewhere)).directory))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from edgeship.bundle import AuthorKey, Bundle, export
+from edgeship.bundle import AuthorKey, Bundle, export, export_carrier
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError, ContractError, VerificationError
 from tests import bundles
@@ -175,6 +176,34 @@ def test_layer_names_that_climb_are_refused_even_when_signed(directory: Path, tm
     with pytest.raises(ContractError, match="leaves the bundle"):
         export(Bundle.open(directory), "raspberry-pi-5", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def forged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: str) -> Path:
+    """A signed bundle of one variant, by a writer that checks no names."""
+    monkeypatch.setattr("edgeship.bundle.write._check", lambda _: None)
+    first = bundles.draft().variants[0]
+    named = {key: value for key, value in changes.items() if key in {"name", "version"}}
+    parts = {key: value for key, value in changes.items() if key not in named}
+    content = bundles.draft(replace(first, variant=replace(first.variant, **parts)))
+    return bundles.written(tmp_path, content=replace(content, **named)).directory
+
+
+@pytest.mark.parametrize("key", ["target", "runtime", "precision", "name", "version"])
+@pytest.mark.parametrize("value", ["{home}", "..", "../../escaped", "a/b", "", "-o", "1\nX: y"])
+def test_names_that_climb_are_refused_even_when_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    value = value.format(home=tmp_path / "home")
+    directory = forged(tmp_path, monkeypatch, **{key: value})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ContractError, match="leaves the bundle or cannot be used") as caught:
+        bundle = Bundle.open(directory)
+        target = bundle.manifest.variants[0].target
+        export(bundle, target, tmp_path / "out")
+        export_carrier(bundle, target, "deb", tmp_path / "out")
+    assert caught.value.key is not None and str(caught.value.key).endswith(key)
+    assert caught.value.next_step
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_layers_that_the_manifest_does_not_have(directory: Path) -> None:

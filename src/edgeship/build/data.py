@@ -50,7 +50,7 @@ class Dataset(Struct, frozen=True, kw_only=True):
     Attributes:
         samples: one mapping model input → raw sample (no batch axis) per sample.
         labels: class index per sample, or None.
-        class_names: names of the classes where the data tells them.
+        class_names: names of the classes where the data tells them; once renumbered, the model's.
         targets: [N, …], where ``y`` holds floats instead of classes.
         files: path of each sample below ``path``, where the samples are files.
         digests: sha256 of each sample's content.
@@ -78,7 +78,14 @@ class Dataset(Struct, frozen=True, kw_only=True):
         return [prepare(contracts, sample) for sample in self.samples]
 
 
-def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps: bool = False) -> Dataset:
+def load(
+    path: Path,
+    contracts: Sequence[InputContract],
+    role: str = "",
+    *,
+    gaps: bool = False,
+    names: Sequence[str] = (),
+) -> Dataset:
     """Read a data set and check every sample against the contract.
 
     It is labelled where the file has ``y``, or where the samples lie in sub-folders of the folder.
@@ -88,6 +95,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps
         contracts: of the model's inputs.
         role: ``calibration`` or ``evaluation``: which half is read of a file that holds both.
         gaps: whether the model itself takes NaN.
+        names: what the model calls the features of its only input, for the columns of a table; empty for no names.
 
     Raises:
         InputError: not there, not readable, empty, or with a sample of the wrong shape or dtype, or with NaN.
@@ -98,7 +106,7 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps
     elif not path.is_file():
         raise InputError("no such data", file=path, expected=_FORMS, next_step="check the path")
     elif path.suffix.lower() in TABLES:
-        read = read_table(path, contracts)
+        read = read_table(path, contracts, names)
     elif path.suffix.lower() == ".npy":
         read = read_array(path, contracts)
     else:
@@ -120,6 +128,8 @@ def load(path: Path, contracts: Sequence[InputContract], role: str = "", *, gaps
 def renumbered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """With labels as positions among the model's classes, by the names that the data has for them.
 
+    Floats stay what they are; :func:`as_classes` finds them among the classes, where they are labels.
+
     Args:
         dataset: as it was read.
         classes: of the model, in the order of its output; empty where nobody says so.
@@ -127,8 +137,10 @@ def renumbered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     Raises:
         InputError: a class that the model does not have.
     """
-    if dataset.labels is None or not classes:
+    if not classes:
         return dataset
+    if dataset.labels is None:
+        return structs.replace(dataset, class_names=tuple(classes))
     labels, notes = renumber(dataset.labels, dataset.class_names, classes, dataset.path)
     return structs.replace(dataset, labels=labels, class_names=tuple(classes), notes=(*dataset.notes, *notes))
 
@@ -139,8 +151,11 @@ def as_classes(dataset: Dataset, first: Array) -> Dataset:
     Zeros and ones are two classes beside one score, too.
 
     Args:
-        dataset: as it was read.
+        dataset: as it was read, renumbered.
         first: the source's first output, [N, …].
+
+    Raises:
+        InputError: classes are called by numbers, and a label is none of them.
     """
     targets = dataset.targets
     if targets is None or targets.size != len(targets):
@@ -150,8 +165,9 @@ def as_classes(dataset: Dataset, first: Array) -> Dataset:
         return dataset
     if not (flat == np.round(flat)).all() or flat.min() < 0:
         return dataset
-    return structs.replace(dataset, targets=None, labels=tuple(int(value) for value in flat),
-                           notes=(*dataset.notes, "its labels are whole numbers: read as classes"))  # fmt: skip
+    whole = structs.replace(dataset, targets=None, labels=tuple(int(value) for value in flat), class_names=(),
+                            notes=(*dataset.notes, "its labels are whole numbers: read as classes"))  # fmt: skip
+    return renumbered(whole, dataset.class_names)
 
 
 def as_numbers(dataset: Dataset) -> Dataset:

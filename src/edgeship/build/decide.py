@@ -12,7 +12,7 @@ from edgeship.build.bench import Benches
 from edgeship.build.candidates import Built, Workshop
 from edgeship.build.gate import Candidate, Limits
 from edgeship.build.measure import Latency
-from edgeship.build.metric_gate import FieldEvidence
+from edgeship.build.metric_gate import FieldEvidence, claims_of
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.schema import Attempt, MeasuredOn, TargetVerdict, VariantReport
@@ -306,7 +306,7 @@ def _judged(
         fp32_size_bytes=float_trial.built.artifact.size_bytes,
         fp32_latency=float_trial.latency,
         position=position,
-        field=field_evidence(workshop.field, trial.built, claims=len(target.runtimes)),
+        field=field_evidence(workshop.field, trial.built, claims=claims_of(position, len(target.runtimes))),
         passed_through=precision == reference,
         other_kernels=trial.built.artifact.reference,
     )

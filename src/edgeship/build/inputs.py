@@ -30,6 +30,7 @@ from edgeship.build.metrics.average_precision import MeanAveragePrecision
 from edgeship.build.metrics.groups import Group, decoded_groups
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
+from edgeship.build.reading.tables import check_names
 from edgeship.build.schema import DataReport, MetricFigures, SourceReport
 from edgeship.build.sources import SourceModel
 from edgeship.build.verify import Truth
@@ -201,9 +202,11 @@ def _contracts(options: BuildOptions, source: SourceModel) -> tuple[InputContrac
 def _sets(options: BuildOptions, contracts: tuple[InputContract, ...], source: SourceModel) -> tuple[Dataset, Dataset]:
     """Calibration and evaluation data; labels of the latter in the order of the model's output."""
     calibration, evaluation = (
-        data.load(path, contracts, role, gaps=source.takes_gaps)
+        data.load(path, contracts, role, gaps=source.takes_gaps, names=source.features)
         for path, role in ((options.calibration, "calibration"), (options.evaluation, "evaluation"))
     )
+    for each in (calibration, evaluation):
+        check_names(each.columns, contracts, source.features, each.path)
     evaluation = data.renumbered(evaluation, _classes(options, source, (calibration, evaluation)))
     understanding.check_columns(calibration, evaluation)
     data.check_disjoint(calibration, evaluation)
@@ -353,13 +356,21 @@ def _output_contract(
 
 
 def _classes(options: BuildOptions, source: SourceModel, sets: tuple[Dataset, Dataset]) -> tuple[str, ...]:
-    """The model's classes in the order of its output, by whoever says so; empty where nobody does.
+    """The model's classes in the order of its output, by whoever says so; empty where nobody does."""
+    calibration, evaluation = sets
+    return options.labels or source.classes or classes_of_sets(evaluation, calibration)
 
-    Where one set lacks a class that the other has, classes are those of both.
+
+def classes_of_sets(evaluation: Dataset, calibration: Dataset) -> tuple[str, ...]:
+    """Classes that two sets name, in the order of the set that has all: columns stand in the order of the output.
+
+    Where each set lacks a class that the other has, those of both in alphabetical order; empty where one names none.
     """
-    calibration, evaluation = (each.class_names for each in sets)
-    both = tuple(sorted({*calibration, *evaluation})) if calibration and evaluation else ()
-    return options.labels or source.classes or both
+    if not evaluation.class_names or not calibration.class_names:
+        return ()
+    larger = max(evaluation.class_names, calibration.class_names, key=len)
+    united = {*evaluation.class_names, *calibration.class_names}
+    return larger if len(larger) == len(united) else tuple(sorted(united))
 
 
 def _kind(metric: str, evaluation: Dataset, first: Array) -> str:

@@ -92,11 +92,19 @@ def _class(text: str, state: LabellingState, path: Path, row: int) -> int | None
     if spelt.count(text.casefold()) == 1:
         return spelt.index(text.casefold())
     number = text.removesuffix(".0")  # as pandas saves a column of whole numbers with gaps
-    if number.isdecimal() and int(number) < state.classes:
-        return int(number)
+    if number.lstrip("-").isdecimal():
+        if named := [name for name in (number, f"{number}.0") if name in state.class_names]:
+            return state.class_names.index(named[0])
+        if number.isdecimal() and int(number) < state.classes and not _are_numbers(state.class_names):
+            return int(number)
     names = ", ".join(state.class_names) or f"0 … {state.classes - 1}"
     raise InputError("not a class of the model", file=path, key=f"row {row}", got=repr(text[:60]),
                      expected=f"{names}, or {UNKNOWN}", next_step="correct the label")  # fmt: skip
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether classes are called by numbers, so that a number is a name and never a position."""
+    return bool(names) and all(name.removesuffix(".0").lstrip("-").isdecimal() for name in names)
 
 
 def _picture(folder: Path, samples: UnlabelledSamples, index: int, row: int) -> str:

@@ -77,6 +77,24 @@ def judge_metric(paired: Paired, limit: float, *, position: int = 1, differing: 
     )  # fmt: skip
 
 
+def claims_of(position: int, runtimes: int) -> int:
+    """How many claims share the error that a target's candidates may make before any disagreement has a label.
+
+    As many as the runtimes, which share the labels later; from the second candidate on at least as many as the ladder
+    of candidates has for it (:func:`confidence_of_look`), so that all of them together stay within the family's error.
+
+    Args:
+        position: among the target's quantized candidates, from 1.
+        runtimes: of the target.
+
+    >>> [claims_of(position, runtimes=1) for position in (1, 2, 3)], [claims_of(each, runtimes=3) for each in (1, 2, 3)]
+    ([1, 2, 4], [3, 3, 4])
+    >>> max(sum(1 / claims_of(each, count) for each in range(1, 40)) for count in range(1, 6)) * (1 - 0.95) / 2 < 0.05
+    True
+    """
+    return max(runtimes, 1 << (position - 1))
+
+
 def judge_field(field: FieldEvidence, limit: float) -> Answer:
     """By labels of disagreements among unlabelled samples."""
     counts = field.counts

@@ -8,6 +8,7 @@ from typing import Final
 
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ContractError
+from edgeship_agent.contract.manifest import Variant
 
 LAYOUT_FILE: Final = "oci-layout"
 INDEX_FILE: Final = "index.json"
@@ -24,6 +25,7 @@ LAYER_TYPES: Final = {
     "golden_outputs": oci.DATASET_TYPE,
     "profile": oci.DATASET_TYPE,
 }
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _PART: Final = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")
 _MAX_PATH_LENGTH: Final = 200
 
@@ -31,6 +33,45 @@ _MAX_PATH_LENGTH: Final = 200
 def blob_path(directory: Path, digest: str) -> Path:
     """Where a blob lies; the digest is checked, so the path cannot leave the folder."""
     return directory / "blobs" / "sha256" / oci.hex_of(digest)
+
+
+def check_name(name: str, key: str, file: Path | None = None) -> str:
+    """Return a bundle's name or version, or a part of a variant's label, if it stays one part of any path.
+
+    Args:
+        name: as the bundle has it.
+        key: what it names, such as ``version``.
+        file: where it stands.
+
+    Raises:
+        ContractError: it is empty or too long, climbs, is hidden, begins as an option does, or has odd characters.
+
+    >>> check_name("raspberry-pi-5", "target")
+    'raspberry-pi-5'
+    >>> check_name("..", "target")
+    Traceback (most recent call last):
+    edgeship_agent.contract.errors.ContractError: target: name leaves the bundle or cannot be used (expected ...
+    """
+    if not _NAME.fullmatch(name):
+        raise ContractError(
+            "name leaves the bundle or cannot be used",
+            file=file,
+            key=key,
+            expected="letters, digits and . _ + -, at most 128, a letter or digit first",
+            got=repr(name[:80]),
+            next_step="build it again with plain names; use nothing of such a bundle from elsewhere",
+        )
+    return name
+
+
+def check_label(variant: Variant, file: Path | None = None) -> None:
+    """Check the three parts of a variant's label, each by itself: a slash in one would shift the others.
+
+    Raises:
+        ContractError: as :func:`check_name`.
+    """
+    for key in ("target", "runtime", "precision"):
+        check_name(getattr(variant, key), f"{variant.label[:80]!r} {key}", file)
 
 
 def check_file_path(path: str) -> str:

@@ -10,7 +10,15 @@ from typing import TypeVar
 import msgspec
 
 from edgeship.bundle.keys import verify_author_signature
-from edgeship.bundle.layout import INDEX_FILE, LAYOUT_FILE, MAX_DOCUMENT_BYTES, blob_path, check_file_path
+from edgeship.bundle.layout import (
+    INDEX_FILE,
+    LAYOUT_FILE,
+    MAX_DOCUMENT_BYTES,
+    blob_path,
+    check_file_path,
+    check_label,
+    check_name,
+)
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError, ContractError, VerificationError
 from edgeship_agent.contract.manifest import MANIFEST_VERSION, BundleManifest, Variant
@@ -214,6 +222,10 @@ class Bundle:
             raise ContractError("made by a newer edgeship", file=path, key="schema_version",
                                 expected=f"at most {MANIFEST_VERSION}", got=manifest.schema_version,
                                 next_step="pip install --upgrade edgeship")  # fmt: skip
+        check_name(manifest.name, "name", path)
+        check_name(manifest.version, "version", path)
+        for variant in manifest.variants:
+            check_label(variant, path)
         return manifest
 
     def _check_variants(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,8 @@ from edgeship.bundle.layout import (
     PLATFORMS,
     blob_path,
     check_file_path,
+    check_label,
+    check_name,
 )
 from edgeship_agent.contract import oci
 from edgeship_agent.contract.errors import ConfigError, ContractError
@@ -36,7 +37,6 @@ from edgeship_agent.contract.manifest import (
 
 #: Which precision is the safest where a reader takes the first entry: the least changed one.
 _SAFEST_FIRST: Final = ("fp32", "fp16", "int8")
-_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _FORMATS: Final = {"onnx": "onnx", "tflite": "tflite", "xml": "openvino-ir"}
 
 
@@ -139,6 +139,8 @@ def manifest_of(draft: BundleDraft) -> BundleManifest:
 
 
 def _check(draft: BundleDraft) -> None:
+    check_name(draft.name, "name")
+    check_name(draft.version, "version")
     if not draft.variants:
         raise ContractError("a bundle needs a variant", key="variants", expected="at least 1", got=0)
     twice = [label for label, count in Counter(each.variant.label for each in draft.variants).items() if count > 1]
@@ -153,9 +155,7 @@ def _check(draft: BundleDraft) -> None:
         _check_names(label, [file.path for file in (*each.files, *each.documents, *draft.documents)])
         if [file.role for file in each.files].count("model") != 1:
             raise ContractError("a variant has exactly one model file", key=label)
-        if not all(_PLAIN.fullmatch(part) for part in (draft.name, draft.version, *label.split("/"))):
-            raise ContractError("names need plain characters", key=label, got=f"{draft.name} {draft.version}",
-                                expected="letters, digits and . _ + -")  # fmt: skip
+        check_label(each.variant)
         if each.variant.arch not in PLATFORMS:
             raise ContractError("unknown architecture", key=label, expected=", ".join(PLATFORMS),
                                 got=each.variant.arch)  # fmt: skip

@@ -35,18 +35,20 @@ def list_toolchains(as_json: bool) -> None:
 
 
 @toolchains.command("install")
-@click.argument("name")
-def install_toolchain(name: str) -> None:
-    """Create a converter's environment from its hashed lock."""
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def install_toolchains(names: tuple[str, ...]) -> None:
+    """Create converters' environments from their hashed locks."""
     from edgeship.build.toolchains import check, install, status
 
-    if status(name).installed:
-        console.step("installed", f"{name} is there already", "note")
-    else:
-        console.note(f"installing {name}, about {status(name).size_bytes // 10**6} MB")
-        install(name)
-    console.step("checked", check(name))
-    console.result(status(name).folder)
+    found = [status(name) for name in dict.fromkeys(names)]  # an unknown name ends it before anything is installed
+    for each in found:
+        if each.installed:
+            console.step("installed", f"{each.name} is there already", "note")
+        else:
+            console.note(f"installing {each.name}, about {each.size_bytes // 10**6} MB")
+            install(each.name)
+        console.step("checked", check(each.name))
+        console.result(each.folder)
     console.next_steps("edgeship targets list")
 
 

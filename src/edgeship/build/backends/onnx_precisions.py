@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,18 +97,23 @@ def _too_large(tensor: TensorProto) -> bool:
 
 
 def _dynamic(model: Path, file: Path) -> None:
+    """Products with int8 weights, those in the bodies of loops too.
+
+    Weights keep to 7 bits: activations are unsigned, and pairs of products with 8 bits saturate on x86 without VNNI.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    _needs(model, {"MatMul", "Gemm", "LSTM", "Attention"}, "no matrix products with weights")
-    quantize_dynamic(str(model), str(file), weight_type=QuantType.QInt8, per_channel=True,
-                     op_types_to_quantize=list(_DYNAMIC))  # fmt: skip
+    graphs = tuple(_graphs(onnx.load(str(model)).graph))
+    _needs(graphs, {"MatMul", "Gemm", "LSTM", "Attention"}, "no matrix products with weights")
+    quantize_dynamic(str(model), str(file), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
+                     op_types_to_quantize=list(_DYNAMIC), extra_options={"EnableSubgraph": True})  # fmt: skip
     _save(onnx.load(str(file)), file)
 
 
 def _four_bits(model: Path, file: Path) -> None:
     """Weights of matrix products in 4 bits, one scale for a block of inputs, widened inside the product."""
-    _needs(model, _PRODUCTS, "no matrix products with weights, and ONNX Runtime has no 4-bit convolutions")
     document = onnx.load(str(model))
+    _needs((document.graph,), _PRODUCTS, "no matrix products with weights, and ONNX Runtime has no 4-bit convolutions")
     opset = next(entry for entry in document.opset_import if entry.domain in {"", "ai.onnx"})
     if opset.version < _BLOCKS_OPSET:
         document = version_converter.convert_version(document, _BLOCKS_OPSET)
@@ -155,11 +160,20 @@ def _narrow(graph: Any, name: str, weight: Array, *, axis: int) -> str:
     return f"{name}_widened"
 
 
-def _needs(model: Path, kinds: Collection[str], otherwise: str) -> None:
-    graph = onnx.load(str(model)).graph
-    constants = {tensor.name for tensor in graph.initializer}
-    if not any(node.op_type in kinds and constants.intersection(node.input) for node in graph.node):
+def _needs(graphs: Sequence[Any], kinds: Collection[str], otherwise: str) -> None:
+    constants = {tensor.name for graph in graphs for tensor in graph.initializer}
+    nodes = (node for graph in graphs for node in graph.node)
+    if not any(node.op_type in kinds and constants.intersection(node.input) for node in nodes):
         raise ConversionError(otherwise, target=_RUNTIME)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph, and those that its operators hold: bodies of loops, branches."""
+    yield graph
+    for node in graph.node:
+        for each in node.attribute:
+            if each.HasField("g"):
+                yield from _graphs(each.g)
 
 
 def _save(document: Any, file: Path) -> None:

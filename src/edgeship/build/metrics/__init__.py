@@ -10,6 +10,7 @@ from edgeship.build.metrics.fidelity import (
     cosine,
     differing_share,
     is_exact,
+    names_class,
     output_error,
     predictions,
     relative_rms,
@@ -17,7 +18,7 @@ from edgeship.build.metrics.fidelity import (
     sqnr_db,
 )
 from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells, figures
-from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers, names_class
+from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
 
 __all__ = [
     "ERRORS",

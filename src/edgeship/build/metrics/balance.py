@@ -13,7 +13,7 @@ from edgeship.build.metrics.resampling import Estimate, paired, resample
 from edgeship.build.metrics.shares import ranked
 from edgeship_agent.runtime.engine import Array
 
-#: What is said where an output is no number: no class at all.
+#: What is said where an output is no number, or the number of no class: no class at all.
 _NOTHING: Final = -1
 
 #: Weights of right answers, of all samples and of all answers per class, [b, classes] each → the metric [b].
@@ -24,7 +24,7 @@ class Balanced(Struct, frozen=True, kw_only=True):
     """``f1`` (mean over the classes that have samples), ``f1:<class>`` or ``worst_recall``.
 
     Attributes:
-        classes: how many the model has.
+        classes: how many the model has; those of the labels and names where it answers with a class's own number.
         index: of the class, or None for all.
     """
 
@@ -36,7 +36,7 @@ class Balanced(Struct, frozen=True, kw_only=True):
     def compare(self, reference: Outputs, candidate: Outputs) -> Paired:
         """See :class:`Metric`."""
         firsts = (first_of(reference), first_of(candidate))
-        said = [np.where(finite(first), ranked(first, 1)[:, 0], _NOTHING) for first in firsts]
+        said = [self._said(first) for first in firsts]
         rows = np.stack([np.asarray(self.labels), *said], axis=1)
         cases, counts = np.unique(rows, axis=0, return_counts=True)
         most_telling = self._most_telling(np.bincount(rows[:, 0], minlength=self.classes), rows)
@@ -53,6 +53,12 @@ class Balanced(Struct, frozen=True, kw_only=True):
         before, after = (float(value[0]) for value in self._values(cases, counts[None].astype(np.float64)))
         estimate = Estimate(source=before, value=after, drop=before - after, n=len(rows))
         return paired(self.name, estimate, resample(counts, statistic))
+
+    def _said(self, first: Array) -> Array:
+        """The class of each answer, or none where it is no number or no class that is known: [N]."""
+        classes = ranked(first, 1)[:, 0]
+        said: Array = np.where(finite(first) & (classes >= 0) & (classes < self.classes), classes, _NOTHING)
+        return said
 
     def _most_telling(self, support: Array, rows: Array) -> tuple[int, int]:
         """A class and another one for it: the confusion that moves the metric the most."""

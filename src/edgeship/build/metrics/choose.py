@@ -14,11 +14,12 @@ from edgeship.build.metrics import files, user
 from edgeship.build.metrics.average_precision import THRESHOLDS, MeanAveragePrecision
 from edgeship.build.metrics.balance import Balanced
 from edgeship.build.metrics.errors import Errors
+from edgeship.build.metrics.fidelity import names_class
 from edgeship.build.metrics.means import Cost
 from edgeship.build.metrics.objects import Asked, read_objects
 from edgeship.build.metrics.paired import Metric, Outputs, first_of
 from edgeship.build.metrics.ranking import Auc, class_score, reconstruction_error
-from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top, names_class
+from edgeship.build.metrics.shares import Agreement, Closeness, Recall, Top
 from edgeship_agent.contract.errors import ConfigError, InputError
 from edgeship_agent.processing.detection import Decoding
 from edgeship_agent.runtime.engine import Array
@@ -70,6 +71,13 @@ class MetricRequest(Struct, frozen=True, kw_only=True):
     def classes(self) -> int:
         """Entries of the first output."""
         return int(first_of(self.outputs)[0].size)
+
+    @property
+    def known_classes(self) -> int:
+        """Entries of the first output; where it is a class's own number, the classes of labels and names."""
+        if not names_class(first_of(self.outputs)):
+            return self.classes
+        return max(len(self.class_names), 1 + max(self.labels or (0,)))
 
 
 def check_name(name: str) -> str:
@@ -123,7 +131,10 @@ def choose(request: MetricRequest) -> Metric:
     if head == "recall":
         return Recall(labels=labels, index=index, label=tail)
     if head == "f1":
-        return Balanced(name=name, labels=labels, classes=request.classes, index=index)
+        return Balanced(name=name, labels=labels, classes=request.known_classes, index=index)
+    if names_class(first_of(request.outputs)):
+        raise ConfigError("the model answers with a class's number, not with scores", key="metric", got=name,
+                          expected=f"recall:{tail} or f1:{tail}", next_step="choose one of these")  # fmt: skip
     return Auc(name=name, positive=_both_sides([label == index for label in labels], request),
                score=class_score(index, softmax=request.softmax))  # fmt: skip
 
@@ -155,6 +166,7 @@ def _renumber(request: MetricRequest) -> str:
 
 
 def _fitting(k: int, request: MetricRequest) -> int:
+    _check_answers(request)
     named = names_class(first_of(request.outputs))
     if k >= request.classes and not (named and k == 1):
         raise ConfigError("every answer is among so many classes", key="metric", got=f"top{k}",
@@ -166,10 +178,10 @@ def _class(text: str, request: MetricRequest) -> int:
     """A class by its name, or by its index."""
     if text in request.class_names:
         return request.class_names.index(text)
-    if text.isdecimal() and int(text) < request.classes:
+    if text.isdecimal() and int(text) < request.known_classes:
         return int(text)
     raise ConfigError("not a class of the model", key="metric", got=text,
-                      expected=", ".join(request.class_names) or f"0 … {request.classes - 1}",
+                      expected=", ".join(request.class_names) or f"0 … {request.known_classes - 1}",
                       next_step="name one of them, or its index")  # fmt: skip
 
 
@@ -188,7 +200,8 @@ def _auc(request: MetricRequest) -> Metric:
                          expected="0 (normal) or 1", next_step="choose --metric auc:CLASS")  # fmt: skip
     positive = _both_sides([label == 1 for label in labels], request)
     first, inputs = first_of(request.outputs), list(request.inputs[0].values())
-    if len(inputs) == 1 and inputs[0].size == first[0].size:
+    # with one entry or two it is a score or two classes, however many features there are
+    if len(inputs) == 1 and inputs[0].size == first[0].size > 2:
         rows = np.concatenate([next(iter(sample.values())) for sample in request.inputs])
         return Auc(name="auc", positive=positive, score=reconstruction_error(rows))
     if request.classes > 2:
@@ -198,11 +211,24 @@ def _auc(request: MetricRequest) -> Metric:
     return Auc(name="auc", positive=positive, score=class_score(request.classes - 1, softmax=softmax))
 
 
+def _check_answers(request: MetricRequest) -> None:
+    """Refuse what would be right by having one answer only: the highest of one score is always the first."""
+    if request.classes < 2 and not names_class(first_of(request.outputs)):
+        raise ConfigError("one score a sample names no class", key="metric", got=request.name,
+                          expected="an output with one entry per class",
+                          next_step="choose --metric closeness, or add labels and choose --metric auc")  # fmt: skip
+
+
+def _agreement(request: MetricRequest) -> Metric:
+    _check_answers(request)
+    return Agreement()
+
+
 def _cost(request: MetricRequest) -> Metric:
     if request.cost_matrix is None:
         raise ConfigError("what does an error cost?", key="cost_matrix", expected="--cost-matrix FILE.toml or .csv",
                           next_step="write one; docs/guide/metrics.md has an example")  # fmt: skip
-    matrix = files.read_costs(request.cost_matrix, request.classes, request.class_names)
+    matrix = files.read_costs(request.cost_matrix, request.known_classes, request.class_names)
     return Cost(labels=_labels(request), matrix=matrix)
 
 
@@ -212,11 +238,20 @@ def _errors(request: MetricRequest) -> Metric:
         raise InputError("the evaluation data has no targets", file=request.evaluation, key="y",
                          expected=f"floats {list(first.shape)}",
                          next_step="save y as float targets of the first output's shape")  # fmt: skip
-    if targets.size != first.size:
-        raise InputError("targets of another size than the first output", file=request.evaluation, key="y",
+    if targets.size != first.size or _laid_out(targets) not in (_laid_out(first), [first[0].size]):
+        raise InputError("targets of another shape than the first output", file=request.evaluation, key="y",
                          expected=list(first.shape), got=list(targets.shape),
-                         next_step="save y as float targets of the first output's shape")  # fmt: skip
+                         next_step="save y as floats of that shape, its axes in the same order")  # fmt: skip
     return Errors(name=request.name, targets=targets.reshape(len(targets), -1).astype(np.float64))
+
+
+def _laid_out(values: Array) -> list[int]:
+    """Axes of a sample that say how its numbers lie.
+
+    >>> _laid_out(np.zeros((5, 1, 28, 28))), _laid_out(np.zeros((5, 28, 28, 1))), _laid_out(np.zeros((5, 1)))
+    ([28, 28], [28, 28], [1])
+    """
+    return [count for count in values.shape[1:] if count != 1] or [1]
 
 
 def _map(request: MetricRequest) -> Metric:
@@ -263,11 +298,11 @@ _NEEDED: Final = {
 
 
 def _balanced(request: MetricRequest) -> Metric:
-    return Balanced(name=request.name, labels=_labels(request), classes=request.classes)
+    return Balanced(name=request.name, labels=_labels(request), classes=request.known_classes)
 
 
 _MAKERS: Final[dict[str, Callable[[MetricRequest], Metric]]] = {
-    "agreement": lambda _: Agreement(),
+    "agreement": _agreement,
     "closeness": lambda request: Closeness(limit=request.closeness_limit),
     "cost": _cost,
     "f1": _balanced,

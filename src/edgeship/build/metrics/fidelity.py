@@ -90,19 +90,28 @@ def cosine(candidate: Array, reference: Array) -> float | None:
     return max(-1.0, min(1.0, product / size))
 
 
+def names_class(first: Array) -> bool:
+    """Whether an output is one number of a class a sample, the end of a net with its own argmax.
+
+    >>> names_class(np.zeros((5, 1), np.int64)), names_class(np.zeros((5, 1))), names_class(np.zeros((5, 3), np.int64))
+    (True, False, False)
+    """
+    return is_exact(first) and first[0].size == 1
+
+
 def predictions(first: Array, *, classes: bool) -> list[object]:
     """What each sample's first output says: the class, or a digest of the rounded numbers.
 
     Args:
         first: [N, …].
-        classes: whether the highest entry names a class.
+        classes: whether the highest entry names a class; an integer a sample is the class itself.
 
-    >>> predictions(np.array([[0.1, 0.9], [0.8, 0.2]]), classes=True)
-    [1, 0]
+    >>> predictions(np.array([[0.1, 0.9], [0.8, 0.2]]), classes=True), predictions(np.array([[7], [2]]), classes=True)
+    ([1, 0], [7, 2])
     """
     flat = first.reshape(len(first), -1)
     if classes:
-        return [int(index) for index in flat.argmax(axis=1)]
+        return [int(each) for each in (flat[:, 0] if names_class(first) else flat.argmax(axis=1))]
     return [hashlib.blake2b(row.astype(np.float32).round(6).tobytes()).digest() for row in flat]
 
 

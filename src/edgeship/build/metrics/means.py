@@ -31,9 +31,10 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 
 def _charged(costs: Array, first: Array) -> Array:
-    """What each sample's answer costs; one that is no number costs the most."""
+    """What each sample's answer costs; one that is no number, or the number of no class, costs the most."""
     said = ranked(first, 1)[:, 0]
-    charged: Array = np.where(finite(first), costs[np.arange(len(costs)), said], costs.max(axis=1))
+    known = finite(first) & (said >= 0) & (said < costs.shape[1])
+    charged: Array = np.where(known, costs[np.arange(len(costs)), np.where(known, said, 0)], costs.max(axis=1))
     return charged
 
 

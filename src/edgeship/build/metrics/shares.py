@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
-from edgeship.build.metrics.fidelity import is_exact, predictions, sample_rms
+from edgeship.build.metrics.fidelity import names_class, predictions, sample_rms
 from edgeship.build.metrics.paired import Outputs, Paired, finite, first_of, share
 from edgeship_agent.runtime.engine import Array
 
@@ -34,7 +34,7 @@ class Top(Struct, frozen=True, kw_only=True):
 
 
 class Agreement(Struct, frozen=True, kw_only=True):
-    """The variant says the source's class; no labels needed."""
+    """The variant says the source's class; no labels needed. An integer a sample is the class itself."""
 
     name: str = "agreement"
 
@@ -83,15 +83,6 @@ class Recall(Struct, frozen=True, kw_only=True):
         of_class = Top(labels=tuple(self.labels[index] for index in chosen))
         rights = (of_class.right(first_of(outputs)[chosen]).tolist() for outputs in (reference, candidate))
         return share(self.name, *rights)
-
-
-def names_class(first: Array) -> bool:
-    """Whether an output is one number of a class a sample, the end of a net with its own argmax.
-
-    >>> names_class(np.zeros((5, 1), np.int64)), names_class(np.zeros((5, 1))), names_class(np.zeros((5, 3), np.int64))
-    (True, False, False)
-    """
-    return is_exact(first) and first[0].size == 1
 
 
 def ranked(first: Array, k: int) -> Array:

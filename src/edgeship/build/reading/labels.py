@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -108,6 +109,10 @@ def renumber(
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Labels as positions among the model's classes.
 
+    A name is first looked up as it is written, then with blanks, underscores and capitals aside, where that leaves one
+    class. Names that are none of the model's are taken in its order only where they are in alphabetical order
+    themselves, as folders are; columns of a table in another order tell nothing.
+
     Args:
         labels: positions among ``names``; where there are none, class numbers.
         names: what the data calls its classes; empty for numbers.
@@ -118,25 +123,26 @@ def renumber(
         The labels, and what is worth saying.
 
     Raises:
-        InputError: a class that the model does not have.
+        InputError: a class that the model does not have, or a name that could be several of them.
 
     >>> renumber([0, 1], ("bird", "cat"), ("cat", "dog", "bird"), Path("d"))[0]
     (2, 0)
+    >>> renumber([0, 1], ("A", "a"), ("a", "A"), Path("d"))[0]
+    (1, 0)
     >>> renumber([3, 1], (), ("1", "3"), Path("d"))[0]
     (1, 0)
     """
     if not names:
         return _renumber_numbers(labels, classes, path), ()
-    known = _positions(classes)
-    found = [known.get(_spelt(name)) for name in names]
-    missing = [name for name, index in zip(names, found, strict=True) if index is None]
+    found = _positions(names, classes)
+    missing = [name for name in names if name not in found]
     if not missing:
-        return tuple(int(found[label] or 0) for label in labels), ()
-    if len(missing) < len(names):
+        return tuple(found[names[label]] for label in labels), ()
+    if {_spelt(name) for name in names} & {_spelt(name) for name in classes}:
         raise _unknown(missing, classes, path)
     if all(name.isdecimal() and int(name) < len(classes) for name in names):
         return tuple(int(names[label]) for label in labels), ()
-    if len(names) != len(classes):
+    if len(names) != len(classes) or list(names) != sorted(names):
         raise _unknown(missing, classes, path)
     said = f"its classes ({_few(names)}) are taken in alphabetical order for {_few(classes)}"
     return tuple(labels), (said,)
@@ -152,8 +158,14 @@ def _renumber_numbers(labels: Sequence[int], classes: Sequence[str], path: Path)
     return tuple(position[label] for label in labels)
 
 
-def _positions(classes: Sequence[str]) -> dict[str, int]:
-    return {_spelt(name): index for index, name in enumerate(classes)}
+def _positions(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """Name → position of the one class that it means; names that mean none or several are left out."""
+    exact, spelt = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for index, each in enumerate(classes):
+        exact[each].append(index)
+        spelt[_spelt(each)].append(index)
+    meant = {name: exact.get(name) or spelt.get(_spelt(name), []) for name in names}
+    return {name: indices[0] for name, indices in meant.items() if len(indices) == 1}
 
 
 def _spelt(name: str) -> str:
@@ -162,7 +174,7 @@ def _spelt(name: str) -> str:
 
 
 def _unknown(missing: Sequence[str], classes: Sequence[str], path: Path) -> InputError:
-    return InputError("classes that the model does not have", file=path, key="y", expected=_few(classes),
+    return InputError("classes that the model does not have, or has twice", file=path, key="y", expected=_few(classes),
                       got=_few(missing), next_step="name every class of the model, in the order of its output, "
                       "with --labels A,B,C")  # fmt: skip
 

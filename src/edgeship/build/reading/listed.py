@@ -21,6 +21,8 @@ _MOST_NAMED: Final = 3
 #: Words in front of a number, as in ``cat_0012`` or ``dog.7``: a class in a file's name.
 _WORD_AND_NUMBER: Final = re.compile(r"([^\W\d_]+(?:[ _-][^\W\d_]+)*)[ ._-]*\(?\d+\)?")
 _CLASS_SIZE: Final = 2
+#: What :func:`~edgeship.build.reading.tables.read_csv` calls columns without a header.
+_NUMBERED: Final = re.compile(r"column \d+")
 
 
 def listed_labels(folder: Path, files: Sequence[Path]) -> tuple[Answers, Path | None]:
@@ -97,12 +99,28 @@ def _one_hot(table: Table, column: int, lines: Sequence[Sequence[Any]], path: Pa
     rows = np.array([[float(line[index]) for index in others] for line in lines])
     if not (rows.sum(axis=1) == 1).all():
         return None
-    names = ", ".join(table.header[index] for index in others[:_MOST_NAMED]) + (
-        " …" if len(others) > _MOST_NAMED else ""
-    )
-    return Answers(labels=tuple(int(label) for label in rows.argmax(axis=1)),
-                   notes=(f"labels are read from {path.name}: its columns {names} are classes 0 … {len(others) - 1}",),
-                   )  # fmt: skip
+    header = [table.header[index] for index in others]
+    names = _class_names(header, path)
+    few = ", ".join(header[:_MOST_NAMED]) + (" …" if len(others) > _MOST_NAMED else "")
+    classes = "the classes" if names else f"classes 0 … {len(others) - 1}"
+    return Answers(labels=tuple(int(label) for label in rows.argmax(axis=1)), class_names=names,
+                   notes=(f"labels are read from {path.name}: its columns {few} are {classes}",))  # fmt: skip
+
+
+def _class_names(header: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Classes by the names of their columns; none where the table has no header.
+
+    Raises:
+        InputError: a column without a name, or two of one name.
+    """
+    if all(_NUMBERED.fullmatch(name) for name in header):
+        return ()
+    unclear = sorted(name for name, count in Counter(header).items() if count > 1 or not name)
+    if unclear:
+        raise InputError("columns of classes that no name tells apart", file=path, key="header",
+                         expected="a name of its own for each", got=", ".join(map(repr, unclear)),
+                         next_step="correct the header")  # fmt: skip
+    return tuple(header)
 
 
 def _label_column(table: Table, column: int, path: Path) -> int:

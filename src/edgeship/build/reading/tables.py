@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,35 +29,83 @@ _INDICES: Final = frozenset({"", "index", "id", "rowid", "unnamed0"})
 _MOST_NAMED: Final = 8
 
 
+class Heading(StrEnum):
+    """What the first row of a file is: names of its columns, a sample, or what may be either."""
+
+    NAMES = "names"
+    SAMPLE = "sample"
+    UNCLEAR = "unclear"
+
+
 class Table(Struct, frozen=True, kw_only=True):
-    """A header, and one list of cells a row."""
+    """A header, and one list of cells a row; without a header in the file, columns are numbered."""
 
     header: tuple[str, ...]
     lines: tuple[Sequence[Any], ...]
     decimal_comma: bool = False
+    heading: Heading = Heading.NAMES
 
 
-def read_table(path: Path, contracts: Sequence[InputContract]) -> Read:
+def read_table(path: Path, contracts: Sequence[InputContract], names: Sequence[str] = ()) -> Read:
     """The samples of a table, and the answers of its label column.
 
-    Columns are read by the names of inputs (``INPUT_0``, ``INPUT_1`` …, or ``INPUT`` for a single value), else in their
-    order, where there are as many beside the label as the model takes.
+    Columns are read by the model's own names of its features, else by the names of inputs (``INPUT_0``, ``INPUT_1`` …,
+    or ``INPUT`` for a single value), else in their order, where there are as many beside the label as the model takes.
+
+    Args:
+        path: of the table.
+        contracts: of the model's inputs.
+        names: what the model calls the features of its only input, in its order; empty where it does not say.
 
     Raises:
         ConfigError: Parquet, and no package that reads it.
-        InputError: unreadable, other columns than the model takes, or a cell that is no number.
+        InputError: unreadable, other columns than the model takes, a cell that is no number, or a first row that may be
+            a header or a sample.
     """
     table = _parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     if not table.lines:
         raise InputError("the data set is empty", file=path, expected="a header and one sample a row", got="no rows",
                          next_step="give at least one sample")  # fmt: skip
-    columns, label, notes = _columns(table, contracts, path)
+    if table.heading is Heading.UNCLEAR:
+        raise InputError("is the first row a header or a sample?", file=path, got=_few(table.header),
+                         next_step="put a row of names at the top, such as a,b,label; if it is one, call the column of "
+                                   "right answers label")  # fmt: skip
+    columns, label, notes = _columns(table, contracts, names, path)
     inputs = {each.tensor: _numbers(table, columns[each.tensor], each, path) for each in contracts}
     answers = None if label is None else answers_in([line[label] for line in table.lines], comma=table.decimal_comma)
     key = "y" if label is None else table.header[label]
     read = joined(inputs, answers, path, key, notes)
-    names = {tensor: tuple(table.header[index] for index in found) for tensor, found in columns.items()}
-    return structs.replace(read, columns=names if len(set(table.header)) == len(table.header) else {})
+    named = {tensor: tuple(table.header[index] for index in found) for tensor, found in columns.items()}
+    told = table.heading is Heading.NAMES and len(set(table.header)) == len(table.header)
+    return structs.replace(read, columns=named if told else {})
+
+
+def check_names(
+    columns: Mapping[str, Sequence[str]], contracts: Sequence[InputContract], names: Sequence[str], path: Path
+) -> None:
+    """Refuse columns that were read in their order, where their names are others than the model's own.
+
+    Args:
+        columns: model input → names of the columns that were read; none where the table has no names.
+        contracts: of the model's inputs.
+        names: what the model calls the features of its only input; empty where it does not say.
+        path: of the table, for error messages.
+
+    Raises:
+        InputError: what the model calls differently, and what the table does.
+    """
+    contract = contracts[0]
+    header = columns.get(contract.tensor, ())
+    if not header or not _fit(names, contracts) or _places(header, names):
+        return
+    if all(_is_number(name) for name in header) or _own_columns(header, contract):
+        return  # positions, not names
+    known, found = {_spelt(name) for name in names}, {_spelt(name) for name in header}
+    raise InputError("columns by other names than the model was trained with", file=path, key=contract.tensor,
+                     expected=_few([name for name in names if _spelt(name) not in found] or names),
+                     got=_few([name for name in header if _spelt(name) not in known] or header),
+                     next_step=f"name the columns as the training did; or {contract.tensor}_0, {contract.tensor}_1 …, "
+                               "in the order of the training")  # fmt: skip
 
 
 def read_csv(path: Path) -> Table:
@@ -82,9 +131,51 @@ def read_csv(path: Path) -> Table:
         wrong = next(index for index, cells in enumerate(lines) if len(cells) != len(lines[0]))
         raise InputError("a row of another length", file=path, key=f"row {wrong}", expected=f"{len(lines[0])} cells",
                          got=f"{len(lines[wrong])} cells", next_step="correct that row")  # fmt: skip
-    named = not all(_is_number(cell, comma=separator == ";") for cell in lines[0])
-    header = [cell.strip() for cell in lines[0]] if named else [f"column {index}" for index in range(len(lines[0]))]
-    return Table(header=tuple(header), lines=tuple(lines[1:] if named else lines), decimal_comma=separator == ";")
+    found = heading(lines, comma=separator == ";")
+    if found is Heading.SAMPLE:
+        header, samples = [f"column {index}" for index in range(len(lines[0]))], lines
+    else:
+        header, samples = [cell.strip() for cell in lines[0]], lines[1:]
+    return Table(header=tuple(header), lines=tuple(samples), decimal_comma=separator == ";", heading=found)
+
+
+def heading(lines: Sequence[Sequence[str]], *, comma: bool = False) -> Heading:
+    """What the first row is.
+
+    It is a sample where all its cells are numbers, or where some are numbers above numbers, and what else it holds is
+    found again in its own column, as a class is. Names may be numbers too: those of pandas, which count from 0, and any
+    beside a column that is called as labels are or a word above numbers.
+
+    Args:
+        lines: cells of every row, as many in each; at least one row.
+        comma: whether numbers may be written with a decimal comma.
+
+    >>> rows = [["5.1", "0.2", "setosa"], ["7.0", "1.4", "versicolor"], ["4.9", "0.1", "setosa"]]
+    >>> heading(rows).value, heading(rows[:2]).value, heading([["0", "1", "Species"], *rows]).value
+    ('sample', 'unclear', 'names')
+    """
+    first = [cell.strip() for cell in lines[0]]
+    numbers = [index for index, cell in enumerate(first) if _is_number(cell, comma=comma)]
+    others = [index for index in range(len(first)) if index not in numbers]
+    if not others:
+        return Heading.SAMPLE
+    columns = [[line[index].strip() for line in lines[1:]] for index in range(len(first))]
+    if not any(_are_numbers(columns[index], comma=comma) for index in numbers):
+        return Heading.NAMES
+    if any(not _is_nothing(first[index]) and _are_numbers(columns[index], comma=comma) for index in others):
+        return Heading.NAMES
+    if all(first[index] in columns[index] for index in others):
+        return Heading.SAMPLE
+    counted = [first[index] for index in numbers] == [str(count) for count in range(len(numbers))]
+    if counted or any(plain(first[index]) in LABEL_NAMES for index in others):
+        return Heading.NAMES
+    return Heading.UNCLEAR
+
+
+def _are_numbers(cells: Sequence[str], *, comma: bool) -> bool:
+    """Whether a column holds nothing but numbers, and some."""
+    present = [cell for cell in cells if not _is_nothing(cell)]
+    return bool(present) and all(_is_number(cell, comma=comma) for cell in present)
 
 
 def _separator(text: str) -> str:
@@ -126,9 +217,12 @@ def _is_number(cell: Any, *, comma: bool = False) -> bool:
 
 
 def _columns(
-    table: Table, contracts: Sequence[InputContract], path: Path
+    table: Table, contracts: Sequence[InputContract], names: Sequence[str], path: Path
 ) -> tuple[dict[str, list[int]], int | None, tuple[str, ...]]:
     """Columns of each input, that of the label, and what is worth saying."""
+    if _fit(names, contracts) and (places := _places(table.header, names)):
+        label, notes = _beside(table, places, contracts[0], path)
+        return {contracts[0].tensor: places}, label, notes
     named = {contract.tensor: _own_columns(table.header, contract) for contract in contracts}
     used = {index for found in named.values() for index in found}
     label = _label_column(table, used)
@@ -141,6 +235,52 @@ def _columns(
                          expected=f"{missing.tensor}_0, {missing.tensor}_1 …",
                          next_step="name the columns so, or save arrays with numpy.savez")  # fmt: skip
     return _in_order(table, contracts[0], label, path)
+
+
+def _beside(
+    table: Table, places: Sequence[int], contract: InputContract, path: Path
+) -> tuple[int | None, tuple[str, ...]]:
+    """The label's column, and what is worth saying, where the model's own names tell the columns of its features."""
+    label = _label_column(table, set(places))
+    rest = [index for index in range(len(table.header)) if index not in {*places, label}]
+    unknown = [index for index in rest if plain(table.header[index]) not in _INDICES]
+    notes = ["columns are read by the names that the model has for them"] if list(places) != sorted(places) else []
+    if label is None and len(unknown) == 1 and _holds_text(table, unknown[0]):
+        label = unknown[0]
+        rest.remove(label)
+        notes.append(f"{table.header[label]} is read as the label")
+    elif label is None and unknown:
+        raise InputError("columns that the model does not know", file=path, key=contract.tensor,
+                         got=_few([table.header[index] for index in unknown]),
+                         next_step="take out what is no feature, and call that of the right answers label")  # fmt: skip
+    if rest:
+        notes.append(f"not read: {_few([table.header[index] for index in rest])}")
+    return label, tuple(notes)
+
+
+def _fit(names: Sequence[str], contracts: Sequence[InputContract]) -> bool:
+    """Whether there is a name for each value of the only input."""
+    return bool(names) and len(contracts) == 1 and math.prod(contracts[0].shape) == len(names)
+
+
+def _places(header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The column of each name, as it is written or else but for capitals and blanks; empty where one has none or two.
+
+    >>> _places(["label", "Petal_Width", "height"], ["height", "petal width"]), _places(["a"], ["a", "b"])
+    ([2, 1], [])
+    """
+    for form in (str.strip, _spelt):
+        written = Counter(form(name) for name in header)
+        place = {form(name): index for index, name in enumerate(header)}
+        wanted = [form(name) for name in names]
+        if len(set(wanted)) == len(wanted) and all(written[name] == 1 for name in wanted):
+            return [place[name] for name in wanted]
+    return []
+
+
+def _spelt(name: str) -> str:
+    """A name without capitals, and with underscores for blanks, as LightGBM saves it."""
+    return "_".join(name.split()).casefold()
 
 
 def _in_order(
@@ -231,6 +371,8 @@ def _number(cell: Any, dtype: np.dtype[Any], *, comma: bool) -> float | int | No
 def answers_in(cells: Sequence[Any], *, comma: bool = False) -> Array:
     """Class numbers, targets or names, whichever all cells are.
 
+    Among names only an empty cell is missing: classes are called ``none`` or ``NA``, too.
+
     Args:
         cells: of one column.
         comma: whether numbers may be written with a decimal comma.
@@ -247,7 +389,7 @@ def answers_in(cells: Sequence[Any], *, comma: bool = False) -> Array:
     try:
         return np.array([float(text or "nan") for text in numbers])
     except ValueError:
-        return np.array(texts)
+        return np.array(["" if cell is None else str(cell).strip() for cell in cells])
 
 
 def _few(names: Sequence[str]) -> str:

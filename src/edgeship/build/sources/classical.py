@@ -59,6 +59,7 @@ def load(request: SourceRequest, ask: workers.Ask = workers.ask) -> SourceModel:
         notes=tuple(answer["notes"]),
         takes_gaps=bool(answer.get("takes_gaps")),
         classes=tuple(answer["classes"]),
+        features=tuple(answer["features"]),
     )
 
 

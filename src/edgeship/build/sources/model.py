@@ -42,6 +42,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         takes_gaps: whether a sample may lack values: the model itself answers NaN with numbers.
         classes: what the model itself calls the entries of its first output; empty where it does not say, or where they
             are 0, 1, … in order.
+        features: what the model itself calls the values of its only input, in its order; empty where it does not say.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class SourceModel(Struct, frozen=True, kw_only=True):
     address: str = ""
     takes_gaps: bool = False
     classes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     @property
     def is_lasting(self) -> bool:

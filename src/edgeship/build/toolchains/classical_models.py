@@ -23,6 +23,8 @@ TRUSTED = re.compile(
     r"|sklearn\.metrics\.\w+\.[a-z0-9_]+_(score|error|loss|deviance)"
 )
 _MOST_DEPTH = 12
+#: What precedes the numbers of features without names of their own: with XGBoost, with LightGBM, in pandas' tables.
+_NAMELESS = ("f", "Column_", "")
 
 
 class UnusableError(Exception):
@@ -35,6 +37,7 @@ class Model:
 
     Attributes:
         features: width of the one input.
+        names: what the training called the features, in order; empty where it did not.
         outputs: name → (dtype, width, or 0 for one number a sample without an axis of its own).
         answer: float32 [N, features] → name → array.
         to_onnx: → ONNX model, and its own name of each of ``outputs``.
@@ -52,6 +55,7 @@ class Model:
     parameters: int
     notes: tuple[str, ...] = field(default=())
     classes: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = field(default=())
     estimator: Any = None
 
 
@@ -135,19 +139,33 @@ def _of_sklearn(estimator: Any, notes: tuple[str, ...]) -> Model:
     return Model(
         features=features, outputs=outputs, answer=answer, notes=(*notes, *_class_note(estimator)),
         classes=_class_names(estimator, outputs), estimator=estimator,
+        names=_feature_names(getattr(estimator, "feature_names_in_", None), features),
         to_onnx=lambda: _sklearn_to_onnx(estimator, features, list(outputs)),
         operators=len(getattr(estimator, "steps", [None])), parameters=_learnt(estimator),
     )  # fmt: skip
 
 
 def _class_note(estimator: Any) -> tuple[str, ...]:
-    classes = [str(name) for name in getattr(estimator, "classes_", ())]
+    classes = _called(estimator)
     shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10} more" if len(classes) > 10 else "")
     return (f"classes in the order of its output: {shown}",) if classes else ()
 
 
+def _called(estimator: Any) -> tuple[str, ...]:
+    """Its classes as text; whole numbers that are floats as integers are."""
+    return tuple(re.sub(r"^(-?\d+)\.0$", r"\1", str(name)) for name in getattr(estimator, "classes_", ()))
+
+
+def _feature_names(told: Any, count: int) -> tuple[str, ...]:
+    """Names of features; none where they only count, as libraries write them for arrays."""
+    names = tuple(str(name) for name in (() if told is None else told))
+    numbered = any(names == tuple(f"{start}{index}" for index in range(count)) for start in _NAMELESS)
+    return () if numbered or len(names) != count else names
+
+
 def _class_names(estimator: Any, outputs: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
-    names = tuple(str(name) for name in getattr(estimator, "classes_", ()))
+    """Names of classes; none where they only count."""
+    names = _called(estimator)
     counted = names == tuple(str(index) for index in range(len(names)))
     return () if counted or next(iter(outputs.values()))[1] != len(names) else names
 
@@ -243,7 +261,7 @@ def _answer_as_a_classifier(estimator: Any) -> None:
     """Change what skl2onnx takes for something else, in a copy that answers nothing itself.
 
     A vote is refused for ``flatten_transform``, which its probabilities do not depend on. Of the two scores −v and v of
-    a discriminant the softmax is taken, σ(2v), where scikit-learn says σ(v).
+    a discriminant the softmax is taken, σ(2v), where scikit-learn says σ(v). XGBoost's names of features are refused.
     """
     for part in _parts(estimator):
         kind = type(part).__name__
@@ -251,6 +269,8 @@ def _answer_as_a_classifier(estimator: Any) -> None:
             part.flatten_transform = False
         elif kind == "LinearDiscriminantAnalysis" and len(part.classes_) == 2:
             part.coef_, part.intercept_ = part.coef_ / 2.0, part.intercept_ / 2.0
+        elif kind == "Booster" and hasattr(part, "feature_names"):
+            part.feature_names = None
 
 
 def _own_names(model: Any, outputs: Sequence[str]) -> dict[str, str]:
@@ -375,6 +395,7 @@ def _of_xgboost(booster: Any) -> Model:
 
     if "c" in (booster.feature_types or ()):
         raise UnusableError("it splits on categories; train it on numbers (one-hot encoded) instead")
+    names = booster.feature_names
     booster.feature_names = booster.feature_types = None  # onnxmltools takes none but f0, f1, …
     settings = json.loads(booster.save_config())["learner"]
     objective = settings["objective"]["name"]
@@ -392,7 +413,7 @@ def _of_xgboost(booster: Any) -> Model:
         features=int(booster.num_features()), outputs=_booster_outputs(classes, booster, answer), answer=answer,
         to_onnx=lambda: _booster_to_onnx("convert_xgboost", booster, int(booster.num_features()), classes),
         operators=int(booster.num_boosted_rounds()), parameters=_learnt_by_booster(booster),
-        notes=(f"XGBoost, objective {objective}",),
+        notes=(f"XGBoost, objective {objective}",), names=_feature_names(names, int(booster.num_features())),
     )  # fmt: skip
 
 
@@ -460,6 +481,7 @@ def _of_lightgbm(booster: Any) -> Model:
         ),
         operators=int(booster.num_trees()), parameters=_learnt_by_booster(booster),
         notes=(f"LightGBM, objective {objective}",),
+        names=_feature_names(booster.feature_name(), int(booster.num_feature())),
     )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
         "quantized": False,
         "takes_gaps": models.takes_gaps(model),
         "notes": [*model.notes, *_about_the_label(model, names)],
+        "features": list(model.names),
         "classes": list(model.classes) if names[0] == next(iter(model.outputs)) else [],
     }
 
