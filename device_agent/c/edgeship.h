@@ -114,8 +114,8 @@ int edgeship_label(edgeship_client *client, const char *prediction_id, uint32_t 
 /* The same by the name of the class, where the model's output contract names its classes. */
 int edgeship_label_name(edgeship_client *client, const char *prediction_id, const char *label, int *is_known);
 
-/* Reports what became of an earlier prediction in a figure of your own, such as "rework_minutes"; a name counts once
- * for each prediction. */
+/* Reports what became of an earlier prediction in a figure of your own, such as "rework_minutes", from -1e15 to
+ * 1e15; a name counts once for each prediction. */
 int edgeship_outcome(edgeship_client *client, const char *name, double value, const char *prediction_id,
                      int *is_known);
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,9 @@ import pytest
 
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.frames import MAX_FRAME_BYTES
-from edgeship_agent.supervisor.http_door import parse_listen
+from edgeship_agent.supervisor import http_door
+from edgeship_agent.supervisor.http_door import HttpDoor, parse_listen
+from edgeship_agent.supervisor.places import Places
 from tests.agents import SHORT, AgentProcess, Broker, Depot, ServerSide, free_port, model_goal, until
 from tests.conformance.slots import images
 
@@ -133,3 +139,84 @@ def test_an_address_that_is_taken_ends_the_start(device: tuple[AgentProcess, int
     assert done.returncode == 2
     assert "serving.http" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[int]:
+    """The port of a door whose agent has said nothing yet."""
+    door = HttpDoor("127.0.0.1:0", Places(tmp_path), lambda *_, **__: None)
+    yield int(door.address.rpartition(":")[2])
+    door.close()
+
+
+def answering() -> int:
+    """Threads of connections."""
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
+def read_all(line: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := line.recv(4096):
+            found += data
+    return found
+
+
+def test_connections_are_bounded_and_the_surplus_costs_no_thread(door: int) -> None:
+    with contextlib.ExitStack() as open_lines:
+        kept = open_lines.enter_context(contextlib.ExitStack())
+        for _ in range(http_door._MOST_CONNECTIONS):
+            kept.enter_context(socket.create_connection(("127.0.0.1", door), timeout=20)).sendall(b"G")
+        until(lambda: answering() == http_door._MOST_CONNECTIONS, 20.0, "their threads")
+        for _ in range(50):
+            line = open_lines.enter_context(socket.create_connection(("127.0.0.1", door), timeout=5))
+            head, _, body = read_all(line).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert "connections at once" in json.loads(body)["error"]["message"]
+        assert answering() == http_door._MOST_CONNECTIONS
+        kept.close()
+        until(lambda: not answering(), 20.0, "the end of their threads")
+        assert "said nothing" in ask(door, "GET", "/v1/status")[1]["error"]["message"]
+
+
+UNFINISHED = {
+    "first line": b"",
+    "header": b"GET /v1/status HTTP/1.1\r\nX-Long: ",
+    "body": b"POST /v1/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: x/y\r\nContent-Length: 1000\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("where", UNFINISHED)
+def test_a_request_must_be_whole_in_its_time(door: int, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Each byte comes in time for a read."""
+    monkeypatch.setattr(http_door, "_REQUEST_S", 1.0)
+    with socket.create_connection(("127.0.0.1", door), timeout=0.05) as line:
+        line.sendall(UNFINISHED[where])
+        start_s, is_open = time.monotonic(), True
+        while is_open and time.monotonic() - start_s < 8.0:
+            try:
+                line.sendall(b"x")
+                is_open = bool(line.recv(4096))
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
+        assert not is_open
+    until(lambda: not answering(), 20.0, "the end of its thread")
+
+
+def test_a_connection_may_be_kept_and_each_request_has_its_own_time(
+    device: tuple[AgentProcess, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_door, "_REQUEST_S", 1.5)
+    state_dir = device[0].config.parent / "state"
+    door = HttpDoor("127.0.0.1:0", Places(state_dir), lambda *_, **__: None)
+    connection = http.client.HTTPConnection("127.0.0.1", int(door.address.rpartition(":")[2]), timeout=20)
+    for _ in range(3):
+        connection.request("GET", "/v1/status")
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, True)
+        assert not answer.will_close
+        time.sleep(0.8)
+    connection.close()
+    door.close()

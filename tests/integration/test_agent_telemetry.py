@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from sqlalchemy import func, select
 from edgeship.server.store import Store, open_store, schema, windows
 from edgeship_agent.contract.messages import PROTOCOL_VERSION, Ack, WindowBatch
 from edgeship_agent.contract.topics import Kind, Topic
-from edgeship_agent.contract.wire import decode
+from edgeship_agent.contract.wire import decode, encode
 from edgeship_agent.supervisor.sending import Pace, WindowSender
 from edgeship_agent.telemetry.outbox import Outbox
 from edgeship_agent.telemetry.waiting import WaitingWindows
@@ -193,6 +195,63 @@ def test_an_agent_that_is_in_touch_writes_nothing_between_two_flushes(tmp_path: 
         server.close()
         broker.kill()
         depot.close()
+
+
+def test_neither_an_acknowledgement_nor_the_outbox_ends_the_serving(tmp_path: Path) -> None:
+    depot, broker = Depot(tmp_path / "depot"), Broker(tmp_path / "broker")
+    server = ServerSide(broker.port, acknowledges=False)
+    agent = AgentProcess(tmp_path / "device", depot, broker.port)
+    try:
+        server.send_goal(depot.goal(1, model_goal(depot.publish("1"), "first", probation=SHORT)))
+        agent.start()
+        server.ended("first")
+        with Traffic(agent):
+            until(lambda: server.heard(Kind.WINDOWS), 30.0, "windows")
+        boot_id = server.heard(Kind.WINDOWS)[0].boot_id
+        for seq in (2**63, -1):
+            ack = Ack(protocol_version=PROTOCOL_VERSION, boot_id=boot_id, seq=seq)
+            server.say(Kind.ACK, encode(Kind.ACK, ack), retain=True)
+        until(lambda: _log(agent).count("no number of a window") == 2, 30.0, "both to be refused")
+        assert agent.stop() == 0
+        with closing(sqlite3.connect(agent.state / "outbox.sqlite")) as outbox:
+            outbox.execute("CREATE TRIGGER full BEFORE DELETE ON windows BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        server.acknowledges = True
+        agent.start()
+        until(lambda: "windows_not_removed" in _log(agent), 30.0, "an acknowledgement that the disk does not take")
+        pid = agent.worker_pid()
+        with Traffic(agent) as traffic:
+            until(lambda: len(traffic.answers) > 50, 30.0, "answers")
+        assert (agent.worker_pid(), traffic.errors) == (pid, [])
+        with closing(sqlite3.connect(agent.state / "outbox.sqlite")) as outbox:
+            outbox.execute("DROP TRIGGER full")
+        until(lambda: agent.status()["outbox"]["waiting"] == 0, 30.0, "the windows to be acknowledged")
+        assert agent.stop() == 0
+        _damage(agent.state / "outbox.sqlite")
+        agent.start()
+        agent.worker_pid()
+        assert "outbox_damaged" in _log(agent)
+        with Traffic(agent):
+            until(lambda: agent.status()["outbox"]["acknowledged"], 30.0, "windows from the new outbox")
+    finally:
+        agent.stop()
+        server.close()
+        broker.kill()
+        depot.close()
+
+
+def _damage(path: Path) -> None:
+    """Make one page of the table unreadable; the index over it, which is what counts rows, stays whole."""
+    with closing(sqlite3.connect(path)) as outbox:
+        outbox.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (size_bytes,) = outbox.execute("PRAGMA page_size").fetchone()
+        (page,) = outbox.execute("SELECT rootpage FROM sqlite_master WHERE name = 'windows'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size_bytes)
+        file.write(b"\0" * size_bytes)
+
+
+def _log(agent: AgentProcess) -> str:
+    return agent.log.read_text()
 
 
 def _written(agent: AgentProcess) -> int:

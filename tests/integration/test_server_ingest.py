@@ -12,6 +12,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from msgspec import structs
 
+from edgeship_agent.contract.messages import OutcomeTally
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import MAX_MESSAGE_BYTES, encode
 from tests.device_link import DeviceLink, batch, birth, heartbeat, running_arm, window
@@ -136,9 +137,7 @@ def test_malformed_messages_are_counted_and_told_and_stop_nothing(server: Server
         encode(Kind.WINDOWS, batch("press-4", window(9))),  # speaks for another device
         encode(Kind.WINDOWS, batch("rogue", window(2**60))),
         encode(Kind.WINDOWS, batch("rogue", window(0))),
-        encode(Kind.WINDOWS, batch("rogue", window(1, inferences=-1))),
-        encode(Kind.WINDOWS, batch("rogue", window(1, ended_at_s=float("nan")))),
-        encode(Kind.WINDOWS, batch("rogue", window(1, model="m" * 100_000))),
+        encode(Kind.WINDOWS, batch("rogue", window(1), boot_id="another")),
     ]
     for payload in lies:
         device.say_bytes(Topic(device_id="rogue", kind=Kind.WINDOWS).path(), payload)
@@ -150,6 +149,38 @@ def test_malformed_messages_are_counted_and_told_and_stop_nothing(server: Server
     )
     device.say(Kind.WINDOWS, batch("rogue", window(1)))
     assert device.ack().seq == 1
+    device.close()
+
+
+def test_a_window_that_can_never_be_stored_holds_up_no_other(server: ServerProcess) -> None:
+    device = DeviceLink("spoilt-1", server.broker_port)
+    device.say(Kind.BIRTH, birth("spoilt-1"))
+    before, malformed = _count(server, "refused_windows"), _count(server, "malformed")
+    outcome = OutcomeTally(
+        version="v1", arm="main", digest="", name="distance_m", count=1, total=1e300, square_total=float("inf")
+    )
+    sent = batch(
+        "spoilt-1",
+        window(1),
+        window(2, outcomes=(outcome,)),
+        window(3, inferences=-1),
+        window(4, ended_at_s=float("nan")),
+        window(5, model="m" * 100_000),
+        window(6),
+    )
+    for _ in range(2):
+        device.say(Kind.WINDOWS, sent)
+        assert device.ack().seq == 6
+    device.say(Kind.WINDOWS, batch("spoilt-1", window(7), floor_seq=7))
+    assert device.ack().seq == 7
+    shown = server.get("devices/spoilt-1")
+    assert (shown["windows_stored"], shown["windows_evicted"]) == (3, 0)
+    assert (_count(server, "refused_windows") - before, _count(server, "malformed") - malformed) == (4, 0)
+    events = server.get("events?subject=device/spoilt-1")["events"]
+    (told,) = [event["sentence"] for event in events if event["kind"] == "windows_refused"]
+    assert told == (
+        "spoilt-1: 4 window(s) refused for good, the first for: outcomes.square_total: not a finite number (got inf)"
+    )
     device.close()
 
 

@@ -7,19 +7,30 @@ import time
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from edgeship_agent.contract.errors import EngineError, InputError
-from edgeship_agent.contract.manifest import OutputContract
-from edgeship_agent.contract.messages import MAX_CONFUSION_CELLS
+from edgeship_agent.contract.manifest import InputContract, OutputContract
+from edgeship_agent.contract.messages import MAX_CONFUSION_CELLS, MAX_OUTCOME
 from edgeship_agent.contract.oci import canonical_json
 from edgeship_agent.contract.wire import read_json
 from edgeship_agent.serving.client import Client
-from edgeship_agent.serving.control import Drain, Drained, HandOn, Ready, WindowClosed
+from edgeship_agent.serving.control import (
+    MAX_CONTROL_BYTES,
+    Drain,
+    Drained,
+    HandOn,
+    Ready,
+    Recall,
+    WindowClosed,
+    encode_control,
+)
 from edgeship_agent.serving.library import LocalModel
 from edgeship_agent.serving.slot import SLOT_FILE, SlotFile
 from edgeship_agent.telemetry.noted import NoteSums
 from edgeship_agent.telemetry.ring import PredictionRing, Predictions
 from edgeship_agent.telemetry.window import WindowLimits
+from tests.conformance.engine_template import save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot
 from tests.conformance.workers import RunningWorker
 
@@ -79,6 +90,13 @@ def test_a_ring_forgets_the_oldest():
     assert [newest.find(number).predicted for number in range(13, 17)] == [16, 17, 18, 19]
 
 
+def test_a_ring_keeps_confidences_that_can_be_summed():
+    newest = ring(8)
+    said = [0.25, 1.5, -3.0, np.inf, -np.inf, np.nan, 1e300]
+    newest.add(np.zeros(7), np.array(said), np.zeros(7))
+    assert [newest.find(number).confidence for number in range(1, 8)] == [0.25, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+
+
 def test_a_ring_forgets_labels_with_their_predictions():
     newest = ring(2)
     add(newest, [0, 1])
@@ -116,6 +134,33 @@ def test_a_ring_is_handed_on_whole():
     assert after.locate("a-3") is None, "the oldest ring went first"
     assert after.locate("x3-1") is not None
     assert len(after.hand_on()) == 1, "what is empty is not handed on"
+
+
+@pytest.mark.parametrize("name", ["", "minutes", "Ausschuss in € " * 4])
+def test_no_ring_is_too_long_for_the_way_to_the_next_worker(name):
+    after, count = Predictions(ring(100, prefix="own-"), 10**6), 150_000
+    for prefix in ("a-", "b-"):
+        another = ring(count, prefix=prefix)
+        another.add(np.ones(count), np.ones(count), np.ones(count))
+        for number in range(1, count + 1) if name else ():
+            another.take_outcome(number, name)
+        after.take_over(another.hand_on(count, 2**30))
+    after.own.add(np.arange(100.0), np.ones(100), np.ones(100))
+    handed = after.hand_on()
+    assert len(encode_control(HandOn(predictions=tuple(handed), lost=("boot-1f3-",) * 32))) <= MAX_CONTROL_BYTES
+    assert sum(map(len, handed)) > MAX_CONTROL_BYTES * 3 // 4, "and no more is left behind than must be"
+    new = Predictions(ring(1, prefix="new-"), 10**6)
+    for data in handed:
+        new.take_over(data)
+    found, _ = new.locate("own-1")
+    assert [found.find(number).predicted for number in (1, 100)] == [0, 99]
+    newest, _ = new.locate("b-1")
+    assert newest.find(count) is not None
+    assert newest.take_outcome(count, name or "minutes") is not bool(name), "outcomes go with their predictions"
+    assert (newest.find(newest.oldest) is None, newest.find(newest.oldest - 1)) == (False, None)
+    assert not new.is_lost("a-1"), "too old, not lost with a worker"
+    oldest = new.locate("a-1")
+    assert oldest is None or oldest[0].find(1) is None, "the oldest went first"
 
 
 def test_confusion_tables_have_a_size_limit_and_their_totals_none():
@@ -170,9 +215,10 @@ def test_what_is_no_label(slot, tmp_path):
         for label in (-1, 10, "eleven", 2**40):
             with pytest.raises(InputError):
                 model.label(known, label)
-        for name, value in (("", 1.0), ("x" * 65, 1.0), ("minutes", float("nan"))):
+        beyond = float(np.nextafter(MAX_OUTCOME, np.inf))
+        for name, figure in (("", 1.0), ("x" * 65, 1.0), ("m", float("nan")), ("m", 1.8e308), ("m", -beyond)):
             with pytest.raises(InputError):
-                model.outcome(name, value, known)
+                model.outcome(name, figure, known)
         for index in range(32):
             model.outcome(f"figure-{index}", 1.0, known)
         with pytest.raises(InputError, match="too many"):
@@ -183,6 +229,35 @@ def test_what_is_no_label(slot, tmp_path):
         with pytest.raises(InputError, match="no class"):
             model.label(known, 1)
         assert model.outcome("minutes", 3.0, known)
+
+
+def test_the_largest_outcomes_leave_sums_that_the_server_takes(slot):
+    with LocalModel.open(slot, limits=WindowLimits(duration_s=0.0)) as model:
+        for sample in images(3):
+            model.outcome("grams", -MAX_OUTCOME, model.predict(sample).prediction_id)
+        window = model.take_window()
+    (outcome,) = window.outcomes
+    assert (outcome.count, outcome.total, outcome.square_total) == (3, -3 * MAX_OUTCOME, 3 * MAX_OUTCOME**2)
+    assert 2.0**53 * MAX_OUTCOME**2 < 1e300, "of as many figures as a window can count"
+
+
+def test_a_label_for_a_confidence_that_overflowed_is_counted(start, tmp_path):
+    file = save_onnx(
+        tmp_path / "m.onnx",
+        [helper.make_node("Exp", ["image"], ["scores"])],
+        [value("image", [1, 4])],
+        [value("scores", [1, 4])],
+    )
+    contracts = (InputContract(tensor="image", dtype="float32", shape=(4,)),)
+    output = OutputContract(activation="none")
+    worker = start(make_slot(tmp_path / "slot", file, input_contracts=contracts, input_schema={}, output=output))
+    with Client(worker.socket_path, timeout_s=10.0) as client:
+        prediction = client.infer({"image": np.array([0, 1, 1000, 2], np.float32)})
+        assert np.isposinf(prediction.outputs["scores"]).any()
+        assert client.label(prediction.prediction_id, 2)
+    worker.tell(Drain())
+    (tally,) = worker.wait_for(WindowClosed).window.labels
+    assert (tally.labelled, tally.correct, tally.confidence_sum_millionths) == (1, 1, 1_000_000)
 
 
 def test_the_client_labels_over_the_socket_and_across_a_switch(slot, start, tmp_path):
@@ -209,6 +284,18 @@ def test_the_client_labels_over_the_socket_and_across_a_switch(slot, start, tmp_
         assert client.label(predictions[39].prediction_id, 3), "known, and labelled before"
     (tally,) = second.wait_for(WindowClosed).window.labels
     assert (tally.version, tally.labelled, tally.digest == predictions[37].release_digest) == ("1", 1, True)
+
+
+def test_a_worker_that_remembers_much_is_understood(slot, start):
+    worker, count = start(slot, remembered_predictions=10**6), 200_000
+    for prefix in ("a-", "b-"):
+        another = ring(count, prefix=prefix)
+        another.add(np.ones(count), np.ones(count), np.ones(count))
+        worker.tell(HandOn(predictions=(another.hand_on(count),)))
+    worker.tell(Recall())
+    older, newer = worker.wait_for(HandOn).predictions
+    assert PredictionRing.taken_over(newer).oldest == 1
+    assert PredictionRing.taken_over(older).find(count) is not None
 
 
 def _asked_until(client, version):

@@ -11,6 +11,9 @@ from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.messages import OutboxCounters, Window
 from edgeship_agent.contract.sketch import ExponentialSketch
 from edgeship_agent.telemetry.outbox import Outbox
+from edgeship_agent.telemetry.waiting import WaitingWindows
+
+PAGE_BYTES = 4096
 
 
 def window(seq: int, boot_id: str = "b1", *, padding: int = 0) -> Window:
@@ -150,6 +153,93 @@ def test_a_damaged_file_is_set_aside_and_said(tmp_path):
     outbox.add(window(1))
     assert outbox.counters() == counters(created=1, waiting=1)
     outbox.close()
+
+
+def filled(path) -> int:
+    """An outbox of several pages of every kind, closed; returns how many pages its file has."""
+    outbox = Outbox(path, max_bytes=1 << 20)
+    outbox.store([window(seq, padding=700) for seq in range(1, 121)], 0, 0, {"b1": 120})
+    outbox.close()
+    return path.stat().st_size // PAGE_BYTES
+
+
+@pytest.mark.parametrize("wrong", [b"\0", b"\xff", b"\x0d"])
+def test_one_damaged_page_sets_the_outbox_aside_whichever_it_is(tmp_path, wrong):
+    path = tmp_path / "o.sqlite"
+    pages, whole = filled(path), path.read_bytes()
+    assert pages > 20
+    for page in range(pages):
+        start = page * PAGE_BYTES
+        path.write_bytes(whole[:start] + wrong * PAGE_BYTES + whole[start + PAGE_BYTES :])
+        outbox = Outbox(path, max_bytes=1 << 20)
+        assert outbox.set_aside is not None, page
+        outbox.add(window(1))
+        assert outbox.counters() == counters(created=1, waiting=1)
+        outbox.close()
+
+
+def test_what_breaks_while_the_outbox_is_open_is_an_error_in_words(tmp_path):
+    path = tmp_path / "o.sqlite"
+    filled(path)
+    outbox = Outbox(path, max_bytes=1 << 20)
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    outbox._database.execute("PRAGMA shrink_memory")  # what was read before is not remembered
+    for read in (
+        lambda: outbox.pending(200),
+        outbox.counters,
+        outbox.waiting_boots,
+        lambda: outbox.floor_seq("b1"),
+        lambda: outbox.last_seq("b1"),
+    ):
+        with pytest.raises(EdgeshipError, match="the outbox cannot be read"):
+            read()
+    outbox.close()
+
+
+DAMAGED = {
+    "no window": b"\xc1",
+    "cut": msgspec.msgpack.encode(window(2))[:-3],
+    "of another number": msgspec.msgpack.encode(window(3)),
+    "of another start": msgspec.msgpack.encode(window(2, "b2")),
+    "a scale that no sketch has": msgspec.msgpack.encode(window(2)).replace(
+        b"exponential\x80\x00\x03", b"exponential\x80\x00\x7f"
+    ),
+    "text": "a window",
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_a_row_that_cannot_be_read_is_given_up_and_counted(tmp_path, data):
+    outbox = Outbox(tmp_path / "o.sqlite", max_bytes=3 * SIZE)
+    for seq in (1, 2, 3):
+        outbox.add(window(seq))
+    assert data != msgspec.msgpack.encode(window(2))
+    outbox._database.execute("UPDATE windows SET data = ? WHERE seq = 2", (data,))
+    assert seqs(outbox.pending(2)) == [("b1", 1), ("b1", 3)], "the next one takes its place"
+    assert outbox.counters() == counters(created=3, evicted=1, waiting=2)
+    outbox.add(window(4))
+    assert outbox.counters() == counters(created=4, evicted=1, waiting=3), "its room is free again"
+    outbox.close()
+
+
+def test_the_floor_is_right_although_the_first_row_cannot_be_read(tmp_path):
+    outbox = Outbox(tmp_path / "o.sqlite", max_bytes=1 << 20)
+    for seq in (1, 2):
+        outbox.add(window(seq))
+    outbox._database.execute("UPDATE windows SET data = x'c1' WHERE seq = 1")
+    waiting = WaitingWindows(outbox)
+    assert waiting.floor_seq("b1") == 2
+    waiting.close()
+
+
+@pytest.mark.parametrize("seq", [-1, 2**63, 2**64 - 1])
+def test_an_acknowledgement_of_no_possible_number_is_refused(outbox, seq):
+    outbox.add(window(1))
+    with pytest.raises(ContractError) as caught:
+        outbox.acknowledge("b1", seq)
+    assert caught.value.key == "seq"
+    assert outbox.acknowledge("b1", 2**63 - 1) == 1
 
 
 def test_a_file_of_a_newer_agent_is_refused_untouched(tmp_path):

@@ -24,10 +24,25 @@ from edgeship_agent.contract.errors import EngineError, TransferError
 from edgeship_agent.contract.frames import InferReply, InferRequest
 from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.runtime.golden import GoldenResult
+from edgeship_agent.runtime.predictor import Predictor
 from edgeship_agent.runtime.tensors import to_tensor
 from edgeship_agent.serving.client import Client
-from edgeship_agent.serving.control import Counters, Drain, Drained, Failed, Ready, Replay, Replayed, Stop, WindowClosed
+from edgeship_agent.serving.control import (
+    Counters,
+    Drain,
+    Drained,
+    Failed,
+    Ready,
+    Replay,
+    Replayed,
+    Stop,
+    WindowClosed,
+    WorkerSettings,
+)
 from edgeship_agent.serving.library import LocalModel
+from edgeship_agent.serving.session import ModelSession
+from edgeship_agent.serving.slot import read_slot
+from edgeship_agent.serving.worker import Worker, WorkerOptions, read_clocks
 from edgeship_agent.telemetry.window import WindowLimits
 from tests.conformance.engine_template import TEST_DATA, save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot, python
@@ -234,6 +249,51 @@ def test_nan_in_the_input_is_missing_data_and_not_the_models_fault(start, root_s
             client.infer({"image": np.array([np.nan, 1, 2, 3], np.float32)})
     window = worker.wait_for(WindowClosed).window
     assert (window.hard_stops, window.schema_faults, window.inferences) == ((), {"missing": 20}, 20)
+
+
+class Faulty(ModelSession):
+    """A session with bugs in it."""
+
+    def label(self, *_, **__) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    def count_failure(self, *_) -> None:
+        raise KeyError("another")
+
+
+@pytest.fixture
+def faulty(slot, tmp_path):
+    """The path of a worker in this process, in whose session some calls fail as nobody foresaw."""
+    ours, theirs = socket.socketpair()
+    found, settings = read_slot(slot), WorkerSettings()
+    predictor = Predictor.open(found.manifest, found.variant, found.model_path, threads=1)
+    session = Faulty(found, predictor, WindowLimits(), "boot", read_clocks)
+    options = WorkerOptions(
+        slot=slot, arm="main", boot_id="boot", socket=tmp_path / "w.sock", control_fd=-1, settings=settings
+    )
+    worker = threading.Thread(target=Worker(session, options).serve, args=(theirs,))
+    worker.start()
+    assert ours.recv(1), "it says that it is ready"
+    yield options.socket
+    ours.close()
+    worker.join(30)
+    theirs.close()
+    session.close()
+    assert not worker.is_alive()
+
+
+def test_whatever_fails_inside_is_an_answer_and_the_next_request_is_answered(faulty, capfd):
+    with Client(faulty, timeout_s=10.0) as client:
+        known = client.infer(images(1)[0]).prediction_id
+        held = client._socket
+        for _ in range(3):
+            with pytest.raises(EngineError, match="internal error: ZeroDivisionError: a bug"):
+                client.label(known, 1)
+            with pytest.raises(EngineError, match="internal error: KeyError: 'another'"):
+                client.infer({})
+            assert client.infer(images(1)[0]).outputs
+        assert client._socket is held
+    assert "KeyError: 'another'" in capfd.readouterr().err
 
 
 def test_a_model_of_another_name_is_refused_without_blame(worker):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from edgeship_agent.contract.sketch import CategorySketch, exponential_of
+from msgspec import structs
+
+from edgeship.server.admission import check_window
+from edgeship_agent.contract.sketch import MAX_SKETCH_ENTRIES, CategorySketch, exponential_of
 from edgeship_agent.telemetry.signals import make_profile
 from edgeship_agent.telemetry.window import Clock, WindowBuilder, WindowIdentity, WindowLimits, is_constant_class
 
@@ -38,6 +41,17 @@ def test_a_window_closes_by_count():
     assert (window.latency_us.total, window.signals["input/x/0"].total) == (50, 50)
     assert window.gauges == {"memory_bytes": 1.0}
     assert windows.close(at(3), {}) is None
+
+
+def test_a_window_of_very_many_classes_names_the_most_frequent_and_the_server_takes_it():
+    windows = builder(inferences=10_000)
+    for top in range(3000):
+        answer(windows, 1, top=top)
+    answer(windows, 50, top=2999)
+    window = windows.close(at(1), {})
+    counts = window.signals["output/class"].counts
+    assert (len(counts), counts[2999], counts[1022], window.inferences) == (MAX_SKETCH_ENTRIES, 51, 1, 3050)
+    check_window(structs.replace(window, seq=1))
 
 
 def test_a_window_closes_by_time():

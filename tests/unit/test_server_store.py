@@ -164,6 +164,31 @@ def test_only_what_has_no_gap_before_it_is_acknowledged(store: Store) -> None:
     assert _send(store, batch("d", window(2), window(3)), batch("d", window(1))) == [0, 3]
 
 
+def test_the_acknowledgement_passes_over_what_is_never_stored(store: Store) -> None:
+    sent = batch("d", window(2), window(3), window(4), window(5))
+
+    def send(what: WindowBatch) -> windows.Stored:
+        with store.write() as connection:
+            return windows.store_batch(connection, what, 1.0, {2, 4})
+
+    early = send(sent)
+    assert (early.acknowledged_seq, early.refused) == (0, ()), "1 is still to come"
+    _send(store, batch("d", window(1)))
+    again = send(sent)
+    assert (again.acknowledged_seq, again.refused, again.duplicates) == (5, (2, 4), 2)
+    repeat = send(sent)
+    assert (repeat.acknowledged_seq, repeat.refused) == (5, ()), "each is told once"
+    assert [each.seq for each in early.windows] == [3, 5]
+    with store.read() as connection:
+        assert (_books(connection)["stored"], _books(connection)["evicted"]) == (3, 0)
+
+
+def test_what_is_never_stored_and_given_up_by_the_device_is_counted_once(store: Store) -> None:
+    with store.write() as connection:
+        stored = windows.store_batch(connection, batch("d", window(2), window(3), floor_seq=3), 1.0, {2})
+    assert (stored.acknowledged_seq, stored.refused, stored.evicted) == (3, (), 2)
+
+
 def test_a_repeat_within_one_batch_counts_once(store: Store) -> None:
     assert _send(store, batch("d", window(1), window(1))) == [1]
     with store.read() as connection:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +162,63 @@ def test_nobody_answers(server: Server, store: BlobStore) -> None:
 def test_slow_retrieval_is_aborted(server: Server, store: BlobStore) -> None:
     with pytest.raises(TransferError, match="too slow"):
         downloader(server, store, slow_after_s=1.0, slow_bytes_per_s=1e9).fetch(BLOB)
+
+
+def test_a_limit_of_ones_own_is_not_slowness(server: Server, store: BlobStore) -> None:
+    now_s = [0.0]
+
+    def sleep(pause_s: float) -> None:
+        now_s[0] += pause_s
+
+    limits = Limits(timeout_s=5.0, max_bytes_per_s=10_240.0, slow_bytes_per_s=20_480.0, slow_after_s=1.0)
+    path = Downloader(server.url, store, lambda: now_s[0], limits, sleep=sleep).fetch(BLOB)
+    assert path.read_bytes() == DATA
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + DATA[:1000] + b"\r\n"
+#: What comes at once, which byte then comes again and again, and how many bytes of the blob arrived.
+DRIPS = {
+    "status": (b"HTTP/1.1 200 ", b"O", 0),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x", 0),
+    "chunk size": (CHUNKED, b"0", 1000),
+    "chunk extension": (CHUNKED + b"1;", b"x", 1000),
+    "body": (b"HTTP/1.1 200 OK\r\n\r\n", DATA[:1], None),
+}
+
+
+@contextlib.contextmanager
+def dripping(at_once: bytes, byte: bytes) -> Iterator[str]:
+    """The address of a server that answers once, goes on byte by byte for some seconds and hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)
+
+    def serve() -> None:
+        line, _ = listener.accept()
+        with line, contextlib.suppress(OSError):
+            line.recv(4096)
+            line.sendall(at_once)
+            for _ in range(150):
+                time.sleep(0.04)
+                line.sendall(byte)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join(20)
+    listener.close()
+
+
+@pytest.mark.parametrize("where", DRIPS)
+def test_bytes_that_come_one_by_one_are_a_stall_wherever_they_come(store: BlobStore, where: str) -> None:
+    """Each of them comes in time for a read; what came before is kept."""
+    at_once, byte, kept_bytes = DRIPS[where]
+    limits = Limits(timeout_s=5.0, slow_after_s=0.6)
+    with dripping(at_once, byte) as url, pytest.raises(TransferError, match="too slow") as error:
+        Downloader(url, store, time.monotonic, limits).fetch(BLOB)
+    assert error.value.retryable
+    kept = store.partial / hex_of(BLOB.digest)
+    if kept_bytes is not None:
+        assert (kept.stat().st_size if kept.exists() else 0) == kept_bytes
 
 
 def test_a_newer_goal_interrupts(server: Server, store: BlobStore) -> None:

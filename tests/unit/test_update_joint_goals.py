@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,10 +20,11 @@ from edgeship_agent.serving import golden
 from edgeship_agent.serving.library import LocalModel
 from edgeship_agent.update import activation
 from edgeship_agent.update.attempt import Attempt
-from edgeship_agent.update.disk import Disk
+from edgeship_agent.update.disk import Disk, OpenFile
 from edgeship_agent.update.launcher import Finished
+from edgeship_agent.update.probation import Observation
 from edgeship_agent.update.slots import Slots
-from tests.agents import Depot, Release, joint_goals, model_goal
+from tests.agents import Depot, Release, joint_goals, model_goal, until
 from tests.conformance.slots import images
 from tests.power_device import Device, RememberingLauncher, content_of
 
@@ -252,6 +255,74 @@ def test_a_death_right_after_the_newer_goal_ends_both_alike(bench: Bench, moment
     assert bench.serves() == {"ear": "3", "eye": "3"}
     assert set(bench.told.seen) <= bench.pairs("1", "2", "3")
     bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("number", ["2", ""], ids=["the journal is the first to be written", "the pointer is"])
+def test_a_goal_that_a_full_disk_kept_from_its_end_is_followed_again(bench: Bench, number: str) -> None:
+    """Taken down, nothing else: no server sends it again; the updater's thread begins anew after a pause."""
+    deployment = f"full-{number}"
+    updater = bench.device.updater
+    updater.submit(bench.goal(bench.joint(deployment, number) if number else []))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenFile, "write", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            updater.run()
+    assert bench.serves() == {"ear": "1", "eye": "1"}
+    thread = threading.Thread(target=updater.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: bench.serves() == ({"ear": number, "eye": number} if number else {}), 30.0, "the goal")
+        if number:
+            until(lambda: ends(bench, deployment) == {(S.COMMITTED, "")}, 30.0, "its end")
+    finally:
+        updater.stop()
+        thread.join(20)
+        bench.switch_on_again()
+        bench.follow(bench.joint(f"{deployment}-1", "1"))
+
+
+def test_only_deaths_of_the_agent_count_as_crashes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once each, whatever disturbs the updater in the same life; a crash of the worker is counted once as well."""
+    goal = bench.goal(bench.joint("disturbed", "2"))
+
+    def die() -> None:
+        raise Died
+
+    bench.told.listen(MOMENTS - 2, die)
+    bench.device.updater.submit(goal)
+    with pytest.raises(Died):
+        bench.device.updater.follow(goal)
+    assert {each.state for each in bench.attempts("disturbed").values()} == {S.PROBATION}
+    bench.switch_on_again()
+    device = bench.device
+    monkeypatch.setattr(device.workers, "replay", full_disk)
+    for _ in range(4):
+        with pytest.raises(OSError, match="No space"):
+            device.updater.resume()
+    assert [each.crashes for each in bench.attempts("disturbed").values()] == [1, 1]
+
+    observe = device.workers.observe
+
+    def crashed(model: str, arm: str) -> tuple[str, Observation]:
+        digest, seen = observe(model, arm)
+        return digest, msgspec.structs.replace(seen, crashes=1)
+
+    monkeypatch.setattr(device.workers, "observe", crashed)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            device.updater.resume()
+    monkeypatch.undo()
+    monkeypatch.setattr(device.workers, "observe", crashed)
+    device.updater.resume()
+    assert ends(bench, "disturbed") == {(S.COMMITTED, "")}
+    assert [each.crashes for each in bench.attempts("disturbed").values()] == [2, 2]
+    monkeypatch.undo()
+    device.updater.follow(goal)
+    bench.follow(bench.joint("disturbed-1", "1"))
 
 
 def test_memory_is_asked_for_both_before_either_is_loaded(bench: Bench) -> None:

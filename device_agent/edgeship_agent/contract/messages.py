@@ -204,7 +204,8 @@ class OutcomeTally(Struct, frozen=True, kw_only=True, array_like=True):
 
     Attributes:
         count: predictions with such a figure.
-        total, square_total: Σ of the values and of their squares; exact for whole numbers below 2⁵³.
+        total, square_total: Σ of the values (each at most ± :data:`MAX_OUTCOME`) and of their squares; exact for whole
+            numbers below 2⁵³.
     """
 
     version: str
@@ -216,6 +217,9 @@ class OutcomeTally(Struct, frozen=True, kw_only=True, array_like=True):
     square_total: float
 
 
+#: Greatest figure of an outcome, either way: a double still holds its unit (below 2⁵³), and the squares of as many as
+#: can be counted (2⁵³) have a sum that is far from a double's end, 2·10⁴⁶ of 2·10³⁰⁸.
+MAX_OUTCOME: Final = 1e15
 #: Cells of one confusion table in one window.
 MAX_CONFUSION_CELLS: Final = 256
 

@@ -24,6 +24,11 @@ MAX_SCALE: Final = 20
 MAX_EXPONENT: Final = 1023
 
 
+#: Most entries of a sketch in a window: a server takes no more, and a batch of windows stays far below the longest
+#: message.
+MAX_SKETCH_ENTRIES: Final = 1024
+
+
 class BinnedSketch(Struct, frozen=True, kw_only=True, array_like=True, tag="binned"):
     """Counts of a continuous signal over the edges that its profile fixes.
 
@@ -46,7 +51,11 @@ class BinnedSketch(Struct, frozen=True, kw_only=True, array_like=True, tag="binn
 
 
 class CategorySketch(Struct, frozen=True, kw_only=True, array_like=True, tag="category"):
-    """Counts of a class or category, sparse: index → count."""
+    """Counts of a class or category, sparse: index → count.
+
+    Where there are more than :data:`MAX_SKETCH_ENTRIES` a window names the most frequent ones alone; its ``inferences``
+    say how many calls there were.
+    """
 
     counts: dict[int, int]
 
@@ -148,6 +157,18 @@ def quantile(sketch: ExponentialSketch, share: float) -> float | None:
         if seen >= rank:
             return bucket_bounds(index, sketch.scale)[1]
     raise AssertionError("a rank within the total always falls into a bucket")
+
+
+def most_frequent(sketch: CategorySketch, limit: int = MAX_SKETCH_ENTRIES) -> CategorySketch:
+    """The sketch without its rarest categories, where it has more than ``limit``; of equally rare ones the first stay.
+
+    >>> most_frequent(CategorySketch(counts={0: 1, 4: 7, 5: 1, 9: 2}), 3).counts
+    {0: 1, 4: 7, 9: 2}
+    """
+    if len(sketch.counts) <= limit:
+        return sketch
+    ranked = sorted(sketch.counts, key=lambda index: (-sketch.counts[index], index))
+    return CategorySketch(counts={index: sketch.counts[index] for index in sorted(ranked[:limit])})
 
 
 def downscale(sketch: ExponentialSketch, scale: int) -> ExponentialSketch:

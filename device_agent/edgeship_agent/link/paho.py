@@ -6,6 +6,7 @@ a report that is lost comes again with the next birth. So nothing is kept here.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
 import threading
@@ -25,6 +26,9 @@ from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Receive
 _KEEPALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
 _QOS: Final = 1
+#: Messages that may wait for the broker's receipt, so that a broker that gives none fills no memory. Windows under way
+#: (ten messages for each start of the agent) and reports are fewer; what does not fit is not taken, and said again.
+_MOST_WAITING: Final = 100
 _SILENT: Final = "the broker hung up, or did not answer, before it let this device in"
 _SUBSCRIBED: Final = (Kind.GOAL, Kind.ACK, Kind.JOB)
 
@@ -61,6 +65,7 @@ class PahoLink:
         self._down = threading.Event()
         self._client: mqtt.Client | None = None
         self._connected = False
+        self._network: threading.Thread | None = None  # paho's, as soon as the broker has answered
         self._was_reached = self._was_refused = False
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
         self._on_event: Callable[[LinkEvent], None] = lambda _: None
@@ -71,7 +76,7 @@ class PahoLink:
         self._thread.start()
 
     def publish(self, topic: Topic, payload: bytes) -> bool:
-        """Hand a message over with QoS 1; False where the link is down."""
+        """Hand a message over with QoS 1; False where the link is down, or the broker is behind with its receipts."""
         client = self._client
         if client is None or not self._connected:
             return False
@@ -127,14 +132,18 @@ class PahoLink:
         if not self._wait_for_answer(was_up):
             client.disconnect()
         else:
-            while not self._down.wait(0.5) and not self._closed.is_set():
+            while not self._down.wait(0.5) and not self._closed.is_set() and self._is_heard():
                 pass
         self._connected = False
-        client.loop_stop()
+        _end(client)
         self._client = None
         if not self._closed.is_set() and not self._was_refused:
             self._on_event(Disconnected(reason="the connection was lost" if was_up.is_set() else _SILENT))
         return was_up.is_set()
+
+    def _is_heard(self) -> bool:
+        """Whether paho's thread lives: one that dies, of bytes that paho before 2.2 cannot read, say, tells nobody."""
+        return self._network is not None and self._network.is_alive()
 
     def _wait_for_answer(self, was_up: threading.Event) -> bool:
         """Whether the broker let this device in before it gave up or the time was over."""
@@ -160,6 +169,7 @@ class PahoLink:
         if self._address.tls:
             client.tls_set_context(self._tls())
         client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.max_queued_messages_set(_MOST_WAITING)
         death = Death(protocol_version=PROTOCOL_VERSION, device_id=self._device_id, session=session)
         will = Topic(device_id=self._device_id, kind=Kind.DEATH)
         client.will_set(will.path(), encode(Kind.DEATH, death), qos=_QOS)
@@ -173,6 +183,7 @@ class PahoLink:
             return
         topics = [(Topic(device_id=self._device_id, kind=kind).path(), _QOS) for kind in _SUBSCRIBED]
         client.subscribe(topics)
+        self._network = threading.current_thread()
         self._connected = True
         was_up.set()
         self._on_event(Connected(session=session))
@@ -182,10 +193,19 @@ class PahoLink:
             return
         try:
             topic = Topic.parse(message.topic)
-        except ContractError:
-            return  # not of this contract: a broker may say what it likes
+        except (ContractError, ValueError):
+            return  # not of this contract, or not even text: a broker may say what it likes
         if topic.device_id == self._device_id and topic.kind in _SUBSCRIBED:
             self._on_event(Received(topic=topic, payload=bytes(message.payload)))
+
+
+def _end(client: mqtt.Client) -> None:
+    """End paho's thread and close the line, also where the thread died: without a goodbye, so that the will is told."""
+    with contextlib.suppress(AttributeError):  # paho forgets a thread that ends by itself, even while it is waited for
+        client.loop_stop()
+    line = client.socket()
+    if line is not None:
+        line.close()
 
 
 def _clean(version: MQTTProtocolVersion) -> dict[str, Any]:

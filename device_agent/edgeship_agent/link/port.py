@@ -40,7 +40,7 @@ class Link(Protocol):
         ...
 
     def publish(self, topic: Topic, payload: bytes) -> bool:
-        """Hand a message over; False where the link is down."""
+        """Hand a message over; False where the link is down, or takes no more for now."""
         ...
 
     def close(self) -> None:

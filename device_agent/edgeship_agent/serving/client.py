@@ -214,7 +214,8 @@ class Client:
 
         Args:
             name: of the figure, its unit last, such as ``rework_minutes``; at most 64 characters and 32 names.
-            value: a finite number; the device sends sums.
+            value: a number from -1e15 to 1e15, so that sums of squares stay finite; the device sends sums. Choose a
+                larger unit for more.
             prediction_id: of the prediction.
 
         Returns:

@@ -16,7 +16,8 @@ from edgeship_agent.contract.frames import LENGTH_BYTES
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.serving.looking import LONGEST_LOOK_US
 
-#: Longest control message: a window with 64 classes and some hundred signals stays far below.
+#: Longest control message: a window with 64 classes and some hundred signals stays far below, and what a worker hands
+#: on is cut to it (:data:`edgeship_agent.telemetry.ring.MOST_HANDED_ON_BYTES`).
 MAX_CONTROL_BYTES: Final = 4 * 1024 * 1024
 
 

@@ -142,7 +142,7 @@ class LocalModel:
 
         Args:
             name: of the figure, its unit last, such as ``rework_minutes``.
-            value: a finite number.
+            value: a number from -1e15 to 1e15, so that sums of squares stay finite.
             prediction_id: of the prediction.
 
         Returns:

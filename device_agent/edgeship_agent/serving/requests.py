@@ -167,8 +167,19 @@ class RequestHandler:
             return
         self._session.count_answer(answer.raw, answer.outputs, answer.latency_ns, late=answer.late, pressed=pressed)
 
+    def fail(self, request: Request, error: Exception) -> Answer:
+        """The answer to a request whose answering failed as nobody foresaw."""
+        sentence = f"internal error: {type(error).__name__}: {error}"
+        if not isinstance(request, _OTHERS):
+            return self.refuse(request, sentence)
+        return Answer(frame=_frame(NotedReply(request_id=request.request_id, is_known=False, error=sentence)))
+
     def _answer_other(self, request: StatusRequest | NoteRequest) -> Answer:
-        return Answer(frame=_frame(self._status(request) if isinstance(request, StatusRequest) else self.note(request)))
+        try:
+            reply = self._status(request) if isinstance(request, StatusRequest) else self.note(request)
+        except Exception as error:  # noqa: BLE001 (one call must never kill the worker)
+            return self.fail(request, error)
+        return Answer(frame=_frame(reply))
 
     def note(self, request: NoteRequest, *, final: bool = True) -> NotedReply:
         """Count a label, an outcome, or how late a stream's answers were.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -12,7 +11,7 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ContractError, InputError
 from edgeship_agent.contract.manifest import Feature, InputContract
-from edgeship_agent.contract.messages import ShadowTally, Window
+from edgeship_agent.contract.messages import MAX_OUTCOME, ShadowTally, Window
 from edgeship_agent.contract.sketch import ExponentialSketch, quantile
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.runtime.golden import GoldenResult, check_golden
@@ -205,7 +204,7 @@ class ModelSession:
 
         Args:
             name: of the figure, its unit last.
-            value: a finite number.
+            value: at most ± :data:`edgeship_agent.contract.messages.MAX_OUTCOME`.
             prediction_id: as in :meth:`label`.
             final: as in :meth:`label`.
 
@@ -213,12 +212,18 @@ class ModelSession:
             Whether the prediction is remembered.
 
         Raises:
-            InputError: no name, no number, or too many names.
+            InputError: no name, no number or too great a one, or too many names.
         """
         if not 0 < len(name) <= _LONGEST_NAME:
             raise InputError("not a name of an outcome", expected=f"1–{_LONGEST_NAME} characters", got=len(name))
-        if not math.isfinite(value):
-            raise InputError("not a finite number", key=name, got=value)
+        if not abs(value) <= MAX_OUTCOME:  # NaN is not, either
+            raise InputError(
+                "not a figure that can be summed",
+                key=name,
+                expected=f"a number from {-MAX_OUTCOME:g} to {MAX_OUTCOME:g}",
+                got=value,
+                next_step="report it in a larger unit",
+            )
         if name not in self._outcome_names and len(self._outcome_names) >= _MOST_NAMES:
             raise InputError("too many names of outcomes", key=name, expected=f"≤ {_MOST_NAMES}")
         found = self._find(prediction_id, final=final)

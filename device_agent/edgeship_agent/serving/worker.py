@@ -50,7 +50,7 @@ from edgeship_agent.serving.control import (
 )
 from edgeship_agent.serving.control_line import ControlLine
 from edgeship_agent.serving.loop import Loop
-from edgeship_agent.serving.requests import RequestHandler
+from edgeship_agent.serving.requests import Answer, RequestHandler
 from edgeship_agent.serving.session import ModelSession
 from edgeship_agent.serving.slot import LoadedSlot, read_slot
 from edgeship_agent.serving.split import Splitter
@@ -205,9 +205,9 @@ class Worker:
             return
         self._is_pumping = True
         connection, request, received_ns = self._waiting.popleft()
-        answer = self._handler.answer(request, received_ns, connection.memory)
-        connection.reply(answer.frame)
         try:
+            answer = self._answer(connection, request, received_ns)
+            connection.reply(answer.frame)
             self._handler.count(answer, pressed=self._loop.is_pressed)
             if not self._splitter.is_alone:
                 self._splitter.mirror(request, answer)
@@ -216,11 +216,20 @@ class Worker:
             self._is_pumping = False
             if self._waiting:
                 self._schedule_pump()
-        self._since_window += 1
-        if self._since_window >= self._settings.window_inferences:  # by time they close on the loop's own tick
-            self._send_due_window()
-        if self._is_draining:
-            self._finish_drain()
+            self._since_window += 1
+            if self._since_window >= self._settings.window_inferences:  # by time they close on the loop's own tick
+                self._send_due_window()
+            if self._is_draining:
+                self._finish_drain()
+
+    def _answer(self, connection: Connection, request: Request, received_ns: int) -> Answer:
+        try:
+            return self._handler.answer(request, received_ns, connection.memory)
+        except Exception as error:  # noqa: BLE001 (the application hears of it, and asks on)
+            import traceback
+
+            traceback.print_exc()
+            return self._handler.fail(request, error)
 
     def obey(self, message: ControlMessage) -> None:
         """Do what the supervisor says."""

@@ -16,6 +16,7 @@ from edgeship_agent.contract.messages import (
     Birth,
     Death,
     Heartbeat,
+    OutboxCounters,
     RunningArm,
     UpdateReport,
     UpdateState,
@@ -77,7 +78,8 @@ class WorkerChanged:
     what: str
 
 
-Event = LinkEvent | Window | Attempt | WorkerChanged | StopRequest
+Happening = LinkEvent | Window | Attempt | WorkerChanged
+Event = Happening | StopRequest
 Inbox = queue.SimpleQueue[Event]
 
 
@@ -127,11 +129,15 @@ class Agent:
         self._relief = Relief(self._started_s)
         self._refusal_due_s = 0.0
         self._disk_word_due_s = 0.0
+        self._books = OutboxCounters()
         self._untaken_goal = b""
         self._goal_due_s = 0.0
 
     def run(self) -> int:
-        """The loop; the exit code."""
+        """The loop; the exit code.
+
+        An event that cannot be handled is told and costs nothing but itself: no message ends the serving.
+        """
         parts = self._parts
         parts.link.open(parts.inbox.put)
         parts.notify.ready(f"device {parts.config.device_id}")
@@ -143,9 +149,9 @@ class Agent:
             if isinstance(event, StopRequest):
                 parts.notify.stopping()
                 return event.exit_code
+            if event is not None:
+                self._handle_safely(event)
             try:
-                if event is not None:
-                    self._handle(event)
                 self._tick(parts.clock())
             except OSError as error:  # a full disk, say: the model serves on
                 self._disk_failed(error)
@@ -159,7 +165,7 @@ class Agent:
         while not parts.inbox.empty():
             event = parts.inbox.get()
             if isinstance(event, (Window, Attempt)):
-                self._handle(event)
+                self._handle_safely(event)
         try:
             parts.journal.mark("clean_stop")
             parts.desk.save_counts()
@@ -179,7 +185,7 @@ class Agent:
         except EdgeshipError as error:
             parts.log("windows_lost", detail=error.sentence())
 
-    def _disk_failed(self, error: OSError) -> None:
+    def _disk_failed(self, error: OSError | EdgeshipError) -> None:
         now_s = self._parts.clock()
         if now_s >= self._disk_word_due_s:
             self._disk_word_due_s = now_s + _DISK_WORD_S
@@ -187,7 +193,16 @@ class Agent:
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    def _handle(self, event: LinkEvent | Window | Attempt | WorkerChanged) -> None:
+    def _handle_safely(self, event: Happening) -> None:
+        try:
+            self._handle(event)
+        except OSError as error:
+            self._disk_failed(error)
+        except Exception as error:  # noqa: BLE001 (the process's outermost loop)
+            detail = f"{type(error).__name__}: {error}"
+            self._parts.log("event_failed", kind=type(event).__name__, detail=detail, at=_place_of(error))
+
+    def _handle(self, event: Happening) -> None:
         now_s = self._parts.clock()
         self._status_due_s = min(self._status_due_s, now_s + _TICK_S)
         if isinstance(event, WorkerChanged):
@@ -233,8 +248,11 @@ class Agent:
         self._session, self._is_connected, self._down_reasons = session, True, set()
         self._parts.log("link_up", session=session)
         self._publish(Kind.BIRTH, encode(Kind.BIRTH, self._birth()))
-        self._windows.start_over(now_s)
         self._heartbeat_due_s = now_s + self._parts.config.telemetry.heartbeat_s
+        try:
+            self._windows.start_over(now_s)
+        except EdgeshipError as error:
+            self._disk_failed(error)
 
     def _received(self, event: Received, now_s: float) -> None:
         if event.topic.kind is Kind.GOAL:
@@ -245,10 +263,11 @@ class Agent:
             return
         try:
             ack: Ack = decode(Kind.ACK, event.payload)
+            self._windows.acknowledged(ack, now_s)
         except ContractError as error:
             self._parts.log("unreadable_message", kind="ack", detail=error.sentence())
-            return
-        self._windows.acknowledged(ack, now_s)
+        except EdgeshipError as error:  # the windows stay: the server acknowledges them again when they come again
+            self._parts.log("windows_not_removed", detail=error.sentence())
 
     def _goal_came(self, payload: bytes, now_s: float) -> None:
         known = self._parts.state.now.goal_generation
@@ -298,12 +317,8 @@ class Agent:
         parts = self._parts
         parts.pool.tick(now_s)
         parts.profiler.watch(parts.pool.counters)
-        try:
-            self._windows.keep(now_s)
-        except EdgeshipError as error:
-            parts.log("windows_in_memory", detail=error.sentence())
+        self._tend_windows(now_s)
         if self._is_connected:
-            self._windows.tick(now_s)
             self._reports.tick(now_s)
             if now_s >= self._heartbeat_due_s:
                 self._heartbeat_due_s = now_s + parts.config.telemetry.heartbeat_s
@@ -319,6 +334,17 @@ class Agent:
         if self._untaken_goal and now_s >= self._goal_due_s:
             payload, self._untaken_goal = self._untaken_goal, b""
             self._goal_came(payload, now_s)
+
+    def _tend_windows(self, now_s: float) -> None:
+        try:
+            self._windows.keep(now_s)
+        except EdgeshipError as error:
+            self._parts.log("windows_in_memory", detail=error.sentence())
+        try:
+            if self._is_connected:
+                self._windows.tick(now_s)
+        except EdgeshipError as error:
+            self._disk_failed(error)
 
     # -- what the device says of itself ------------------------------------------------------------------------------
 
@@ -350,7 +376,7 @@ class Agent:
             tags=config.tags,
             running=self._running(),
             last_reports=tuple(report_of(attempt, config.device_id, self._session) for attempt in newest),
-            outbox=parts.outbox.counters(),
+            outbox=self._outbox_books(),
             goal_generation=parts.state.now.goal_generation,
             accepts={model: ",".join(hashes) for model, hashes in config.accepted().items()},
         )
@@ -362,7 +388,7 @@ class Agent:
             session=self._session,
             uptime_s=now_s - self._started_s,
             running=self._running(),
-            outbox=self._parts.outbox.counters(),
+            outbox=self._outbox_books(),
             goal_generation=self._parts.state.now.goal_generation,
         )
 
@@ -374,14 +400,31 @@ class Agent:
             uptime_s=parts.clock() - self._started_s,
             running=self._running(),
             workers=parts.pool.processes(),
-            outbox=parts.outbox.counters(),
+            outbox=self._outbox_books(),
             attempts=parts.journal.newest(_BIRTH_REPORTS),
             goal_generation=parts.state.now.goal_generation,
             refused_goals=parts.desk.refused(),
         )
 
+    def _outbox_books(self) -> OutboxCounters:
+        """What became of the windows; what was known last where the disk does not say."""
+        try:
+            self._books = self._parts.outbox.counters()
+        except EdgeshipError as error:
+            self._disk_failed(error)
+        return self._books
+
     def _publish(self, kind: Kind, payload: bytes) -> bool:
         return self._parts.link.publish(Topic(device_id=self._parts.config.device_id, kind=kind), payload)
+
+
+def _place_of(error: Exception) -> str:
+    """File and line where an error was raised, for the log."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 def clock_quality(now_s: float, floor_s: float) -> str:

@@ -6,9 +6,12 @@ that comes by HTTP can harm a worker.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import ipaddress
+import socket
 import threading
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -31,7 +34,11 @@ from edgeship_agent.update.slots import Slot, Slots
 
 #: Requests that are answered at the same time; more are told to come again.
 _MOST_AT_ONCE: Final = 8
+#: Open connections, those that a client keeps between its requests included; each costs a thread and a descriptor.
+_MOST_CONNECTIONS: Final = 32
+#: For each read and write; and for a whole request, which may come through a slow tunnel.
 _TIMEOUT_S: Final = 10.0
+_REQUEST_S: Final = 30.0
 _INFER, _STATUS = "/v1/infer", "/v1/status"
 _METHODS: Final = {_INFER: "POST", _STATUS: "GET"}
 #: Media types of a request's body.
@@ -59,11 +66,10 @@ class HttpDoor:
             free = gate
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise ConfigError(f"cannot be listened on: {error.strerror}", key="serving.http", got=listen,
                               next_step="choose another port") from error  # fmt: skip
-        self._server.daemon_threads = True
         self.address = "{}:{}".format(*self._server.server_address[:2])
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
         log("http", address=self.address)
@@ -167,6 +173,67 @@ def _read(body: bytes, kind: str, manifest: BundleManifest) -> dict[str, Array]:
     return {contracts[0].tensor: array}
 
 
+class _Server(ThreadingHTTPServer):
+    """Gives a thread to a bounded number of connections and closes the others before they cost one."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a connection's thread, where there is one for it."""
+        if not self._free.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                request.send(_BUSY)  # fits into the buffer of a new connection: waits for nobody
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, in that thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _Line(io.RawIOBase):
+    """What comes over a connection; a request must be complete by its deadline, however its bytes come in."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline_s = 0.0
+
+    def begin(self) -> None:
+        """The time of a request begins."""
+        self._deadline_s = time.monotonic() + _REQUEST_S
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """What is there, or comes in time.
+
+        Raises:
+            TimeoutError: nothing came, or the request takes too long.
+        """
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the request takes too long")
+        self._connection.settimeout(min(left_s, _TIMEOUT_S))
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(_TIMEOUT_S)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -176,6 +243,18 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "edgeship-agent"
     sys_version = ""
     timeout = _TIMEOUT_S
+
+    def setup(self) -> None:
+        """Read through a line that has a deadline."""
+        super().setup()
+        self.rfile.close()
+        self._line = _Line(self.connection)
+        self.rfile = io.BufferedReader(self._line)
+
+    def handle_one_request(self) -> None:
+        """One request, within its time."""
+        self._line.begin()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answer."""
@@ -237,8 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, error: EdgeshipError) -> None:
         self.close_connection = True  # what is left of the request is not read
-        self._send(status, {"error": {"message": error.message, "key": error.key, "expected": error.expected,
-                                      "got": error.got, "next_step": error.next_step}})  # fmt: skip
+        self._send(status, _error(error))
 
     def _send(self, status: int, document: object) -> None:
         data = msgspec.json.encode(document) + b"\n"
@@ -255,8 +333,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # whoever asked is gone
 
 
+def _error(error: EdgeshipError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "key": error.key, "expected": error.expected, "got": error.got,
+                      "next_step": error.next_step}}  # fmt: skip
+
+
 def _is_local(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _busy() -> bytes:
+    """The whole answer to a connection that is one too many."""
+    error = TransferError(f"more than {_MOST_CONNECTIONS} connections at once", retryable=True)
+    body = msgspec.json.encode(_error(error)) + b"\n"
+    lines = ("HTTP/1.1 503 Service Unavailable", f"Content-Type: {_JSON}", f"Content-Length: {len(body)}",
+             "Connection: close", "", "")  # fmt: skip
+    return "\r\n".join(lines).encode() + body
+
+
+_BUSY: Final = _busy()

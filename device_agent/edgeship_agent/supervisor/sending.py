@@ -36,7 +36,7 @@ class WindowSender:
         outbox: where windows wait.
         device_id: whose windows.
         boot_id: of this start of the agent.
-        publish: hands a message to the link; False where it is down.
+        publish: hands a message to the link; False where it is down or takes no more for now.
         pace: when they are sent again, and how often they are written to the disk.
     """
 
@@ -50,6 +50,7 @@ class WindowSender:
         self._device_id = device_id
         self._topic = Topic(device_id=device_id, kind=Kind.WINDOWS)
         self._sent: dict[str, int] = {}
+        self._is_held_up = False
         self._progress_s = 0.0
         self._flush_due_s: float | None = None
 
@@ -69,12 +70,12 @@ class WindowSender:
 
     def start_over(self, now_s: float) -> None:
         """Send everything that waits once more: the link is new, or nothing was acknowledged for too long."""
-        self._sent = {}
+        self._sent, self._progress_s = {}, now_s
         self.send(now_s)
 
     def tick(self, now_s: float) -> None:
-        """Send again what was not acknowledged in time."""
-        if self._sent and now_s - self._progress_s >= self._pace.resend_s:
+        """Send again what was not acknowledged in time, or was not taken by the link."""
+        if (self._sent or self._is_held_up) and now_s - self._progress_s >= self._pace.resend_s:
             self.start_over(now_s)
 
     def keep(self, now_s: float) -> None:
@@ -91,6 +92,7 @@ class WindowSender:
 
     def send(self, now_s: float) -> None:
         """Send what was not sent yet; windows of one start of the agent travel together, oldest start first."""
+        self._is_held_up = True
         for boot_id in self._outbox.waiting_boots():
             pending = self._outbox.pending(_INFLIGHT_WINDOWS, boot_id=boot_id)
             fresh = [window for window in pending if window.seq > self._sent.get(boot_id, 0)]
@@ -98,6 +100,7 @@ class WindowSender:
                 if not self._send_batch(boot_id, fresh[start : start + _BATCH_WINDOWS]):
                     return
                 self._progress_s = now_s
+        self._is_held_up = False
         if not self._outbox.counters().waiting:
             self._sent = {}
 

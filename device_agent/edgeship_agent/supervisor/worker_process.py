@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import threading
@@ -104,17 +105,31 @@ class WorkerProcess:
         return None if self._process is None else self._process.returncode
 
     def start(self, launcher: Launcher, settings: WorkerSettings) -> None:
-        """Start the process and the thread that reads what it says."""
+        """Start the process and the thread that reads what it says.
+
+        Raises:
+            OSError: the system has no room for one of them; nothing is left of the other.
+        """
         ours, theirs = socket.socketpair()
         arguments = [
             *("--slot", str(self.slot.directory), "--arm", self.slot.info.arm, "--boot-id", self._boot_id),
             *("--socket", str(self.socket_path), "--control-fd", str(theirs.fileno())),
             *("--settings", msgspec.json.encode(settings).decode()),
         ]
-        with theirs:
-            self._process = launcher.start("edgeship_agent.serving.worker", arguments, pass_fds=(theirs.fileno(),))
-        self._control = ours
-        threading.Thread(target=self._read, name=f"worker {self.pid}", daemon=True).start()
+        try:
+            with theirs:
+                process = launcher.start("edgeship_agent.serving.worker", arguments, pass_fds=(theirs.fileno(),))
+        except OSError:
+            ours.close()
+            raise
+        self._process, self._control = process, ours
+        try:
+            threading.Thread(target=self._read, name=f"worker {self.pid}", daemon=True).start()
+        except RuntimeError as error:
+            process.kill()
+            process.wait()
+            ours.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def send(self, message: FromSupervisor) -> bool:
         """Send a message; False where the worker is gone."""

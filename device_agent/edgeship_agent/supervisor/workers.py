@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from edgeship_agent.contract.messages import RunningArm, Window
-from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.contract.pointer import ArmKey
-from edgeship_agent.contract.sketch import ExponentialSketch
-from edgeship_agent.serving.control import Counters, HandOn, Open, WorkerSettings
+from edgeship_agent.serving.control import Counters, HandOn, WorkerSettings
+from edgeship_agent.supervisor.arm import MOST_LOST, Arm, Tally, Untold, window_of
 from edgeship_agent.supervisor.places import SOCKET, Places
 from edgeship_agent.supervisor.table import Entry, Table, is_nobody
 from edgeship_agent.supervisor.worker_process import WorkerProcess
@@ -27,77 +26,6 @@ from edgeship_agent.update.traffic import SHADOW_ARM
 
 _READY_TIMEOUT_S: Final = 120.0
 _REPLAY_TIMEOUT_S: Final = 60.0
-_RESTART_FIRST_S: Final = 0.2
-_RESTART_MAX_S: Final = 30.0
-#: A worker that lived this long starts its restart pauses afresh.
-_HEALTHY_S: Final = 60.0
-#: Hard stops that a device acts on by itself; the others are evidence for the server.
-_OWN_HARD_STOPS: Final = frozenset({"nan_output"})
-#: Workers whose predictions are told from those that nobody made.
-_MOST_LOST: Final = 32
-#: A shadow held more memory than its goal allows.
-SHADOW_MEMORY: Final = "shadow_memory"
-
-
-class _Tally(Struct, kw_only=True):
-    """What a model did since its activation, over the lives of its workers."""
-
-    inferences: int = 0
-    failures: int = 0
-    crashes: int = 0
-    latency_p99_ms: float | None = None
-    hard_stops: tuple[str, ...] = ()
-
-    def add(self, counters: Counters | None) -> None:
-        if counters is None:
-            return
-        self.inferences += counters.inferences
-        self.failures += counters.failures
-        self.hard_stops = tuple(stop for stop in counters.hard_stops if stop in _OWN_HARD_STOPS) or self.hard_stops
-        if counters.inferences:
-            p99_ms = counters.latency_p99_ms
-            self.latency_p99_ms = p99_ms if self.latency_p99_ms is None else max(self.latency_p99_ms, p99_ms)
-
-
-class _Arm:
-    """What is served for one model arm."""
-
-    def __init__(self) -> None:
-        self.slot: Slot | None = None
-        self.worker: WorkerProcess | None = None
-        self.past = _Tally()
-        self.unreported_crashes = 0
-        self.crashed_at_s = 0.0
-        self.started_at_s = 0.0
-        self.restart_at_s: float | None = None
-        self.restart_pause_s = _RESTART_FIRST_S
-        self.prefixes: tuple[str, ...] = ()  # of all predictions that its worker and those before it remember
-        self.lost: tuple[str, ...] = ()  # of those that died with a worker
-        self.is_over_memory = False  # a shadow that was ended for that; another goal starts it again
-        self.is_held = False  # its worker lets nobody in before others have given their last answers
-
-    def serves(self, slot: Slot) -> bool:
-        """Whether the worker that is there has this very bundle, and lives."""
-        is_same = self.slot is not None and self.slot.info.digest == slot.info.digest
-        return is_same and self.worker is not None and not self.worker.exited.is_set()
-
-    def take(self, slot: Slot, worker: WorkerProcess) -> None:
-        """Serve a slot with a worker that is ready, in place of another or of none."""
-        old = self.worker
-        self.slot = slot  # the same bundle may come with another part of the traffic
-        if old is worker:
-            return
-        if old is not None:
-            self.prefixes = (*self.prefixes, old.prediction_prefix)[-_MOST_LOST:]
-        self.past, self.worker = _Tally(), worker
-        self.restart_at_s, self.is_over_memory = None, False
-        self.is_held = worker.is_held
-
-    def open(self) -> None:
-        """Let applications in that wait at the door, of whichever worker is there by now."""
-        if self.is_held and self.worker is not None:
-            self.worker.send(Open())
-        self.is_held = False
 
 
 class WorkerPool:
@@ -109,7 +37,8 @@ class WorkerPool:
         settings: what every worker is told.
         boot_id: of this start of the agent.
         on_window: called with every window that a worker closed (from its reading thread).
-        on_change: called when a worker became ready or died (from its reading thread).
+        on_change: called when a worker became ready or died (from its reading thread), or cannot be started or reached;
+            it must not wait.
     """
 
     def __init__(
@@ -128,8 +57,9 @@ class WorkerPool:
         self._on_window = on_window
         self._on_change = on_change
         self._lock = threading.RLock()
-        self._arms: dict[tuple[str, str], _Arm] = {}
-        self._front: WorkerProcess | None = None
+        self._arms: dict[tuple[str, str], Arm] = {}
+        self._front: WorkerProcess | None = None  # where the one socket leads to
+        self._is_reachable = True  # the one socket leads to the worker that it is meant to lead to
         self._numbers = itertools.count(1)
         self._stopping = False
 
@@ -140,48 +70,62 @@ class WorkerPool:
 
         Where several are replaced, applications wait at the doors of the new workers until every old one has given its
         last answer: nobody hears the new release of one model and then the old one of another.
+
+        Raises:
+            OSError: the system has no room for a worker, or the one socket cannot be led to it. The new workers are
+                ended, and those that served go on.
         """
         wanted = {key: slot for key, slot in slots.items() if slot is not None}
-        fresh = self._fresh_workers(wanted)
-        for (model, _), worker in fresh.items():
-            worker.ready.wait(_READY_TIMEOUT_S)
-            if not worker.is_ready:
-                self._give_up(wanted, fresh)
-                detail = worker.failure or f"the worker ended with {worker.return_code} before it was ready"
-                return Activation(ok=False, reason="activation_failed", detail=detail, model=model)
-        for key in slots:
-            if key not in wanted:
-                self._withdraw(*key)  # first: what goes is never heard beside what comes
-        self._replace(wanted, fresh)
-        return Activation(ok=True)
+        fresh: dict[ArmKey, WorkerProcess] = {}
+        try:
+            self._start_fresh(wanted, fresh)
+            failed = _failed(fresh, _READY_TIMEOUT_S)
+            if failed is None:
+                for key in slots:
+                    if key not in wanted:
+                        self._withdraw(*key)  # first: what goes is never heard beside what comes
+                failed = self._replace(wanted, fresh)
+        except OSError:
+            self._give_up(fresh)
+            raise
+        if failed is not None:
+            self._give_up(fresh)
+        return failed or Activation(ok=True)
 
-    def _fresh_workers(self, wanted: Mapping[ArmKey, Slot]) -> dict[ArmKey, WorkerProcess]:
-        """The worker of each slot: the one that serves it already, or a new one that is on its way."""
+    def _start_fresh(self, wanted: Mapping[ArmKey, Slot], fresh: dict[ArmKey, WorkerProcess]) -> None:
+        """Find the worker of each slot: the one that serves it already, or a new one that is on its way."""
         with self._lock:
             serving = {key: self._arm(*key).worker for key, slot in wanted.items() if self._arm(*key).serves(slot)}
             is_held = len(wanted) - len(serving) > 1
-            return {key: serving.get(key) or self._spawn(slot, is_held=is_held) for key, slot in wanted.items()}
+            for key, slot in wanted.items():
+                fresh[key] = serving.get(key) or self._spawn(slot, is_held=is_held)
 
-    def _give_up(self, wanted: Mapping[ArmKey, Slot], fresh: Mapping[ArmKey, WorkerProcess]) -> None:
-        """End new workers, since one of them cannot serve; what served goes on."""
+    def _give_up(self, fresh: Mapping[ArmKey, WorkerProcess]) -> None:
+        """End new workers, since one of them cannot serve; what served goes on, or is started again as planned."""
         for key, worker in fresh.items():
             with self._lock:
-                is_serving = self._arm(*key).serves(wanted[key]) and worker.is_ready
-            if not is_serving:
+                if self._arm(*key).worker is worker:
+                    continue
                 worker.is_retiring = True
-                worker.kill()
+            worker.kill()
 
-    def _replace(self, wanted: Mapping[ArmKey, Slot], fresh: Mapping[ArmKey, WorkerProcess]) -> None:
-        """Let ready workers take over, all of them in one change of the table."""
-        with self._lock:
-            before = {key: self._arm(*key).worker for key in fresh}
-        leaving = {key: old for key, old in before.items() if old is not None and old is not fresh[key]}
-        for key, old in leaving.items():
+    def _replace(self, wanted: Mapping[ArmKey, Slot], fresh: Mapping[ArmKey, WorkerProcess]) -> Activation | None:
+        """Let ready workers take over, all of them in one change of the table; none where one has died meanwhile.
+
+        Raises:
+            OSError: applications cannot be led to them; nothing has changed.
+        """
+        for key, old in self._leaving(fresh).items():
             fresh[key].send(old.recall())  # before anybody can ask the new one about them
         with self._lock:
-            for key, worker in fresh.items():
-                self._arm(*key).take(wanted[key], worker)
+            failed = _failed(fresh, 0.0)
+            if failed is not None:
+                return failed
+            self._lead_to(self._table(wanted, fresh).front())
+            leaving = self._leaving(fresh)
+            untold = [each for key, worker in fresh.items() for each in self._arm(*key).take(wanted[key], worker)]
             self._route()
+        self._tell(untold)
         _at_once([old.drain for old in leaving.values()])  # what they were still asked after they were recalled
         for key, old in leaving.items():
             fresh[key].send(HandOn(predictions=old.predictions, lost=self._arm(*key).lost))
@@ -191,16 +135,23 @@ class WorkerPool:
         _at_once([old.stop for old in leaving.values()])
         for key in fresh:
             self._on_change(*key, "serving")
+        return None
+
+    def _leaving(self, fresh: Mapping[ArmKey, WorkerProcess]) -> dict[ArmKey, WorkerProcess]:
+        """The workers that are there now and make room for others."""
+        with self._lock:
+            before = {key: self._arm(*key).worker for key in fresh}
+        return {key: old for key, old in before.items() if old is not None and old is not fresh[key]}
 
     def observe(self, model: str, arm: str) -> tuple[str, Observation]:
-        """Digest that is loaded now (empty for none), and what it did since its activation."""
+        """Digest that is loaded now and can be reached (empty for none), and what it did since its activation."""
         with self._lock:
             served = self._arm(model, arm)
             worker = served.worker
-            total = structs.replace(served.past)
+            total, digest = structs.replace(served.past), ""
             if worker is not None:
                 total.add(worker.counters)
-            digest = worker.slot.info.digest if worker is not None and worker.is_ready else ""
+                digest = worker.slot.info.digest if worker.is_ready and self._is_reachable else ""
         return digest, Observation(
             inferences=total.inferences,
             failures=total.failures,
@@ -231,37 +182,54 @@ class WorkerPool:
         with self._lock:
             served = self._arm(slot.info.model, slot.info.arm)
             served.slot = slot
-            served.worker = self._spawn(slot)
+            self._start(served, time.monotonic())
 
     def tick(self, now_s: float) -> None:
         """Start workers again whose pause is over; end shadows that grew too large; report what no window carries."""
-        lonely: list[tuple[Slot, int, tuple[str, ...]]] = []
+        untold: list[Untold] = []
         with self._lock:
+            if not self._is_reachable:
+                self._route()
             for served in self._arms.values():
-                if _is_too_large(served):
-                    lonely.append(_end_too_large(served))
+                if served.is_too_large():
+                    untold.append(served.end_too_large())
                     self._route()
-                if served.restart_at_s is not None and now_s >= served.restart_at_s and served.slot is not None:
-                    served.restart_at_s = None
-                    served.worker = self._spawn(served.slot, is_held=served.is_held)
-                waited_s = now_s - served.crashed_at_s
-                if served.unreported_crashes and waited_s >= 2 * self._settings.window_s and served.slot is not None:
-                    lonely.append((served.slot, served.unreported_crashes, ()))
-                    served.unreported_crashes = 0
-        for slot, crashes, stops in lonely:
-            window = _crash_window(slot, crashes, self._boot_id, self._settings.clock_quality)
-            self._on_window(structs.replace(window, hard_stops=stops))
-            if stops:
-                self._on_change(slot.info.model, slot.info.arm, "ended: it holds more memory than a shadow may")
+                if served.restart_at_s is not None and now_s >= served.restart_at_s:
+                    self._start(served, now_s)
+                if now_s - served.crashed_at_s >= 2 * self._settings.window_s:
+                    untold += served.take_untold()
+        self._tell(untold)
+
+    def _start(self, served: Arm, now_s: float) -> None:
+        """Start the worker of an arm, or plan to where the system has no room for it now; the lock is held."""
+        slot = served.slot
+        if slot is None:
+            return
+        try:
+            served.worker = self._spawn(slot, is_held=served.is_held)
+        except OSError as error:
+            served.plan_restart(now_s)
+            self._on_change(slot.info.model, slot.info.arm, f"cannot be started ({error.strerror or error})")
+            return
+        served.restart_at_s = None
+
+    def _tell(self, untold: Sequence[Untold]) -> None:
+        """Report what no window of a worker carries."""
+        for each in untold:
+            self._on_window(window_of(each, self._boot_id, self._settings.clock_quality))
+            if each.hard_stops:
+                model, arm = each.slot.info.model, each.slot.info.arm
+                self._on_change(model, arm, "ended: it holds more memory than a shadow may")
 
     def running(self, state_of: Callable[[Slot], tuple[str, str]]) -> tuple[RunningArm, ...]:
-        """What is loaded now.
+        """What is loaded now, and applications can reach.
 
         Args:
             state_of: gives (state, version that a rollback would go to) of a slot.
         """
         with self._lock:
-            workers = [served.worker for served in self._arms.values() if served.worker is not None]
+            reachable = self._arms.values() if self._is_reachable else ()
+            workers = [served.worker for served in reachable if served.worker is not None]
         arms = []
         for worker in workers:
             if not worker.is_ready:
@@ -319,18 +287,7 @@ class WorkerPool:
             served = self._arm(*key)
             if worker.is_retiring or self._stopping or served.worker is not worker:
                 return
-            now_s = time.monotonic()
-            served.past.add(worker.counters)
-            worker.counters = None
-            served.past.crashes += 1
-            served.lost = (*served.lost, *served.prefixes, worker.prediction_prefix)[-_MOST_LOST:]
-            served.prefixes = ()
-            served.unreported_crashes += 1
-            served.crashed_at_s = now_s
-            if served.started_at_s and now_s - served.started_at_s >= _HEALTHY_S:
-                served.restart_pause_s = _RESTART_FIRST_S
-            served.restart_at_s = now_s + served.restart_pause_s
-            served.restart_pause_s = min(served.restart_pause_s * 2, _RESTART_MAX_S)
+            served.count_crash(worker, time.monotonic())
             self._route()
         self._on_change(*key, f"died ({worker.failure or worker.return_code})")
 
@@ -359,8 +316,8 @@ class WorkerPool:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _arm(self, model: str, arm: str) -> _Arm:
-        return self._arms.setdefault((model, arm), _Arm())
+    def _arm(self, model: str, arm: str) -> Arm:
+        return self._arms.setdefault((model, arm), Arm())
 
     def _spawn(self, slot: Slot, *, is_held: bool = False) -> WorkerProcess:
         # named after this start: a worker of the start before may still be removing its own
@@ -380,22 +337,45 @@ class WorkerPool:
         front = table.front()
         if front is None:
             return
-        if self._front is not front:
-            self._front = front
-            DISK.point(self._places.sockets / SOCKET, front.socket_path.name, certain=False)
+        was_reachable, info = self._is_reachable, front.slot.info
+        try:
+            self._lead_to(front)
+        except OSError as error:  # a full disk, say; the next tick tries again
+            self._is_reachable = False
+            if was_reachable:
+                self._on_change(info.model, info.arm, f"cannot be reached ({error.strerror or error})")
+        else:
+            if not was_reachable:
+                self._on_change(info.model, info.arm, "can be reached again")
         for key, worker in table.ready.items():
             split = table.split_for(key) if key[1] != SHADOW_ARM else None
             if split is not None and split != worker.split and (not is_nobody(split) or worker.split is not None):
                 worker.split = split
                 worker.send(split)
 
-    def _table(self) -> Table:
+    def _lead_to(self, front: WorkerProcess | None) -> None:
+        """Let the one socket lead to a worker.
+
+        Raises:
+            OSError: it leads where it did.
+        """
+        if front is not None and self._front is not front:
+            DISK.point(self._places.sockets / SOCKET, front.socket_path.name, certain=False)
+            self._front = front
+        self._is_reachable = True
+
+    def _table(
+        self, wanted: Mapping[ArmKey, Slot] | None = None, fresh: Mapping[ArmKey, WorkerProcess] | None = None
+    ) -> Table:
+        """The table as it is, or as it will be once workers have taken over."""
         entries = {
             key: Entry(slot=served.slot, worker=served.worker, prefixes=served.prefixes)
-            for key, served in sorted(self._arms.items())
+            for key, served in self._arms.items()
             if served.slot is not None
         }
-        return Table(entries)
+        for key, slot in (wanted or {}).items():
+            entries[key] = Entry(slot=slot, worker=(fresh or {})[key], prefixes=self._arm(*key).prefixes)
+        return Table(dict(sorted(entries.items())))
 
     def _withdraw(self, model: str, arm: str) -> None:
         with self._lock:
@@ -404,20 +384,32 @@ class WorkerPool:
             front.send(leaving.recall())  # not under the lock: the thread that hears the answer may wait for it
         with self._lock:
             served = self._arm(model, arm)
+            untold = served.take_untold()
             worker, served.worker, served.slot = served.worker, None, None
-            served.restart_at_s, served.past = None, _Tally()
+            served.restart_at_s, served.past = None, Tally()
             self._route()  # nobody passes anything on to it any more
             front = self._table().front_of(model)
             heir = next((each for each in self._arms.values() if front is not None and each.worker is front), None)
             if worker is not None and heir is not None:
-                heir.prefixes = (*heir.prefixes, *served.prefixes, worker.prediction_prefix)[-_MOST_LOST:]
+                heir.prefixes = (*heir.prefixes, *served.prefixes, worker.prediction_prefix)[-MOST_LOST:]
             served.prefixes = ()
+        self._tell(untold)
         if worker is None:
             return
         worker.stop()
         if front is not None and front is not worker:
             front.send(HandOn(predictions=worker.predictions, lost=served.lost))
         self._on_change(model, arm, "serves no model")
+
+
+def _failed(fresh: Mapping[ArmKey, WorkerProcess], timeout_s: float) -> Activation | None:
+    """Why one of some workers cannot serve, once each had that long to become ready; None where all can."""
+    for (model, _), worker in fresh.items():
+        worker.ready.wait(timeout_s)
+        if worker.exited.is_set() or not worker.is_ready:
+            detail = worker.failure or f"the worker ended with {worker.return_code} before it served"
+            return Activation(ok=False, reason="activation_failed", detail=detail, model=model)
+    return None
 
 
 def _at_once(calls: Sequence[Callable[[], None]]) -> None:
@@ -427,52 +419,3 @@ def _at_once(calls: Sequence[Callable[[], None]]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def _is_too_large(served: _Arm) -> bool:
-    """Whether a shadow holds more memory than its goal allows; no other arm has a limit here."""
-    if served.slot is None or served.worker is None or served.worker.counters is None or served.is_over_memory:
-        return False
-    limit_bytes = served.slot.traffic.memory_bytes
-    return 0 < limit_bytes < served.worker.counters.memory_bytes
-
-
-def _end_too_large(served: _Arm) -> tuple[Slot, int, tuple[str, ...]]:
-    """End a shadow's worker for good; the lock is held.
-
-    Returns:
-        What there is to report: its slot, no crash, and the hard stop.
-    """
-    assert served.worker is not None and served.slot is not None
-    served.is_over_memory = served.worker.is_retiring = True
-    served.worker.is_ready = False
-    served.worker.failure = "it holds more memory than a shadow may"
-    served.past.hard_stops = (SHADOW_MEMORY,)
-    served.worker.kill()
-    return served.slot, 0, (SHADOW_MEMORY,)
-
-
-def _crash_window(slot: Slot, crashes: int, boot_id: str, clock_quality: str) -> Window:
-    """A window without calls, so that crashes become known where nothing was answered."""
-    profile = slot.variant().file("profile")
-    now_s = time.time()
-    return Window(
-        boot_id=boot_id,
-        seq=0,
-        model=slot.info.model,
-        version=slot.info.version,
-        arm=slot.info.arm,
-        digest=slot.info.digest,
-        variant=slot.info.variant,
-        profile_hash="" if profile is None else hex_of(profile.digest),
-        started_at_s=now_s,
-        ended_at_s=now_s,
-        clock_quality=clock_quality,
-        inferences=0,
-        failures=0,
-        deadline_misses=0,
-        shed=0,
-        crashes=crashes,
-        latency_us=ExponentialSketch(),
-        signals={},
-    )

@@ -34,6 +34,8 @@ CREATE TABLE counters (
 );
 INSERT INTO counters VALUES (0, 0, 0);
 """
+#: Greatest number that SQLite holds.
+_MOST_SEQ: Final = 2**63 - 1
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Window)
 
@@ -57,15 +59,10 @@ class Outbox:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self.set_aside: Path | None = None
         try:
-            self._database = _open(path)
-        except sqlite3.OperationalError as error:
+            self._database, self._waiting_bytes, self.set_aside = _open_whole(path)
+        except (sqlite3.Error, OSError) as error:
             raise EdgeshipError(f"the outbox cannot be opened: {error}", file=path) from error
-        except sqlite3.DatabaseError:
-            self.set_aside = _set_aside(path)
-            self._database = _open(path)
-        (self._waiting_bytes,) = self._database.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM windows").fetchone()
 
     def add(self, window: Window) -> None:
         """Store a numbered window; a window of the same start and number is stored once.
@@ -126,22 +123,49 @@ class Outbox:
         return waiting_bytes
 
     def pending(self, limit: int, *, boot_id: str | None = None) -> list[Window]:
-        """The oldest waiting windows, in the order in which they were added.
+        """The oldest waiting windows, in the order in which they were added; what cannot be read is given up.
 
         Args:
             limit: most windows.
             boot_id: only those of that start of the agent; all starts otherwise. One batch on the wire holds windows
                 of one start.
+
+        Raises:
+            EdgeshipError: the disk does not give them, or does not take that some were given up.
         """
-        rows = self._database.execute(
-            "SELECT data FROM windows WHERE ? IS NULL OR boot_id = ? ORDER BY id LIMIT ?", (boot_id, boot_id, limit)
-        )
-        return [_decoder.decode(data) for (data,) in rows]
+        while True:
+            with self._reading() as database:
+                rows = database.execute(
+                    "SELECT id, boot_id, seq, CAST(data AS BLOB) FROM windows"
+                    " WHERE ? IS NULL OR boot_id = ? ORDER BY id LIMIT ?",
+                    (boot_id, boot_id, limit),
+                ).fetchall()
+            found = [(identity, _window_of(boot, seq, data)) for identity, boot, seq, data in rows]
+            damaged = [identity for identity, window in found if window is None]
+            if not damaged:
+                return [window for _, window in found if window is not None]
+            self._give_up(damaged)
+
+    def _give_up(self, identities: Sequence[int]) -> None:
+        """Drop rows that hold no window any more: flash memory forgets. They count as evicted."""
+        places = [(identity,) for identity in identities]
+        with self._transaction() as database:
+            sizes = [
+                database.execute("SELECT size_bytes FROM windows WHERE id = ?", place).fetchone() for place in places
+            ]
+            database.executemany("DELETE FROM windows WHERE id = ?", places)
+            database.execute("UPDATE counters SET evicted = evicted + ?", (len(places),))
+        self._waiting_bytes -= sum(size_bytes for (size_bytes,) in sizes)
 
     def waiting_boots(self) -> list[str]:
-        """Starts of the agent that still have waiting windows, the oldest first."""
-        rows = self._database.execute("SELECT boot_id FROM windows GROUP BY boot_id ORDER BY MIN(id)")
-        return [boot_id for (boot_id,) in rows]
+        """Starts of the agent that still have waiting windows, the oldest first.
+
+        Raises:
+            EdgeshipError: the disk does not give them.
+        """
+        with self._reading() as database:
+            rows = database.execute("SELECT boot_id FROM windows GROUP BY boot_id ORDER BY MIN(id)")
+            return [boot_id for (boot_id,) in rows]
 
     def acknowledge(self, boot_id: str, seq: int) -> int:
         """Drop every window of that start up to ``seq``; repeats do nothing.
@@ -150,8 +174,11 @@ class Outbox:
             How many windows were dropped.
 
         Raises:
+            ContractError: no window can have that number.
             EdgeshipError: the disk does not take it.
         """
+        if not 0 <= seq <= _MOST_SEQ:
+            raise ContractError("no number of a window", key="seq", expected=f"0–{_MOST_SEQ}", got=seq)
         with self._transaction() as database:
             count, size_bytes = database.execute(
                 "SELECT COUNT(*), COALESCE(SUM(size_bytes), 0) FROM windows WHERE boot_id = ? AND seq <= ?",
@@ -169,29 +196,55 @@ class Outbox:
         return int(count)
 
     def counters(self) -> OutboxCounters:
-        """What became of every window since the file was made."""
-        created, acknowledged, evicted, waiting = self._database.execute(
-            "SELECT created, acknowledged, evicted, (SELECT COUNT(*) FROM windows) FROM counters"
-        ).fetchone()
+        """What became of every window since the file was made.
+
+        Raises:
+            EdgeshipError: the disk does not give them.
+        """
+        with self._reading() as database:
+            created, acknowledged, evicted, waiting = database.execute(
+                "SELECT created, acknowledged, evicted, (SELECT COUNT(*) FROM windows) FROM counters"
+            ).fetchone()
         return OutboxCounters(created=created, acknowledged=acknowledged, evicted=evicted, waiting=waiting)
 
     def floor_seq(self, boot_id: str) -> int:
-        """The lowest number of that start that can still arrive; 1 for a start that is not known."""
-        (floor,) = self._database.execute(
-            "SELECT COALESCE((SELECT MIN(seq) FROM windows WHERE boot_id = ?),"
-            " (SELECT last_seq + 1 FROM boots WHERE boot_id = ?), 1)",
-            (boot_id, boot_id),
-        ).fetchone()
+        """The lowest number of that start that can still arrive; 1 for a start that is not known.
+
+        Raises:
+            EdgeshipError: the disk does not give it.
+        """
+        with self._reading() as database:
+            (floor,) = database.execute(
+                "SELECT COALESCE((SELECT MIN(seq) FROM windows WHERE boot_id = ?),"
+                " (SELECT last_seq + 1 FROM boots WHERE boot_id = ?), 1)",
+                (boot_id, boot_id),
+            ).fetchone()
         return int(floor)
 
     def last_seq(self, boot_id: str) -> int:
-        """The highest number given in that start; 0 for none."""
-        row = self._database.execute("SELECT last_seq FROM boots WHERE boot_id = ?", (boot_id,)).fetchone()
+        """The highest number given in that start; 0 for none.
+
+        Raises:
+            EdgeshipError: the disk does not give it.
+        """
+        with self._reading() as database:
+            row = database.execute("SELECT last_seq FROM boots WHERE boot_id = ?", (boot_id,)).fetchone()
         return int(row[0]) if row else 0
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._database
+        except sqlite3.Error as error:
+            raise EdgeshipError(
+                f"the outbox cannot be read: {error}",
+                file=self._path,
+                next_step="restart the agent: it sets a damaged outbox aside and begins a new one",
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -207,7 +260,27 @@ class Outbox:
             ) from error
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _window_of(boot_id: str, seq: int, data: bytes) -> Window | None:
+    """The window of a row; None where its bytes are not that window any more."""
+    try:
+        window = _decoder.decode(data)
+    except (msgspec.MsgspecError, ContractError, ValueError, TypeError, RecursionError):
+        return None
+    return window if (window.boot_id, window.seq) == (boot_id, seq) else None
+
+
+def _open_whole(path: Path) -> tuple[sqlite3.Connection, int, Path | None]:
+    """The database, the bytes that wait in it, and where a damaged file was moved to, if there was one."""
+    try:
+        return (*_open(path), None)
+    except sqlite3.OperationalError:
+        raise  # the disk, not the file
+    except sqlite3.DatabaseError:
+        damaged = _set_aside(path)
+        return (*_open(path), damaged)
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, int]:
     database = sqlite3.connect(path, isolation_level=None)
     try:
         database.execute("PRAGMA journal_mode = WAL")
@@ -217,11 +290,22 @@ def _open(path: Path) -> sqlite3.Connection:
         _refuse_newer(version, path)
         if version == 0:
             database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
-        database.execute("SELECT COUNT(*) FROM windows, counters").fetchone()
+        waiting_bytes = _check(database)
     except BaseException:
         database.close()
         raise
-    return database
+    return database, waiting_bytes
+
+
+def _check(database: sqlite3.Connection) -> int:
+    """Read every page once: what is damaged is found now, and not at some window. Returns the bytes that wait."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    (waiting_bytes,) = database.execute("SELECT COALESCE(SUM(size_bytes), 0) FROM windows").fetchone()
+    if database.execute("SELECT COUNT(*) FROM counters").fetchone() != (1,):
+        raise sqlite3.DatabaseError("its counters are gone")
+    return int(waiting_bytes)
 
 
 def _refuse_newer(version: int, path: Path) -> None:

@@ -18,6 +18,14 @@ from edgeship_agent.processing.arrays import Array
 #: The predicted class of a prediction without one: a raw output, or NaN.
 NO_CLASS: Final = -1
 _LONGEST_NUMBER: Final = 16
+#: Most that a worker hands on: below what the next one takes in one message
+#: (:data:`edgeship_agent.serving.control.MAX_CONTROL_BYTES`), with room for the prefixes beside it.
+MOST_HANDED_ON_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
+#: Of a prediction; at most of an outcome beside its name, and of a ring beside both and its texts.
+#: Source: the MessagePack specification (a head takes at most 5 bytes, a number 9).
+_PREDICTION_BYTES: Final = 4 + 4 + 8 + 1
+_OUTCOME_BYTES: Final = 1 + 9 + 5
+_RING_BYTES: Final = 256
 
 
 class Remembered(Struct, frozen=True, kw_only=True):
@@ -93,7 +101,8 @@ class PredictionRing:
 
         Args:
             classes: [n], NaN for none; None where the output is no class.
-            confidences: [n]; None as above.
+            confidences: [n]; None as above. What a model gives as such may be any number: kept is what is in 0–1, the
+                nearer end of it, or 0 for NaN.
             times_s: [n], monotonic.
         """
         calls = len(times_s)
@@ -104,7 +113,7 @@ class PredictionRing:
         if classes is not None and confidences is not None:
             last = classes[calls - kept :]
             self._classes[places] = np.where(np.isnan(last), NO_CLASS, last)
-            self._confidences[places] = np.nan_to_num(confidences[calls - kept :])
+            self._confidences[places] = np.nan_to_num(np.clip(confidences[calls - kept :], 0.0, 1.0))
         self.count += calls
         if len(self._outcomes) > self._capacity:
             self._forget_outcomes()
@@ -146,11 +155,17 @@ class PredictionRing:
         for number, names in earlier._outcomes.items():
             self._outcomes.setdefault(number, set()).update(names)
 
-    def hand_on(self, most: int) -> bytes:
-        """The newest predictions, at most so many, for the worker that comes next."""
-        first = max(self.oldest, self.count - most + 1)
+    def hand_on(self, most: int, most_bytes: int = MOST_HANDED_ON_BYTES) -> bytes:
+        """The newest predictions for the worker that comes next: at most so many, in at most so many bytes.
+
+        Returns:
+            Empty where not one of them has room.
+        """
+        first = self._first_within(max(self.oldest, self.count - most + 1), most_bytes)
+        if first > self.count:
+            return b""
         places = np.arange(first - 1, self.count) % self._capacity
-        self._forget_outcomes()
+        outcomes = ((number, names) for number, names in self._outcomes.items() if number >= first)
         return msgspec.msgpack.encode(
             HandedOn(
                 prefix=self.prefix,
@@ -162,9 +177,19 @@ class PredictionRing:
                 confidences=self._confidences[places].tobytes(),
                 times=self._times[places].tobytes(),
                 labelled=self._labelled[places].tobytes(),
-                outcomes=tuple((number, name) for number, names in self._outcomes.items() for name in sorted(names)),
+                outcomes=tuple((number, name) for number, names in outcomes for name in sorted(names)),
             )
         )
+
+    def _first_within(self, first: int, most_bytes: int) -> int:
+        """Number of the oldest prediction, from ``first`` on, that has room with all that are newer."""
+        sizes = np.full(self.count - first + 1, _PREDICTION_BYTES, np.int64)
+        for number, names in self._outcomes.items():
+            if first <= number <= self.count:
+                sizes[number - first] += sum(_OUTCOME_BYTES + len(name.encode()) for name in names)
+        texts = (self.prefix, self.version, self.arm, self.digest)
+        room = most_bytes - _RING_BYTES - sum(len(text.encode()) for text in texts)
+        return self.count - int(np.searchsorted(sizes[::-1].cumsum(), room, side="right")) + 1
 
     @classmethod
     def taken_over(cls, data: bytes) -> PredictionRing:
@@ -234,8 +259,15 @@ class Predictions:
         return self.locate(prediction_id) is None and prediction_id.startswith(self._lost)
 
     def hand_on(self) -> list[bytes]:
-        """Everything that is remembered, the oldest first."""
-        return [ring.hand_on(self._capacity) for ring in (*self._earlier, self.own) if ring.count]
+        """What is remembered, the oldest first; of more than a message holds, the newest."""
+        handed: list[bytes] = []
+        room = MOST_HANDED_ON_BYTES
+        for ring in (self.own, *reversed(self._earlier)):
+            data = ring.hand_on(self._capacity, room) if ring.count else b""
+            if data:
+                handed.append(data)
+                room -= len(data)
+        return handed[::-1]
 
     def locate(self, prediction_id: str) -> tuple[PredictionRing, int] | None:
         """The ring and the number that an id names, or None where it names no prediction of these workers."""

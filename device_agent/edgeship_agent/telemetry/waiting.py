@@ -99,6 +99,7 @@ class WaitingWindows:
             How many windows were dropped.
 
         Raises:
+            ContractError: no window can have that number.
             EdgeshipError: the disk does not take it.
         """
         stored = self._outbox.acknowledge(boot_id, seq)

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from edgeship_agent.contract.messages import Window
 from edgeship_agent.contract.profile import Profile
-from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, Sketch, bucket_index
+from edgeship_agent.contract.sketch import CategorySketch, ExponentialSketch, Sketch, bucket_index, most_frequent
 from edgeship_agent.processing.arrays import Array
 from edgeship_agent.telemetry.counting import bucket_counts
 from edgeship_agent.telemetry.noted import Notes, NoteSums
@@ -195,7 +195,7 @@ class WindowBuilder:
             sent. Fewer than 20 answered calls stay in the next window.
         """
         if self._has_enough():
-            answers, signals = self._answers, self._signals.take()
+            answers, signals = self._answers, _bounded(self._signals.take())
             self._answers = _Answers(now)
         elif self._has_trouble():
             answers, signals = _Answers(self._trouble.since), {}
@@ -240,6 +240,14 @@ class WindowBuilder:
         if isinstance(classes, CategorySketch) and self._baseline and is_constant_class(classes, self._baseline):
             stops.append(CONSTANT_CLASS)
         return tuple(stops)
+
+
+def _bounded(signals: dict[str, Sketch]) -> dict[str, Sketch]:
+    """Sketches of a size that a server takes: of a model with thousands of classes a long window may see too many."""
+    return {
+        name: most_frequent(sketch) if isinstance(sketch, CategorySketch) else sketch
+        for name, sketch in signals.items()
+    }
 
 
 def _with_notes(window: Window, notes: Notes) -> Window:

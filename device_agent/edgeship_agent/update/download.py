@@ -26,7 +26,7 @@ from edgeship_agent.contract.oci import hex_of
 from edgeship_agent.update.disk import DISK, Disk, digest_of_file
 
 _CHUNK_BYTES: Final = 256 * 1024
-#: How often a transfer that may be silent is asked whether it shall stop.
+#: How often a transfer that may be silent, or next to silent, is asked whether it shall end.
 _LOOK_S: Final = 0.2
 
 
@@ -36,7 +36,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     Attributes:
         timeout_s: for connecting and for each read.
         max_bytes_per_s: of one transfer, averaged over a second; 0 for no limit.
-        slow_bytes_per_s: a transfer that is slower over ``slow_after_s`` is aborted and tried again later.
+        slow_bytes_per_s: a transfer that is slower over ``slow_after_s`` is aborted and tried again later; what the
+            limit holds back does not count.
     """
 
     timeout_s: float = 20.0
@@ -164,20 +165,23 @@ class Downloader:
             return
         path = f"/blobs/sha256/{hex_of(blob.digest)}"
         url, connection = self._base_url + path, self._connect()
+        speed = _Speed(self._limits, self._clock)
         try:
             connection.connect()
-            with _hung_up(connection, should_stop):
+            speed.begin()
+            with _watched(connection, lambda: speed.is_too_slow() or should_stop()):
                 headers = {"Range": f"bytes={have_bytes}-"} if have_bytes else {}
                 connection.request("GET", self._server.path + path, headers=headers)
                 with connection.getresponse() as response:
                     start_bytes = _start_of(response, have_bytes, url)
-                    self._receive(response, partial, start_bytes, blob, should_stop)
+                    self._receive(response, partial, start_bytes, blob, speed, should_stop)
         except (OSError, http.client.HTTPException) as error:
             if should_stop():
                 raise Interrupted("stopped by a newer goal", retryable=True, file=partial) from error
-            raise TransferError(
-                f"transfer broken: {str(error) or type(error).__name__}", retryable=True, file=url
-            ) from error
+            cause = f"transfer broken: {str(error) or type(error).__name__}"
+            if speed.was_too_slow:
+                cause = "transfer too slow, aborted"
+            raise TransferError(cause, retryable=True, file=url) from error
         finally:
             connection.close()
 
@@ -195,31 +199,25 @@ class Downloader:
         partial: Path,
         start_bytes: int,
         blob: Blob,
+        speed: _Speed,
         should_stop: Callable[[], bool],
     ) -> None:
         with self._store.disk.open(partial, append=True) as file:
             file.cut(start_bytes)
-            received = start_bytes
-            start_s = mark_s = self._clock()
-            mark_bytes = received
+            received, start_s = start_bytes, self._clock()
+            speed.begin()
             while received < blob.size_bytes:
                 if should_stop():
                     raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
+                if speed.is_too_slow():
+                    raise ConnectionError("too slow")
                 chunk = response.read1(min(self._chunk_bytes(), blob.size_bytes - received))
                 if not chunk:
-                    if should_stop():
-                        raise Interrupted("stopped by a newer goal", retryable=True, file=partial)
-                    raise TransferError(
-                        f"transfer broken after {received} of {blob.size_bytes} bytes", retryable=True, file=partial
-                    )
+                    raise ConnectionError(f"{received} of {blob.size_bytes} bytes came")
                 file.write(chunk)
                 received += len(chunk)
-                self._hold_back(received - start_bytes, start_s)
-                elapsed_s = self._clock() - mark_s
-                if elapsed_s >= self._limits.slow_after_s:
-                    if (received - mark_bytes) / elapsed_s < self._limits.slow_bytes_per_s:
-                        raise TransferError("transfer too slow, aborted", retryable=True, file=partial)
-                    mark_s, mark_bytes = self._clock(), received
+                speed.count(len(chunk))
+                self._hold_back(received - start_bytes, start_s, speed)
             file.sync()
 
     def _chunk_bytes(self) -> int:
@@ -227,22 +225,68 @@ class Downloader:
         cap = self._limits.max_bytes_per_s
         return min(_CHUNK_BYTES, max(int(cap / 4), 1)) if cap > 0 else _CHUNK_BYTES
 
-    def _hold_back(self, got_bytes: int, start_s: float) -> None:
+    def _hold_back(self, got_bytes: int, start_s: float, speed: _Speed) -> None:
         """Wait until the bytes of this transfer are as old as the limit asks for."""
         if self._limits.max_bytes_per_s > 0:
             ahead_s = got_bytes / self._limits.max_bytes_per_s - (self._clock() - start_s)
             if ahead_s > 0:
+                speed.leave_out(ahead_s)
                 self._sleep(ahead_s)
 
 
+class _Speed:
+    """How fast the other side of a transfer is. Used by the thread that receives and by the one that watches.
+
+    Until the answer's first lines are complete nothing counts as received: they must be there in ``slow_after_s``.
+
+    Args:
+        limits: the slowest speed, and over which time.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, limits: Limits, clock: MonotonicClock) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since_s, self._got_bytes = clock(), 0
+        self.was_too_slow = False
+
+    def begin(self) -> None:
+        """Look at what comes from now on."""
+        with self._lock:
+            self._since_s, self._got_bytes = self._clock(), 0
+
+    def count(self, size_bytes: int) -> None:
+        """So much came."""
+        with self._lock:
+            self._got_bytes += size_bytes
+
+    def leave_out(self, pause_s: float) -> None:
+        """A pause of our own follows: it says nothing about the other side."""
+        with self._lock:
+            self._since_s += pause_s
+
+    def is_too_slow(self) -> bool:
+        """Whether too little came, now or before."""
+        with self._lock:
+            elapsed_s = self._clock() - self._since_s
+            if elapsed_s >= self._limits.slow_after_s:
+                self.was_too_slow |= self._got_bytes < self._limits.slow_bytes_per_s * elapsed_s
+                self._since_s, self._got_bytes = self._since_s + elapsed_s, 0
+            return self.was_too_slow
+
+
 @contextmanager
-def _hung_up(connection: http.client.HTTPConnection, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Shut a connection down as soon as the transfer is to stop, also while nothing comes over it."""
+def _watched(connection: http.client.HTTPConnection, shall_end: Callable[[], bool]) -> Iterator[None]:
+    """Shut a connection down as soon as the transfer shall end, also while nothing, or next to nothing, comes over it.
+
+    A timeout is no limit: each byte begins it anew, and lines of HTTP are waited for until they are complete.
+    """
     is_over, line = threading.Event(), connection.sock
 
     def watch() -> None:
         while not is_over.wait(_LOOK_S):
-            if should_stop():
+            if shall_end():
                 with contextlib.suppress(OSError):
                     line.shutdown(socket.SHUT_RDWR)
                 return

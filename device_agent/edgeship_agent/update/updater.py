@@ -16,7 +16,7 @@ from edgeship_agent.contract.errors import ContractError
 from edgeship_agent.contract.goal import GoalState, ModelGoal
 from edgeship_agent.contract.messages import UpdateState
 from edgeship_agent.update.activation import Proof
-from edgeship_agent.update.attempt import Attempt, new_attempt
+from edgeship_agent.update.attempt import Attempt, AttemptKey, new_attempt
 from edgeship_agent.update.joint import (
     Work,
     begins_anew,
@@ -33,6 +33,7 @@ from edgeship_agent.update.joint import (
     starts_of,
     wanted_by,
 )
+from edgeship_agent.update.journal import Journal
 from edgeship_agent.update.ledger import Ledger, Step
 from edgeship_agent.update.machine import Event, Restart, breaks_loop, can_cancel, on_restart
 from edgeship_agent.update.parts import Parts
@@ -59,6 +60,7 @@ class Updater:
         self._running: GoalState | None = None
         self._changed = threading.Event()
         self._stopped = threading.Event()
+        self._crashes = _crashes_before(parts.journal)
         self._ledger = Ledger(parts)
         self._preparer = Preparer(parts, self._ledger, self._is_superseded, self._stopped)
         self._work: dict[Work, Callable[[list[Attempt]], list[Attempt]]] = {
@@ -92,17 +94,25 @@ class Updater:
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Finish what a restart interrupted, then follow every goal."""
+        """Finish what a restart or an error interrupted, then follow every goal.
+
+        Raises:
+            Exception: the goal could not be followed, on a full disk, say: the next run follows it again.
+        """
         self.resume()
         while not self._stopped.is_set():
             self._changed.wait()
             self._changed.clear()
             goal = self._goal
             if goal is not None and not self._stopped.is_set():
-                self.follow(goal)
+                try:
+                    self.follow(goal)
+                except Exception:
+                    self._changed.set()
+                    raise
 
     def resume(self) -> None:
-        """Go on with attempts that the agent did not finish before it ended."""
+        """Go on with attempts that the agent did not finish before it ended, or before an error in this life."""
         releases: dict[tuple[object, ...], list[Attempt]] = {}
         for attempt in self._parts.journal.attempts():
             own = (attempt.deployment, attempt.attempt, attempt.release, attempt.members)
@@ -114,9 +124,8 @@ class Updater:
             self._finish([*again, *map(self._begin, missing_from(again))])
 
     def _again(self, attempt: Attempt) -> Attempt:
-        """An attempt that a restart found under way."""
-        crashed = on_restart(attempt.state) is Restart.COUNT_CRASH and not self._parts.journal.stopped_cleanly
-        crashes = attempt.crashes + int(crashed)
+        """An attempt that was found under way, after the death of the agent or after an error: only a death counts."""
+        crashes = max(attempt.crashes, self._crashes.get(attempt.key, 0))
         again = structs.replace(attempt, transitions=attempt.transitions + 1, crashes=crashes)
         self._parts.journal.append(again)
         return again
@@ -280,8 +289,10 @@ class Updater:
 
     def _prove(self, release: list[Attempt]) -> list[Attempt]:
         watched = _under_way(release)
+        # the workers count this life's crashes from its beginning, also after an error in the midst of a probation
+        earlier = [structs.replace(attempt, crashes=self._crashes.get(attempt.key, 0)) for attempt in watched]
         proofs = self._parts.activator.prove(
-            watched, interrupted=self._is_taken_back, stopped=self._stopped, persist=self._parts.journal.append
+            earlier, interrupted=self._is_taken_back, stopped=self._stopped, persist=self._parts.journal.append
         )
         if proofs is None:
             return release  # the agent is being stopped; it goes on after the restart
@@ -330,6 +341,7 @@ class Updater:
 
     def _clean_up(self, attempt: Attempt) -> None:
         """Free what the attempt does not need any more; blobs that a slot is made from stay."""
+        self._crashes.pop(attempt.key, None)
         slots = self._parts.slots
         slots.clear_staging(attempt.model, attempt.arm)
         if self._parts.journal.under_way():
@@ -370,6 +382,15 @@ class Updater:
 
 def _under_way(release: Sequence[Attempt]) -> list[Attempt]:
     return [attempt for attempt in release if not attempt.state.is_terminal]
+
+
+def _crashes_before(journal: Journal) -> dict[AttemptKey, int]:
+    """Crashes in earlier lives of the agent, of the attempts that this life found under way: its death is one."""
+    died = not journal.stopped_cleanly
+    return {
+        attempt.key: attempt.crashes + int(died and on_restart(attempt.state) is Restart.COUNT_CRASH)
+        for attempt in journal.under_way()
+    }
 
 
 def _with(release: Sequence[Attempt], changed: Sequence[Attempt]) -> list[Attempt]:

@@ -22,7 +22,7 @@ from edgeship_agent.contract.messages import (
     WindowBatch,
 )
 from edgeship_agent.contract.profiling import ProfileReport
-from edgeship_agent.contract.sketch import BinnedSketch, Sketch
+from edgeship_agent.contract.sketch import MAX_SKETCH_ENTRIES, BinnedSketch, Sketch
 
 #: Longest name (model, version, boot id, reason code, ...), in characters.
 MAX_NAME: Final = 256
@@ -39,7 +39,9 @@ DeviceMessage = Birth | Death | Heartbeat | WindowBatch | UpdateReport | Profile
 
 
 def admit(device_id: str, message: DeviceMessage) -> None:
-    """Check a decoded message that arrived under a device's topic.
+    """Check a decoded message that arrived under a device's topic; of windows no more than whose they are.
+
+    What is wrong inside a window costs that window alone: :func:`refused_windows` tells which.
 
     Raises:
         ContractError: it speaks for another device, or breaks a bound; names the field.
@@ -117,7 +119,27 @@ def _check_batch(batch: WindowBatch) -> None:
     for window in batch.windows:
         if window.boot_id != batch.boot_id:
             raise ContractError("window of another start of the agent", key="windows.boot_id")
-        check_window(window)
+        _check_seq(window)
+
+
+def _check_seq(window: Window) -> None:
+    _count("seq", window.seq)
+    if window.seq == 0:
+        raise ContractError("out of range", key="seq", expected="≥ 1", got=0)
+
+
+def refused_windows(batch: WindowBatch) -> dict[int, ContractError]:
+    """Windows of an admitted batch that can never be stored, by their number, and why.
+
+    Whoever would refuse the whole batch for one of them would get it again for ever, and nothing that comes after.
+    """
+    refused = {}
+    for window in batch.windows:
+        try:
+            check_window(window)
+        except ContractError as error:
+            refused[window.seq] = error
+    return refused
 
 
 def check_window(window: Window) -> None:
@@ -130,10 +152,9 @@ def check_window(window: Window) -> None:
         _name(name, getattr(window, name))
     for name in ("started_at_s", "ended_at_s"):
         _finite(name, getattr(window, name))
-    for name in ("seq", "inferences", "failures", "deadline_misses", "shed", "crashes"):
+    _check_seq(window)
+    for name in ("inferences", "failures", "deadline_misses", "shed", "crashes"):
         _count(name, getattr(window, name))
-    if window.seq == 0:
-        raise ContractError("out of range", key="seq", expected="≥ 1", got=0)
     _check_sketch("latency_us", window.latency_us)
     if window.stream_delay_us is not None:
         _check_sketch("stream_delay_us", window.stream_delay_us)
@@ -187,7 +208,7 @@ def _check_sketch(name: str, sketch: Sketch) -> None:
         if any(abs(index) > 2**31 for index in sketch.counts):
             raise ContractError("bucket out of range", key=name)
     counts = tuple(counts)
-    _entries(name, counts)
+    _entries(name, counts, MAX_SKETCH_ENTRIES)
     if counts and not (min(counts) >= 0 and sum(counts) <= MAX_COUNT):
         raise ContractError("count out of range", key=name, expected=f"0–{MAX_COUNT}")
 
@@ -209,9 +230,9 @@ def _names(key: str, values: Iterable[str]) -> None:
         _name(key, value)
 
 
-def _entries(key: str, values: tuple[object, ...] | list[str]) -> None:
-    if len(values) > MAX_ENTRIES:
-        raise ContractError("too many entries", key=key, expected=f"≤ {MAX_ENTRIES}", got=len(values))
+def _entries(key: str, values: tuple[object, ...] | list[str], limit: int = MAX_ENTRIES) -> None:
+    if len(values) > limit:
+        raise ContractError("too many entries", key=key, expected=f"≤ {limit}", got=len(values))
 
 
 def _count(key: str, value: int) -> None:

@@ -25,7 +25,7 @@ from edgeship_agent.contract.wire import decode, encode
 _BATCH: Final = 200
 _IDLE_S: Final = 0.2
 _RETRY_PAUSE_S: Final = 1.0
-#: One event per device and so many seconds about malformed messages, however many there are.
+#: One event per device and so many seconds about malformed messages or windows, however many there are.
 _EVENT_PAUSE_S: Final = 60.0
 _log = logging.getLogger("edgeship.server.ingest")
 
@@ -154,7 +154,10 @@ class Ingest:
 
     def _store_windows(self, connection: Connection, batch: WindowBatch) -> None:
         now_s = self._context.clock()
-        stored = windows.store_batch(connection, batch, now_s)
+        refused = admission.refused_windows(batch)
+        stored = windows.store_batch(connection, batch, now_s, refused.keys())
+        if stored.refused:
+            self._refuse_windows(connection, batch, {seq: refused[seq] for seq in stored.refused})
         presence.on_message(self._context, connection, batch.device_id)
         devices.save_outbox(connection, batch.device_id, batch.outbox, now_s)
         ack = Ack(protocol_version=PROTOCOL_VERSION, boot_id=batch.boot_id, seq=stored.acknowledged_seq)
@@ -165,13 +168,28 @@ class Ingest:
 
     def _refuse(self, connection: Connection, message: Incoming, error: EdgeshipError) -> None:
         books.count(connection, "malformed")
-        now_s = self._context.clock()
         source = message.topic[:200]
+        if self._is_worth_an_event(source):
+            sentence = f"message on {source} refused: {error}"[:1000]
+            data = {"topic": source, "size_bytes": len(message.payload)}
+            self._context.record(connection, "message_refused", "server", sentence, data)
+
+    def _refuse_windows(self, connection: Connection, batch: WindowBatch, refused: dict[int, ContractError]) -> None:
+        """Count windows that can never be stored: the device is told to send them no more."""
+        books.count(connection, "refused_windows", len(refused))
+        subject = f"device/{batch.device_id}"
+        if self._is_worth_an_event(subject):
+            first, error = next(iter(refused.items()))
+            sentence = f"{batch.device_id}: {len(refused)} window(s) refused for good, the first for: {error}"[:1000]
+            data = {"boot_id": batch.boot_id, "seq": first, "count": len(refused)}
+            self._context.record(connection, "windows_refused", subject, sentence, data)
+
+    def _is_worth_an_event(self, source: str) -> bool:
+        """Whether nothing was said about this source for a while; then it is from now on."""
+        now_s = self._context.clock()
         if now_s - self._last_event_s.get(source, -_EVENT_PAUSE_S) < _EVENT_PAUSE_S:
-            return
+            return False
         if len(self._last_event_s) > 10_000:
             self._last_event_s.clear()
         self._last_event_s[source] = now_s
-        sentence = f"message on {source} refused: {error}"[:1000]
-        data = {"topic": source, "size_bytes": len(message.payload)}
-        self._context.record(connection, "message_refused", "server", sentence, data)
+        return True

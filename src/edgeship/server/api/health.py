@@ -16,7 +16,8 @@ class Health(Struct, frozen=True, kw_only=True):
 
     Attributes:
         broker_connected: whether devices can be heard now.
-        books: counters of what was refused or dropped: ``malformed``, ``unknown_device``, ``stale_wills``, ...
+        books: counters of what was refused or dropped: ``malformed`` messages, ``refused_windows`` of readable
+            ones, ``unknown_device``, ``stale_wills``, ...
     """
 
     schema_version: int = 1

@@ -12,10 +12,10 @@ _KEY: Final = "books"
 _table = schema.settings
 
 
-def count(connection: Connection, name: str) -> None:
-    """Add one to a counter: ``malformed``, ``unknown_device``, ``stale_wills``, ``stale_births``."""
+def count(connection: Connection, name: str, by: int = 1) -> None:
+    """Add to a counter: ``malformed``, ``refused_windows``, ``unknown_device``, ``stale_wills``, ``stale_births``."""
     counters = read(connection)
-    values = {"value": {**counters, name: counters.get(name, 0) + 1}}
+    values = {"value": {**counters, name: counters.get(name, 0) + by}}
     if connection.execute(update(_table).where(_table.c.key == _KEY).values(**values)).rowcount == 0:
         connection.execute(insert(_table).values(key=_KEY, **values))
 

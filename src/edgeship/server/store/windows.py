@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from edgeship.server.store import labels, schema
@@ -26,19 +27,30 @@ class Stored(Struct, frozen=True, kw_only=True):
         windows: those that were new.
         duplicates: repeats that were dropped.
         evicted: windows that the device gave up before they arrived, found out with this batch.
+        refused: numbers of windows that are never stored, which the acknowledgement passed over with this batch.
     """
 
     acknowledged_seq: int
     windows: tuple[Window, ...]
     duplicates: int
     evicted: int
+    refused: tuple[int, ...] = ()
 
 
-def store_batch(connection: Connection, batch: WindowBatch, now_s: float) -> Stored:
+def store_batch(
+    connection: Connection, batch: WindowBatch, now_s: float, refused: Collection[int] = frozenset()
+) -> Stored:
     """Store what is new of a batch and move the stream's high-water mark.
 
     A window that arrives although the device had already given it up is stored, and taken out of the evicted ones.
+
+    Args:
+        connection: of a writing transaction.
+        batch: as admitted.
+        now_s: server time.
+        refused: numbers of its windows that are not to be stored, now or ever: they are acknowledged like the others.
     """
+    batch = structs.replace(batch, windows=tuple(window for window in batch.windows if window.seq not in refused))
     stream = _find_stream(connection, batch.device_id, batch.boot_id)
     new = _new_windows(connection, batch)
     if new:
@@ -47,10 +59,17 @@ def store_batch(connection: Connection, batch: WindowBatch, now_s: float) -> Sto
     high_water = stream.acknowledged_seq if stream else 0
     late = sum(1 for window in new if window.seq <= high_water)
     evicted = _gap(connection, batch, high_water) - late
-    acknowledged_seq = _contiguous(connection, batch, max(high_water, batch.floor_seq - 1))
+    from_seq = max(high_water, batch.floor_seq - 1)
+    acknowledged_seq = _contiguous(connection, batch, from_seq, refused)
     duplicates = len(batch.windows) - len(new)
     _save_stream(connection, batch, stream is not None, now_s, (acknowledged_seq, len(new), duplicates, evicted))
-    return Stored(acknowledged_seq=acknowledged_seq, windows=tuple(new), duplicates=duplicates, evicted=evicted)
+    return Stored(
+        acknowledged_seq=acknowledged_seq,
+        windows=tuple(new),
+        duplicates=duplicates,
+        evicted=evicted,
+        refused=tuple(seq for seq in sorted(refused) if from_seq < seq <= acknowledged_seq),
+    )
 
 
 def _find_stream(connection: Connection, device_id: str, boot_id: str) -> Row[Any] | None:
@@ -81,16 +100,16 @@ def _gap(connection: Connection, batch: WindowBatch, high_water: int) -> int:
     return skipped - int(connection.execute(query).scalar_one())
 
 
-def _contiguous(connection: Connection, batch: WindowBatch, from_seq: int) -> int:
+def _contiguous(connection: Connection, batch: WindowBatch, from_seq: int, refused: Collection[int]) -> int:
     query = (
         select(_windows.c.seq)
         .where(_windows.c.device_id == batch.device_id, _windows.c.boot_id == batch.boot_id, _windows.c.seq > from_seq)
         .order_by(_windows.c.seq)
     )
-    for seq in connection.execute(query).scalars():
-        if seq != from_seq + 1:
+    for seq in heapq.merge(connection.execute(query).scalars(), sorted(refused)):
+        if seq > from_seq + 1:
             break
-        from_seq = seq
+        from_seq = max(from_seq, seq)
     return from_seq
 
 
