@@ -175,6 +175,19 @@ def test_a_type_that_saturates_gives_way_from_the_start() -> None:
     assert found.chosen.types == "u8s7"
 
 
+def test_a_head_that_every_type_loses_does_not_hide_which_one_saturates() -> None:
+    def rule(scheme: Scheme) -> float:
+        if not scheme.part:
+            return math.inf
+        return 0.2 if scheme.weight_bits == 8 else _rule(scheme)
+
+    bench = Table(rule)
+    found = Search([U8S8, U8S7], _classifier(), bench, _terms()).run()
+    assert found is not None
+    assert (found.chosen.types, found.chosen.part) == ("u8s7", "head")
+    assert len(bench.asked) <= most_candidates([U8S8, U8S7], _classifier(), space.EFFORT["normal"])
+
+
 def test_where_nothing_can_be_made_nothing_is_found() -> None:
     assert Search([S8S8], _classifier(), Table(lambda _scheme: None), _terms()).run() is None
 

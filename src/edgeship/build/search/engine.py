@@ -122,13 +122,30 @@ class Search:
                        schemes=self._schemes, layers=self._layers, left_out=len(self._left_out))  # fmt: skip
 
     def _first_base(self) -> Scheme | None:
-        """The first plain type that is no worse than the others beyond what types differ by."""
-        plain = [(base, trial) for base in self._bases if (trial := self._try(base)) is not None]
-        sound = [(base, trial) for base, trial in plain if not trial.faulty] or plain
+        """The first type that is no worse than the others beyond what types differ by, as it is.
+
+        Where every type loses an output, that hides what tells them apart, such as products that saturate: they are
+        compared with the net's ends in float then.
+        """
+        tried = self._by_base(None)
+        for part in space.parts(self._operators):
+            if any(not trial.faulty for _, trial in tried):
+                break
+            tried = self._by_base(part) or tried
+        sound = [(base, trial) for base, trial in tried if not trial.faulty] or tried
         if not sound:
             return None
         least = min(trial.error for _, trial in sound)
         return next(base for base, trial in sound if trial.error <= halving.CLEARLY_CLOSER * least)
+
+    def _by_base(self, part: Part | None) -> list[tuple[Scheme, Trial]]:
+        """Each type that can be made, with what it comes to: plain, or with rounded weights and a part in float."""
+        found = []
+        for base in self._bases:
+            scheme = base if part is None else space.in_float(structs.replace(base, rounding="compensated"), part)
+            if (trial := self._try(scheme)) is not None:
+                found.append((base, trial))
+        return found
 
     def _try(self, scheme: Scheme) -> Trial | None:
         """A proxy: on few samples, once; none where the bound is reached, and the best so far stands."""

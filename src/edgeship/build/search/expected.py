@@ -32,8 +32,9 @@ def most_candidates(
     parts = space.parts(operators)
     waves = len(bases) - 1 + sum(map(len, (space.ranges_wave(first, effort), space.rounding_wave(first, effort, parts),
                                            space.around_wave(first, effort, parts))))  # fmt: skip
+    again = (len(bases) - 1) * len(parts)  # the types with the ends in float, where plain ones lose an output
     suspects = len(space.suspects(operators, first, effort))
     layers = suspects + min(suspects, MOST_LAYERS)
     tools = len(effort.tools) * (3 if parts else 2)
     finals = effort.survivors + len(bases) - 1 + effort.per_tensor + len(effort.tools) + bool(parts)
-    return min(waves + layers + tools, most) + finals
+    return min(waves + again + layers + tools, most) + finals
