@@ -68,20 +68,38 @@ the calibration samples the search takes three fifths for ranges and two fifths 
 
 
 def page(rows: Sequence[Row]) -> str:
-    """docs/reference/build_quality.md."""
-    cells = latest(rows)
-    parts = [_HEAD, _measured_on(cells), _goals(cells), "## Cells\n", _overview(cells)]
-    earlier = {name: _EARLIER[name] for name in cells if name in _EARLIER}
-    parts += ["## Beside the earlier comparison\n", _EARLIER_HEAD, _earlier(cells, earlier)]
-    for name, cell in cells.items():
-        parts += [f"## {_title(name)}\n", _details(cell)]
-    return "\n".join(parts)
+    """docs/reference/build_quality.md: a part for each kind of processor that a run was made on."""
+    kinds = by_processor(rows)
+    parts = [_HEAD]
+    for isa, cells in kinds.items():
+        words = _WITHOUT_VNNI if isa == "x86_64" else ""
+        parts += [f"## On {isa}\n", _measured_on(cells), words, _goals(cells), "### Cells\n", _overview(isa, cells)]
+    if (cells := kinds.get(_EARLIER_ISA)) is not None:
+        earlier = {name: _EARLIER[name] for name in cells if name in _EARLIER}
+        parts += ["## Beside the earlier comparison\n", _EARLIER_HEAD, _earlier(cells, earlier)]
+    for isa, cells in kinds.items():
+        for name, cell in cells.items():
+            parts += [f"## {_heading(name, isa)}\n", _details(cell)]
+    return "\n".join(part for part in parts if part)
 
 
+#: Where the earlier comparison was made.
+_EARLIER_ISA: Final = "x86_64+vnni"
+_WITHOUT_VNNI: Final = """\
+Without VNNI pairs of 8-bit products saturate in ONNX Runtime and OpenVINO, and LiteRT's int8 convolutions take longer
+than its float ones, in everybody's files alike.
+"""
 _EARLIER_HEAD: Final = """\
 Relative RMS / latency as int8 ÷ float, as the design stated them before this benchmark was written: other samples
 (n = 9,000 images, 8,000 digits, 800 words) in another run. Beside them the same figures of this run.
 """
+
+
+def by_processor(rows: Sequence[Row]) -> dict[str, dict[str, Cell]]:
+    """Instruction set → the last run of every cell on it; the one with the most cells first."""
+    told = dict.fromkeys(str(row["machine"]["isa"]) for row in rows if "cell" in row)
+    found = {isa: latest([row for row in rows if row["machine"]["isa"] == isa]) for isa in sorted(told, reverse=True)}
+    return dict(sorted(found.items(), key=lambda each: -len(each[1])))
 
 
 def latest(rows: Sequence[Row]) -> dict[str, Cell]:
@@ -114,6 +132,10 @@ def _kind(row: Row) -> str:
 def _title(name: str) -> str:
     model, runtime = name.split(":")
     return f"{_MODELS[model]} on {_RUNTIMES[runtime]}"
+
+
+def _heading(name: str, isa: str) -> str:
+    return f"{_title(name)}, {isa}"
 
 
 def _measured_on(cells: Mapping[str, Cell]) -> str:
@@ -160,7 +182,7 @@ def _goals(cells: Mapping[str, Cell]) -> str:
     half = "met" if 2 * len(fifth) >= len(cells) else "**missed**"
     words = f"{half}: {len(fifth)} of {len(cells)}"
     table.append(("on half of the cells ours is proven closer by a fifth, and no larger", words))
-    return "## Goals\n\n" + _table(("goal", "result"), [*table, *_stated(cells)])
+    return "### Goals\n\n" + _table(("goal", "result"), [*table, *_stated(cells)])
 
 
 def _stated(cells: Mapping[str, Cell]) -> list[tuple[str, str]]:
@@ -174,18 +196,18 @@ def _stated(cells: Mapping[str, Cell]) -> list[tuple[str, str]]:
     return found
 
 
-def _overview(cells: Mapping[str, Cell]) -> str:
+def _overview(isa: str, cells: Mapping[str, Cell]) -> str:
     head = ("cell", "ours: relative RMS", "drop", "latency", "size", "best variant of any peer", "its RMS", "latency",
             "size", "ours ÷ theirs", "verdict", "peers' defaults: RMS")  # fmt: skip
-    return _table(head, [_overview_line(name, cell) for name, cell in cells.items()])
+    return _table(head, [_overview_line(name, isa, cell) for name, cell in cells.items()])
 
 
-def _overview_line(name: str, cell: Cell) -> tuple[str, ...]:
+def _overview_line(name: str, isa: str, cell: Cell) -> tuple[str, ...]:
     peer, row = _best(cell)
     ours, theirs = cell[_OURS], cell[peer]
     defaults = [f"{each} {_short(figures['relative_rms']['value'])}" for each, figures in cell.items()
                 if "default" in each.split(",")[0] and "relative_rms" in figures and "ranges" not in each]  # fmt: skip
-    return (f"[{_title(name)}](#{_anchor(name)})", _number(ours["relative_rms"]), _number(_drop(ours)),
+    return (f"[{_title(name)}](#{_anchor(_heading(name, isa))})", _number(ours["relative_rms"]), _number(_drop(ours)),
             *_ratios(cell, _OURS), peer, _number(theirs["relative_rms"]), *_ratios(cell, peer), _number(row),
             _verdict(row), "; ".join(defaults))  # fmt: skip
 
@@ -250,8 +272,8 @@ def _short(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 
-def _anchor(name: str) -> str:
-    kept = [each if each.isalnum() else "-" if each in " -" else "" for each in _title(name).lower()]
+def _anchor(heading: str) -> str:
+    kept = [each if each.isalnum() or each == "_" else "-" if each in " -" else "" for each in heading.lower()]
     return "".join(kept)
 
 

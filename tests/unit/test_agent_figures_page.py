@@ -39,3 +39,12 @@ def test_of_long_runs_the_last_one_alone_is_shown() -> None:
 def test_where_and_when_it_was_measured_is_said() -> None:
     text = page([_row("telemetry/bytes", 1255.0)])
     assert "a cpu (x86_64, 2 cores), Python 3.11, commit `abcdef0`, 2026-11-26: `python benchmarks/x.py`" in text
+
+
+def test_a_run_on_another_kind_of_processor_takes_nothing_away() -> None:
+    slow = _row("agent/in process/a: p50", 12.5, met=False)
+    quick = {**_row("agent/in process/a: p50", 5.0), "machine": {**slow["machine"], "isa": "x86_64+vnni"}}
+    text = page([quick, slow])
+    assert "| a: p50 | 12.5 µs" in text
+    assert "| a: p50 | 5 µs" in text
+    assert text.index("(x86_64+vnni, 2 cores)") < text.index("(x86_64, 2 cores)")

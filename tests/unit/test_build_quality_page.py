@@ -59,3 +59,15 @@ def test_cells_that_were_to_be_shown_and_have_no_figures_are_named() -> None:
     text = page(_run("1", 0.6, 0.79))
     assert "**Without figures**: ResNet-8 on ONNX Runtime, " in text
     assert "ResNet-20 on LiteRT" not in text.split("**Without figures**")[1].split("\n")[0]
+
+
+def test_each_kind_of_processor_has_its_own_part() -> None:
+    newer = [{**row, "machine": {**row["machine"], "isa": "x86_64+vnni"}} for row in _run("1", 0.6, 0.79)]
+    text = page([*newer, *_run("2", 1.05, 1.2)])
+    with_vnni, without = text.split("## On x86_64+vnni")[1].split("## On x86_64\n")
+    assert "| ours, by a fifth |" in with_vnni
+    assert "theirs is closer" not in with_vnni
+    assert "**theirs is closer**" in without
+    for isa, anchor in (("x86_64+vnni", "x86_64vnni"), ("x86_64", "x86_64")):
+        assert f"(#resnet-20-on-litert-{anchor})" in text
+        assert f"## ResNet-20 on LiteRT, {isa}\n" in text
