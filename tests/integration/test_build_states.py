@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from edgeship.build import pipeline, sources
+from edgeship.build import pipeline, sources, toolchains
 from edgeship.build.model_facts import unknown_to_openvino
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Silence
@@ -124,6 +124,7 @@ def test_single_samples_do_not_follow_one_another(tmp_path: Path) -> None:
     ],
 )
 def test_a_runtime_without_states_says_so(tmp_path: Path, target: str, reason: str) -> None:
+    toolchains.install("tensorflow")  # the way to ONNX Runtime
     given = options(tmp_path, remembering(tmp_path / "net.tflite"), (STEPS, 2), target)
     with pytest.raises(ConversionError, match=reason):
         pipeline.build(given, Silence())
