@@ -179,6 +179,8 @@ def test_a_head_that_every_type_loses_does_not_hide_which_one_saturates() -> Non
     def rule(scheme: Scheme) -> float:
         if not scheme.part:
             return math.inf
+        if "first" in scheme.floats:
+            return 0.03  # what saturates is in float, and the types are alike
         return 0.2 if scheme.weight_bits == 8 else _rule(scheme)
 
     bench = Table(rule)

@@ -118,7 +118,7 @@ def weight_bytes(model: Any) -> int:
     Initializers, ``Constant`` nodes, and what operators of other domains hold in lists, as tree ensembles do.
     """
     tensors = [attribute.t for node in nodes_of(model.graph) for attribute in node.attribute if attribute.HasField("t")]
-    tensors += [tensor for graph in _graphs_of(model.graph) for tensor in graph.initializer]
+    tensors += [tensor for graph in graphs_of(model.graph) for tensor in graph.initializer]
     lists = [
         attribute
         for node in nodes_of(model.graph)
@@ -132,17 +132,18 @@ def weight_bytes(model: Any) -> int:
     return in_tensors + in_lists
 
 
-def _graphs_of(graph: Any) -> Iterator[Any]:
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """A graph and its sub-graphs: bodies of loops, branches."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _graphs_of(attribute.g)
+                yield from graphs_of(attribute.g)
 
 
 def nodes_of(graph: Any) -> Iterator[Any]:
     """Every node of a graph, those of its sub-graphs included."""
-    for each in _graphs_of(graph):
+    for each in graphs_of(graph):
         yield from each.node
 
 

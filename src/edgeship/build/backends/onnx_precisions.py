@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from edgeship.build.model_facts import graphs_of
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime.engine import Array
@@ -103,7 +104,7 @@ def _dynamic(model: Path, file: Path) -> None:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    graphs = tuple(_graphs(onnx.load(str(model)).graph))
+    graphs = tuple(graphs_of(onnx.load(str(model)).graph))
     _needs(graphs, {"MatMul", "Gemm", "LSTM", "Attention"}, "no matrix products with weights")
     quantize_dynamic(str(model), str(file), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
                      op_types_to_quantize=list(_DYNAMIC), extra_options={"EnableSubgraph": True})  # fmt: skip
@@ -165,15 +166,6 @@ def _needs(graphs: Sequence[Any], kinds: Collection[str], otherwise: str) -> Non
     nodes = (node for graph in graphs for node in graph.node)
     if not any(node.op_type in kinds and constants.intersection(node.input) for node in nodes):
         raise ConversionError(otherwise, target=_RUNTIME)
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph, and those that its operators hold: bodies of loops, branches."""
-    yield graph
-    for node in graph.node:
-        for each in node.attribute:
-            if each.HasField("g"):
-                yield from _graphs(each.g)
 
 
 def _save(document: Any, file: Path) -> None:
