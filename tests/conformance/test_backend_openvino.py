@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from edgeship.build.backends import Artifact
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+from msgspec import structs
+
+from edgeship.build.backends import Artifact, Backend
 from edgeship_agent.runtime import EngineOptions
 from edgeship_agent.runtime.open_vino import OpenVinoEngine
+from tests import models
 from tests.conformance.backend_template import BackendTemplate
 
 
@@ -26,3 +35,37 @@ class TestOpenVino(BackendTemplate):
         assert "'disable_bias_correction': True" in text
         assert "'aggregator_type': 'mean'" not in text
         assert "FakeQuantize" in text
+
+    @pytest.mark.parametrize(("make", "channels"), [(models.classifier, 1), (models.grouped, 8)])
+    def test_weights_of_7_bits_keep_the_grid_that_they_were_rounded_on(
+        self, backend: Backend, tmp_path: Path, make: Callable[[Path], Path], channels: int
+    ) -> None:
+        job = self.job_for(make(tmp_path / "m.onnx"), tmp_path, channels=channels)
+        floating = self.convert(backend, job)
+        scheme = structs.replace(self.scheme, rounding="compensated")
+        rounded = _weights(backend.calibration(job, floating).file(scheme))
+        found = _weights(backend.quantize(job, floating, scheme).model)
+        assert found.keys() == rounded.keys()
+        for name, (integers, values) in found.items():
+            assert integers is not None
+            assert np.abs(integers).max() == 64
+            np.testing.assert_allclose(values, rounded[name][1], rtol=1e-5, atol=1e-7)
+
+
+def _weights(model: Path) -> dict[str, tuple[np.ndarray | None, np.ndarray]]:
+    """A product's place among the products → its integers, if it has any, and the weights that they stand for."""
+    found: dict[str, tuple[np.ndarray | None, np.ndarray]] = {}
+    network = openvino.Core().read_model(str(model))
+    for node in network.get_ordered_ops():
+        if node.get_type_name() not in {"Convolution", "GroupConvolution", "MatMul"}:
+            continue
+        port = node.input_value(1)
+        tail = port.get_node()
+        while tail.get_type_name() in {"Reshape", "Transpose"}:
+            tail = tail.input_value(0).get_node()
+        integers = None
+        if tail.get_type_name() == "Multiply":
+            integers = np.array(tail.input_value(0).get_node().input_value(0).get_node().data, np.int32)
+        alone = openvino.compile_model(openvino.Model([openvino.opset13.result(port)], []), "CPU")
+        found[f"{node.get_type_name()} {len(found)}"] = integers, np.array(next(iter(alone([]).values())))
+    return found

@@ -103,12 +103,15 @@ class OpenVinoBackend:
             return openvino_quantizer.quantize(network, float_artifact.inputs, samples, scheme)
         plain = structs.replace(scheme, estimator="minmax")
         key = (float_file, plain.name)
+        plain = structs.replace(plain, weight_bits=8)  # fewer bits on a grid of ours, afterwards
         if key not in self._quantized:
             network = openvino.Core().read_model(str(float_file))
             if is_fine(calibration.operators):
                 plain = structs.replace(plain, floats=_with_all_between_products(network, plain.floats))
             # a few samples do where the ranges are replaced afterwards
             network = openvino_quantizer.quantize(network, float_artifact.inputs, samples[:_FEW], plain)
+            if scheme.weight_bits == 7:
+                openvino_quantizer.narrow_weights(network)
             file = calibration.original.parent / f"nncf{len(self._quantized)}.xml"
             openvino.save_model(network, str(file), compress_to_fp16=False)
             self._quantized[key] = file

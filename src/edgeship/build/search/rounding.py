@@ -16,7 +16,7 @@ from edgeship_agent.runtime.engine import Array
 #: al., GPTQ, 2023, "dampening".
 _DAMPING: Final = 0.01
 #: Largest 8-bit weight, and largest 7-bit one. Source: ONNX Runtime, ``quant_utils``, symmetric int8 and reduce_range.
-_LARGEST: Final = {8: 127, 7: 64}
+LARGEST: Final = {8: 127, 7: 64}
 #: Rows that are multiplied at once.
 _BLOCK_ROWS: Final = 1024
 #: Inputs after which the errors of their weights reach the weights of all later ones, as one product of matrices.
@@ -78,7 +78,7 @@ def steps_of(weight: Array, *, bits: int, per_channel: bool) -> Array:
     """
     flat = np.abs(weight.reshape(len(weight), -1))
     largest = flat.max(axis=1) if per_channel else np.full(len(weight), flat.max())
-    steps = largest / _LARGEST[bits]
+    steps = largest / LARGEST[bits]
     return np.where(steps > 0, steps, 1.0)
 
 
