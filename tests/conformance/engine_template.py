@@ -108,6 +108,13 @@ class EngineConformance:
         frozen = np.frombuffer(sample.tobytes(), np.float32).reshape(sample.shape)
         np.testing.assert_array_equal(engine.run([frozen])[0], engine.run([sample])[0])
 
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_types_that_are_numpys_own_only_in_value_are_taken(self, engine, order):
+        sample = self.samples()[0]
+        other = sample.astype(sample.dtype.newbyteorder(order))
+        assert other.dtype is not np.dtype(sample.dtype.name)
+        np.testing.assert_array_equal(engine.run([other])[0], engine.run([sample])[0])
+
     def test_repeated_calls_give_the_same_bits(self, engine):
         sample = self.samples()[0]
         np.testing.assert_array_equal(engine.run([sample])[0], engine.run([sample])[0])

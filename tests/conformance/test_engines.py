@@ -109,3 +109,25 @@ def test_an_unknown_runtime_is_a_usage_error(tmp_path):
         open_engine("abacus", tmp_path / "m")
     with pytest.raises(ConfigError, match="unknown runtime"):
         runtime_version("abacus")
+
+
+def test_where_a_runtime_has_no_call_below_its_python_layer_that_layer_is_called():
+    from edgeship_agent.runtime import litert, onnx_runtime, open_vino
+
+    asked: list[object] = []
+
+    class Older:
+        set_tensor = invoke = get_tensor = None
+
+        def run_with_iobinding(self, binding: object) -> None:
+            asked.append(binding)
+
+        def infer(self, share_outputs: bool) -> None:
+            asked.append(share_outputs)
+
+    older = Older()
+    onnx_runtime._bare_call(older, "binding")()
+    open_vino._bare_call(older)()
+    assert asked == ["binding", True]
+    older.set_tensor, older.invoke, older.get_tensor = "set", "invoke", "get"
+    assert litert._bare_calls(older) == ("set", "invoke", "get")

@@ -40,7 +40,7 @@ def test_calls_that_press_are_judged_by_a_sample_and_others_by_every_image(slot)
     assert measured(slot, pause_s=0.011) == (CALLS, CALLS)
     calls, images = measured(slot, pause_s=0.0)
     assert calls == CALLS
-    assert 22 <= images < CALLS  # a busy machine may come late now and then, and such a call does not press
+    assert 21 <= images < CALLS  # a busy machine may come late now and then, and such a call does not press
 
 
 def test_the_hottest_zone_is_told_and_what_cannot_be_read_is_left_out(tmp_path):

@@ -60,7 +60,7 @@ def test_a_call_that_is_not_finite_is_seen_even_where_it_is_not_measured():
     calls = outputs_of(40)
     calls[3]["boxes"][0, 7, 1] = np.nan
     calls[29]["scores"][0, -1, 1] = -np.inf
-    for pressed, measured in ((False, 40), (True, 22)):
+    for pressed, measured in ((False, 40), (True, 21)):
         (block,) = blocks_of(calls, pressed=pressed)
         assert block.finite is not None
         assert np.flatnonzero(~block.finite).tolist() == [3, 29]

@@ -5,6 +5,7 @@ A frame is a 4-byte little-endian length and a MessagePack array. Tensors travel
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -17,7 +18,9 @@ else:
 
 #: Longest frame that a peer accepts, in bytes.
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
-LENGTH_BYTES: Final = 4
+#: Of what follows, in bytes.
+LENGTH: Final = struct.Struct("<I")
+LENGTH_BYTES: Final = LENGTH.size
 #: Tensors of more bytes than this go through shared memory.
 SHARED_ABOVE_BYTES: Final = 32_768
 

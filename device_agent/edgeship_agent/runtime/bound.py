@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class BoundModel:
             )
         self._inputs = variant.inputs
         self._outputs = variant.outputs
-        self._answers = [(each, each.name, each.artifact_index, byte_output(each)) for each in variant.outputs]
+        self._answers = [(each.name, each.artifact_index, _way_out(each)) for each in variant.outputs]
         #: What the file keeps from step to step; empty for nothing.
         self.state = state_of(engine)
 
@@ -61,7 +62,7 @@ class BoundModel:
                 raise InputError("missing input", key=binding.name, got=", ".join(inputs) or "none")
         if self.state and all(inputs[each.name].ndim > len(each.shape) for each in self._inputs):
             return self._run_sequence(inputs)
-        return self._answer(self._engine.run(self._arrays(inputs)))
+        return self.run_arrays(self._arrays(inputs))
 
     def run_arrays(self, arrays: Sequence[Array]) -> dict[str, Array]:
         """One inference of arrays in the file's own order, layout and type.
@@ -94,13 +95,20 @@ class BoundModel:
 
     def _answer(self, results: Sequence[Array]) -> dict[str, Array]:
         answer = {}
-        for binding, name, index, by_table in self._answers:
-            answer[name] = from_artifact(binding, results[index]) if by_table is None else by_table(results[index])
+        for name, index, way in self._answers:
+            answer[name] = results[index] if way is None else way(results[index])
         return answer
 
     def close(self) -> None:
         """Release the engine."""
         self._engine.close()
+
+
+def _way_out(binding: Binding) -> Callable[[Array], Array] | None:
+    """From a result of the file to the source's output; None where they are the same."""
+    if by_table := byte_output(binding):
+        return by_table
+    return partial(from_artifact, binding) if binding.scale or binding.transpose else None
 
 
 def _check_bindings(kind: str, bindings: Sequence[Binding], infos: Sequence[TensorInfo]) -> None:

@@ -7,7 +7,9 @@ answers are the same in every bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -36,6 +38,7 @@ _BYTES: Final = frozenset({"uint8", "int8"})
 _MOVES: Final = (Reshape, Transpose, Crop, ColourOrder)
 #: Steps that calculate with each value alone, where they have one number for all.
 _VALUES: Final = (Cast, Scale, Offset, Normalize)
+_add: Final = np.add
 #: Larger outputs are calculated: looking up takes longer there.
 _MOST_LOOKED_UP: Final = 4096
 
@@ -64,6 +67,11 @@ class ByteInput:
         self._shift = values[0].reshape(()) if is_shift else None
         self._layout = structs.replace(binding, scale=0.0, steps=())
         self._place_shape: tuple[int, ...] | None = None
+        #: What is added, where nothing else lies between and all samples have one size.
+        self._added: Array | None = None
+        if self._shift is not None and not first and not self._is_signed and min(contract.shape, default=0) >= 0:
+            self._added = self._shift
+            self._reserve(contract.shape)
 
     def _reserve(self, shape: tuple[int, ...]) -> None:
         self._place_shape = shape
@@ -81,8 +89,11 @@ class ByteInput:
             InputError: the sample is missing, of the wrong shape or dtype, or a step does not fit it.
         """
         sample = raw.get(self._tensor)
-        if sample is None or sample.shape != self._shape or sample.dtype != self._raw_dtype:
+        if sample is None or sample.shape != self._shape or sample.dtype is not self._raw_dtype:
             sample = raw_sample(self._contract, raw)
+        elif self._added is not None:
+            _add(sample, self._added, self._place)
+            return self._result
         for step in self._first:
             sample = apply_step(step, sample)
         if sample.shape != self._place_shape:
@@ -90,7 +101,7 @@ class ByteInput:
         if self._is_signed:
             sample = sample.view(np.uint8)
         if self._shift is not None:
-            np.add(sample, self._shift, out=self._place)
+            _add(sample, self._shift, self._place)
         elif sample.size:
             looked_up = np.frombuffer(sample.tobytes().translate(self._table), np.uint8)
             np.copyto(self._place, looked_up.reshape(sample.shape))
@@ -130,27 +141,24 @@ def _is_by_value(step: Step) -> bool:
     return isinstance(step, _VALUES)
 
 
-class ByteOutput:
-    """A result in bytes as float32, in the source's layout.
+def byte_output(binding: Binding) -> Callable[[Array], Array] | None:
+    """From a result in bytes to float32 in the source's layout, as :func:`from_artifact`, to the bit; None for others.
 
     >>> binding = Binding(name="y", artifact_name="y", artifact_index=0, dtype="int8", shape=(1, 2), scale=0.5)
-    >>> ByteOutput(binding)(np.array([[1, -3]], np.int8)).tolist()
+    >>> byte_output(binding)(np.array([[1, -3]], np.int8)).tolist()
     [[0.5, -1.5]]
     """
-
-    def __init__(self, binding: Binding) -> None:
-        self._binding = binding
-        every = np.arange(256, dtype=np.uint8).view(binding.dtype)
-        self._table: Array = from_artifact(structs.replace(binding, transpose=(), shape=(256,)), every)
-
-    def __call__(self, array: Array) -> Array:
-        """As :func:`edgeship_agent.runtime.layout.from_artifact`, to the bit."""
-        if array.size > _MOST_LOOKED_UP:
-            return from_artifact(self._binding, array)
-        found = self._table.take(array)  # a byte below 0 counts from the end
-        return from_artifact(self._binding, found) if self._binding.transpose else found
+    if not binding.scale or binding.dtype not in _BYTES:
+        return None
+    every = np.arange(256, dtype=np.uint8).view(binding.dtype)
+    table: Array = from_artifact(structs.replace(binding, transpose=(), shape=(256,)), every)
+    if not binding.transpose and min(binding.shape, default=1) >= 0 and math.prod(binding.shape) <= _MOST_LOOKED_UP:
+        return table.take  # every answer waits for this; a byte below 0 counts from the end
+    return partial(_looked_up, binding, table)
 
 
-def byte_output(binding: Binding) -> ByteOutput | None:
-    """The output's way by table; None where it is none of quantized bytes."""
-    return ByteOutput(binding) if binding.scale and binding.dtype in _BYTES else None
+def _looked_up(binding: Binding, table: Array, array: Array) -> Array:
+    if array.size > _MOST_LOOKED_UP:
+        return from_artifact(binding, array)
+    found = table.take(array)
+    return from_artifact(binding, found) if binding.transpose else found

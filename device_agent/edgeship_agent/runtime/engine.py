@@ -19,6 +19,7 @@ __all__ = [
     "SteppingEngine",
     "TensorInfo",
     "check_arrays",
+    "fill",
     "pinned_shape",
     "run_steps",
     "state_of",
@@ -128,6 +129,34 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
                 expected=f"{info.dtype} {info.shape}",
                 got=f"{array.dtype} {array.shape}",
             )
+
+
+def fill(places: Sequence[Array], inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:
+    """Copy a call's arrays to where the runtime reads them.
+
+    Every call comes here, with caches that the last inference has filled with other things: an assignment takes a third
+    of :func:`numpy.copyto` then, and types that are the same object need no names.
+
+    Args:
+        places: one per input.
+        inputs: what they are.
+        arrays: of the call.
+
+    Raises:
+        EngineError: as :func:`check_arrays`.
+
+    >>> import numpy as np
+    >>> place = np.zeros((1, 2), np.float32)
+    >>> fill([place], (TensorInfo(name="x", index=0, dtype="float32", shape=(1, 2)),), [np.ones((1, 2), np.float32)])
+    >>> place.tolist()
+    [[1.0, 1.0]]
+    """
+    if len(arrays) != len(places):
+        check_arrays(inputs, arrays)
+    for place, array in zip(places, arrays):  # noqa: B905 (counted above)
+        if array.shape != place.shape or array.dtype is not place.dtype:
+            check_arrays(inputs, arrays)
+        place[...] = array
 
 
 def pinned_shape(name: str, sizes: Sequence[int | None], file: object) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ _KEEPING: Final = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIO
                              "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN", "SVDF"})  # fmt: skip
 #: What LiteRT raises, for a bad file as for a bad call.
 _FOREIGN: Final = (ValueError, RuntimeError, TypeError)
+_Calls = tuple[Callable[[int, Array], object], Callable[[], object], Callable[[int, int], Array]]
 
 
 class LiteRtEngine:
@@ -49,6 +51,7 @@ class LiteRtEngine:
         self._used = False
         try:
             self._interpreter: Any = self._loaded()
+            self._calls: _Calls | None = _bare_calls(self._interpreter)
             operators = {detail["op_name"] for detail in self._interpreter._get_ops_details()}
             inputs = self._interpreter.get_input_details()
             outputs = self._interpreter.get_output_details()
@@ -101,6 +104,7 @@ class LiteRtEngine:
         try:
             if self.state == "resources":
                 self._interpreter = self._loaded()
+                self._calls = _bare_calls(self._interpreter)
             elif self.state == "variables":
                 self._interpreter.reset_all_variables()
         except _FOREIGN as error:
@@ -109,23 +113,38 @@ class LiteRtEngine:
     def _step(self, arrays: Sequence[Array]) -> list[Array]:
         if len(arrays) != len(self._wanted):
             check_arrays(self._signature.inputs, arrays)
-        interpreter = self._interpreter
-        if interpreter is None:
+        calls = self._calls
+        if calls is None:
             raise EngineError("the engine is closed", file=self._file)
+        set_tensor, invoke, get_tensor = calls
         self._used = True
         try:
             for (index, shape, dtype), array in zip(self._wanted, arrays):  # noqa: B905 (counted above)
-                if array.shape != shape or array.dtype != dtype:
+                if array.shape != shape or array.dtype is not dtype:
                     check_arrays(self._signature.inputs, arrays)
-                interpreter.set_tensor(index, array)
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in self._output_indices]
+                set_tensor(index, array)
+            invoke()
+            return list(map(get_tensor, self._output_indices, repeat(0)))
         except _FOREIGN as error:
             raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
 
     def close(self) -> None:
         """Release the interpreter."""
+        self._calls = None
         self._interpreter = None
+
+
+def _bare_calls(interpreter: Any) -> _Calls:
+    """To set a tensor, to invoke, and to get a tensor of a subgraph, below the interpreter's Python layer.
+
+    That layer looks for views of tensors, of which this engine holds none. Where a version has no such calls, the
+    layer's own are made.
+    """
+    native = getattr(interpreter, "_interpreter", None)
+    try:
+        return native.SetTensor, native.Invoke, native.GetTensor  # type: ignore[union-attr]
+    except AttributeError:
+        return interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
 
 
 def _info(index: int, detail: dict[str, Any]) -> TensorInfo:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeship_agent.contract.errors import EngineError
-from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, check_arrays, pinned_shape
+from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, fill, pinned_shape
 
 #: Every exception that ONNX Runtime's native part defines, and what its Python part raises.
 _FOREIGN: Final[tuple[type[BaseException], ...]] = (
@@ -61,6 +62,7 @@ class OnnxRuntimeEngine:
         ]
         self._unsized = [info.name for info in self._signature.outputs if -1 in info.shape]
         self._binding: Any = self._bind()
+        self._run_bound: Callable[[], object] | None = _bare_call(self._session, self._binding)
 
     def _bind(self) -> Any:
         binding = self._session.io_binding()
@@ -80,15 +82,17 @@ class OnnxRuntimeEngine:
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """One inference; see :class:`edgeship_agent.runtime.engine.Engine`."""
-        check_arrays(self._signature.inputs, arrays)
-        if self._session is None:
+        run_bound = self._run_bound
+        if run_bound is None:
             raise EngineError("the engine is closed", file=self._file)
-        for buffer, array in zip(self._input_buffers, arrays, strict=True):
-            np.copyto(buffer, array)
+        fill(self._input_buffers, self._signature.inputs, arrays)
         try:
+            if not self._unsized:
+                run_bound()
+                return list(map(np.ndarray.copy, self._output_buffers))  # type: ignore[arg-type]
             for name in self._unsized:  # or the next run would be given the last run's array, of the last size
                 self._binding.bind_output(name, "cpu")
-            self._session.run_with_iobinding(self._binding)
+            run_bound()
             return [
                 buffer.copy() if buffer is not None else self._binding.get_outputs()[index].numpy()
                 for index, buffer in enumerate(self._output_buffers)
@@ -98,8 +102,20 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Release the session."""
+        self._run_bound = None
         self._binding = None
         self._session = None
+
+
+def _bare_call(session: Any, binding: Any) -> Callable[[], object]:
+    """An inference of what is bound, below ONNX Runtime's Python layer, which looks for GPUs in every call.
+
+    Where a version has no such call, the layer's own is made.
+    """
+    try:
+        return partial(session._sess.run_with_iobinding, binding._iobinding, None)
+    except AttributeError:
+        return partial(session.run_with_iobinding, binding)
 
 
 def _signature(inputs: Sequence[Any], outputs: Sequence[Any], model: Path) -> Signature:

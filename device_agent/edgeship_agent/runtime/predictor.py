@@ -13,6 +13,7 @@ from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import BoundModel
 from edgeship_agent.runtime.bytewise import ByteInput, byte_input
 from edgeship_agent.runtime.engine import Array, Engine, EngineOptions
+from edgeship_agent.runtime.unchanged import UnchangedInput, unchanged_input
 
 #: Architecture whose variants run in TensorFlow Lite Micro: elsewhere, LiteRT's reference kernels stand in for it.
 MICROCONTROLLER: Final = "cortex-m"
@@ -32,7 +33,7 @@ class Predictor:
         self._bound = BoundModel(engine, variant)
         self._contracts = manifest.input_contracts
         #: Of every input in the file's order; empty where one of them is calculated.
-        self._by_table = [] if self._bound.state else _by_table(manifest, variant)
+        self._short_ways = [] if self._bound.state else _short_ways(manifest, variant)
         self._in_order = tuple(binding.name for binding in variant.outputs) == self._output_names
         missing = set(self._output_names) - {binding.name for binding in variant.outputs}
         if missing:
@@ -67,8 +68,11 @@ class Predictor:
             InputError: an input is missing or of the wrong shape or dtype.
             EngineError: the runtime failed.
         """
-        if self._by_table:
-            results = self._bound.run_arrays([each(raw) for each in self._by_table])
+        if self._short_ways:
+            arrays = []
+            for way in self._short_ways:
+                arrays.append(way(raw))  # noqa: PERF401 (a comprehension is a call of its own before Python 3.12)
+            results = self._bound.run_arrays(arrays)
         else:
             results = self._bound.run(prepare(self._contracts, raw))
         return results if self._in_order else {name: results[name] for name in self._output_names}
@@ -78,13 +82,14 @@ class Predictor:
         self._bound.close()
 
 
-def _by_table(manifest: BundleManifest, variant: Variant) -> list[ByteInput]:
-    """The way of every input in the file's order where all of them are looked up; else none."""
+def _short_ways(manifest: BundleManifest, variant: Variant) -> list[ByteInput | UnchangedInput]:
+    """The way of every input in the file's order where all are looked up or stay as they are; else none."""
     contracts = {contract.tensor: contract for contract in manifest.input_contracts}
-    found = []
+    found: list[ByteInput | UnchangedInput] = []
     for binding in sorted(variant.inputs, key=lambda each: each.artifact_index):
-        by_table = byte_input(contracts[binding.name], binding) if binding.name in contracts else None
-        if by_table is None:
+        contract = contracts.get(binding.name)
+        way = contract and (byte_input(contract, binding) or unchanged_input(contract, binding))
+        if not way:
             return []
-        found.append(by_table)
+        found.append(way)
     return found

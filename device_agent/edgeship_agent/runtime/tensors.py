@@ -14,7 +14,8 @@ from edgeship_agent.contract.frames import Tensor, TensorFile
 from edgeship_agent.processing.arrays import Array, dtype_name
 
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    name: np.dtype(name).newbyteorder("<")
+    # by its text, which gives numpy's own object of a native type, so that one look tells it from others
+    name: np.dtype(np.dtype(name).newbyteorder("<").str)
     for name in (
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
         *("float16", "float32", "float64"),
@@ -79,16 +80,26 @@ def to_array(tensor: Tensor) -> Array:
     >>> to_array(to_tensor("x", np.eye(2))).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    dtype = dtype_of(tensor.name, tensor.dtype)
+    dtype, shape = dtype_of(tensor.name, tensor.dtype), tensor.shape
+    try:
+        array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError:  # nothing in it, or not what it says
+        return _empty(tensor, dtype)
+    return array if array.shape == shape else _empty(tensor, dtype)  # numpy takes -1 for any size
+
+
+def _empty(tensor: Tensor, dtype: np.dtype[Any]) -> Array:
+    """An array of no values, where that is what the tensor says.
+
+    Raises:
+        ContractError: negative size, or not exactly as many bytes as the shape needs.
+    """
     if not is_possible_shape(tensor.shape):
         raise ContractError("impossible shape", key=tensor.name, got=str(tensor.shape)[:80])
     needed = math.prod(tensor.shape) * dtype.itemsize
     if needed != len(tensor.data):
         raise ContractError("wrong number of bytes", key=tensor.name, expected=needed, got=len(tensor.data))
-    if not needed:
-        return np.zeros(tensor.shape, dtype)
-    array: Array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
-    return array
+    return np.zeros(tensor.shape, dtype)
 
 
 def encode_tensor_file(samples: Sequence[Mapping[str, Array]]) -> bytes:

@@ -26,6 +26,7 @@ import numpy as np
 
 from edgeship_agent.contract.errors import ContractError, EngineError, TransferError
 from edgeship_agent.contract.frames import (
+    LENGTH,
     LENGTH_BYTES,
     MAX_FRAME_BYTES,
     SHARED_ABOVE_BYTES,
@@ -114,7 +115,7 @@ class Client:
         self._frame = bytearray(_FRAME_BYTES)
         self._received = memoryview(bytearray(_RECEIVE_BYTES))
         self._look = Look(spin_us, usable_cores())
-        self._answered_ns = 0
+        self._answered_ns = self._waited_ns = 0
         self._memory: OutgoingMemory | None = None
         self._request_id = 0
 
@@ -377,7 +378,7 @@ class Client:
         if length - LENGTH_BYTES > MAX_FRAME_BYTES:
             self._frame = bytearray(_FRAME_BYTES)
             raise ContractError("request too long", expected=f"≤ {MAX_FRAME_BYTES} bytes", got=length - LENGTH_BYTES)
-        self._frame[:LENGTH_BYTES] = (length - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
+        LENGTH.pack_into(self._frame, 0, length - LENGTH_BYTES)
         return length
 
     def _exchange(self, is_shared: bool, length: int) -> Reply:
@@ -396,7 +397,7 @@ class Client:
         filled = self._first_bytes(connection)
         while filled < LENGTH_BYTES:
             filled += _received(connection, buffer[filled:])
-        length = int.from_bytes(buffer[:LENGTH_BYTES], "little")
+        (length,) = LENGTH.unpack_from(buffer)
         if length > MAX_FRAME_BYTES:
             self._disconnect()
             raise ContractError("an answer too long", file=self._path, expected=f"≤ {MAX_FRAME_BYTES}", got=length)
@@ -424,6 +425,9 @@ class Client:
         if not look.longest_ns:
             return _received(connection, self._received)
         started_ns = now_ns = time.perf_counter_ns()
+        if self._waited_ns:  # what the last wait says is thought about now, while the agent works
+            look.on_wait(self._waited_ns)
+            self._waited_ns = 0
         look.on_pause(started_ns - self._answered_ns)
         count, end_ns = 0, started_ns + look.look_ns
         while not count and now_ns < end_ns:
@@ -434,7 +438,7 @@ class Client:
             now_ns = time.perf_counter_ns()
         count = count or _received(connection, self._received)
         self._answered_ns = time.perf_counter_ns()
-        look.on_wait(self._answered_ns - started_ns)
+        self._waited_ns = self._answered_ns - started_ns
         return count
 
     def _connect(self) -> socket.socket:

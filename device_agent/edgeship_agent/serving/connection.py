@@ -7,13 +7,12 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Final
 
 from edgeship_agent.contract.errors import ContractError
-from edgeship_agent.contract.frames import LENGTH_BYTES, Request
+from edgeship_agent.contract.frames import LENGTH, LENGTH_BYTES, Request
 from edgeship_agent.serving.loop import Loop
 from edgeship_agent.serving.requests import MALFORMED, Memory, decode_request
 from edgeship_agent.serving.shared import PassedMemory
@@ -25,7 +24,6 @@ _READS_AT_ONCE: Final = 16
 #: How long the rest of a frame is waited for before others have their turn, in ms.
 _PATIENCE_MS: Final = 1
 _ONE_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
-_LENGTH: Final = struct.Struct("<I")
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_ONE_DESCRIPTOR_BYTES)
 #: Plain numbers: Python's flags are enumerations, whose ``&`` takes two microseconds.
 _CUT: Final = int(socket.MSG_CTRUNC)
@@ -171,7 +169,7 @@ class Connection:
             return False
         if self._filled < LENGTH_BYTES:
             return True
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        (length,) = LENGTH.unpack_from(self._buffer)
         if not 0 < length <= self._max_frame_bytes:
             self._lose()
             return False

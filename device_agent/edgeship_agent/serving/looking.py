@@ -18,6 +18,8 @@ _ASLEEP_RATIO: Final = 2
 _PACE_RATIO: Final = 10
 #: Waits in a row that must have paid before the next look: at first, and at most after looks that did not.
 _FEWEST, _MOST = 2, 64
+#: Waits that the usual one is the mean of, and how many times that one it takes until who is awaited is late.
+_RECENT, _LATE_RATIO = 16, 2
 
 
 class Look:
@@ -49,10 +51,32 @@ class Look:
         self.look_ns = 0
         self._short_waits = 0
         self._needed = _FEWEST
+        self._usual_ns = 0.0
+        self._work_ns = 0
 
     def on_wait(self, waited_ns: int) -> None:
         """Take how long the wait took that was begun with :attr:`look_ns`."""
+        self._usual_ns += (min(waited_ns, _ASLEEP_RATIO * self.longest_ns) - self._usual_ns) / _RECENT
         self.on_outcome(paid=waited_ns <= (self.look_ns or _ASLEEP_RATIO * self.longest_ns))
+
+    def on_work(self, took_ns: int) -> None:
+        """Take how long a piece of other work took between two looks."""
+        self._work_ns = max(took_ns, self._work_ns - self._work_ns // _RECENT)
+
+    def leaves_time(self, waited_ns: int) -> bool:
+        """Whether a piece of other work is done before what is awaited comes, as a rule, or that is late already.
+
+        Args:
+            waited_ns: since the wait began.
+
+        >>> look = Look(longest_us=100, cores=2)
+        >>> look.on_work(20_000)
+        >>> for _ in range(50):
+        ...     look.on_wait(30_000)
+        >>> look.leaves_time(5_000), look.leaves_time(15_000), look.leaves_time(70_000)
+        (True, False, True)
+        """
+        return waited_ns + self._work_ns < self._usual_ns or waited_ns > _LATE_RATIO * self._usual_ns
 
     def on_outcome(self, *, paid: bool) -> None:
         """Take whether looking paid; of a wait that was slept through, whether it would have.

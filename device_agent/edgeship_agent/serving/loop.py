@@ -38,7 +38,7 @@ class Loop:
     def __init__(self, spin_us: float = 0.0, spare: Callable[[], bool] | None = None) -> None:
         self._look = Look(spin_us, usable_cores())
         self._spare = spare
-        self._waiting_since_ns = 0
+        self._waiting_since_ns = self._waited_ns = 0
         self._poll = select.epoll()
         self._readers: dict[int, Call] = {}
         self._writers: dict[int, Call] = {}
@@ -123,8 +123,11 @@ class Loop:
 
     def _turn(self) -> None:
         for fd, events in self._ready():
-            if events & _READABLE and (reader := self._readers.get(fd)) is not None:
-                _guarded(reader)
+            try:
+                if events & _READABLE and (reader := self._readers.get(fd)) is not None:
+                    reader()
+            except Exception:  # noqa: BLE001 (as in _guarded, without a call more for every request)
+                _show()
             if events & _WRITABLE and (writer := self._writers.get(fd)) is not None:
                 _guarded(writer)
         while self._later and self._later[0][0] <= time.monotonic():
@@ -136,6 +139,9 @@ class Loop:
         patience_s = self._patience_s()
         if not self._look.longest_ns:
             return self._poll.poll(patience_s)
+        if self._waited_ns:  # thought about now, when nobody waits for it
+            self._look.on_wait(self._waited_ns)
+            self._waited_ns = 0
         if not patience_s:
             ready = self._poll.poll(0)
             self._waiting_since_ns = 0
@@ -145,7 +151,7 @@ class Loop:
         ready = self._looked_for(patience_s) if self._look.look_ns else []
         ready = ready or self._poll.poll(self._patience_s())
         if ready:  # a timer does not end the wait
-            self._look.on_wait(time.perf_counter_ns() - self._waiting_since_ns)
+            self._waited_ns = time.perf_counter_ns() - self._waiting_since_ns
             self._waiting_since_ns = 0
         return ready
 
@@ -154,12 +160,17 @@ class Loop:
         now_ns, end_ns = time.perf_counter_ns(), self._waiting_since_ns + self._look.look_ns
         if patience_s > 0.0:
             end_ns = min(end_ns, now_ns + round(patience_s * 1e9))
+        look, spare = self._look, self._spare
         while now_ns < end_ns:
             if ready := self._poll.poll(0):
                 return ready
-            if self._spare is None or not _guarded(self._spare):
+            began_ns = now_ns
+            if spare is not None and look.leaves_time(now_ns - self._waiting_since_ns) and _guarded(spare):
+                now_ns = time.perf_counter_ns()
+                look.on_work(now_ns - began_ns)
+            else:
                 os.sched_yield()  # whoever asks next may be waiting for this very core
-            now_ns = time.perf_counter_ns()
+                now_ns = time.perf_counter_ns()
         return []
 
     def _patience_s(self) -> float:
@@ -185,7 +196,11 @@ def _guarded(call: Callable[[], Result]) -> Result | None:
     try:
         return call()
     except Exception:  # noqa: BLE001 (the process's outermost loop)
-        import traceback
-
-        traceback.print_exc()
+        _show()
         return None
+
+
+def _show() -> None:
+    import traceback
+
+    traceback.print_exc()

@@ -9,6 +9,7 @@ import msgspec
 
 from edgeship_agent.contract.errors import ContractError, EdgeshipError
 from edgeship_agent.contract.frames import (
+    LENGTH,
     LENGTH_BYTES,
     AnyInferRequest,
     DelayRequest,
@@ -127,7 +128,7 @@ class RequestHandler:
             model=slot.model,
             version=slot.version,
             release_digest=slot.digest,
-            latency_us=round(latency_ns / 1000),
+            latency_us=(latency_ns + 500) // 1000,
             tensors=tensors,
             arm=slot.arm,
         )
@@ -228,7 +229,7 @@ def _raw_inputs(request: AnyInferRequest, memory: Memory) -> dict[str, Array]:
 def _output(name: str, array: Array) -> Tensor:
     """A tensor of the answer; of a small one the bytes are copied, which is quicker than to make a view of them."""
     dtype = travelling_dtype(name, array)
-    if array.nbytes > _SMALL_OUTPUT_BYTES or array.dtype != dtype:
+    if array.nbytes > _SMALL_OUTPUT_BYTES or array.dtype is not dtype:
         return to_tensor(name, array)
     return Tensor(name=name, dtype=dtype_name(dtype), shape=array.shape, data=array.tobytes())
 
@@ -236,7 +237,7 @@ def _output(name: str, array: Array) -> Tensor:
 def _frame(reply: Reply) -> bytearray:
     frame = bytearray(LENGTH_BYTES)
     _encoder.encode_into(reply, frame, LENGTH_BYTES)
-    frame[:LENGTH_BYTES] = (len(frame) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "little")
+    LENGTH.pack_into(frame, 0, len(frame) - LENGTH_BYTES)
     return frame
 
 

@@ -75,6 +75,8 @@ class ModelSession:
         self._outcome_names: set[str] = set()
         self.inferences = self.failures = self.deadline_misses = self.shed = 0
         self._predictor = predictor
+        #: One prediction, not counted; see :meth:`Predictor.run`. No call between, since every answer waits for it.
+        self.predict = predictor.run
         self._clock = clock
         self._contracts = {contract.tensor: contract for contract in slot.manifest.input_contracts}
         self._ranges = {
@@ -103,10 +105,6 @@ class ModelSession:
         )
         self._windows = WindowBuilder(identity, slot.profile, limits, clock())
 
-    def predict(self, raw: Mapping[str, Array]) -> dict[str, Array]:
-        """One prediction, not counted; see :meth:`Predictor.run`."""
-        return self._predictor.run(raw)
-
     def count_answer(
         self,
         raw: Mapping[str, Array],
@@ -126,7 +124,8 @@ class ModelSession:
             pressed: the next request is here already or will be at once: of large images, some are left out.
         """
         self.inferences += 1
-        self.deadline_misses += late
+        if late:
+            self.deadline_misses += 1
         self._recorder.record(raw, outputs, latency_ns, late, pressed=pressed)
 
     def measure_some(self) -> bool:

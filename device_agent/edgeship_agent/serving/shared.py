@@ -81,7 +81,9 @@ class OutgoingMemory:
             return None
         for place in places:
             array = inputs.get(place.name)
-            if type(array) is not np.ndarray or array.shape != place.shape or array.dtype != place.dtype:
+            if type(array) is not np.ndarray or array.shape != place.shape:
+                return None
+            if array.dtype is not place.dtype and array.dtype != place.dtype:
                 return None
         for place in places:
             array = inputs[place.name]

@@ -23,17 +23,22 @@ from edgeship_agent.telemetry.signals import (
     image_signal_names,
     image_slices,
     is_image,
-    mean_and_std,
 )
+from edgeship_agent.telemetry.window import MIN_INFERENCES
 
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
 WAITING_BYTES: Final = 1 << 18
+#: The same where they are measured one by one between two looks for the next request: as many as come in a row.
+LOOKING_IMAGES: Final = MIN_INFERENCES
+LOOKING_BYTES: Final = 1 << 20
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
 PASS_VALUES: Final = 1 << 15
+#: Values of one image that are worked on between two looks for the next request, which finds them under way.
+_PIECE_VALUES: Final = 1 << 12
 
 
 class Places(Struct, frozen=True, kw_only=True, eq=False):
@@ -125,8 +130,9 @@ class ImageColumn:
         self._next = self._measured = 0  # the calls between wait
         self._steps: Iterator[None] | None = None  # of the image that is measured between two looks
         self._has_looks = False
-        self._images = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
-        self._in_pass = min(max(PASS_VALUES // math.prod(size), 1), self._images)
+        self._together = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
+        self._images = max(min(LOOKING_BYTES // math.prod(kept), LOOKING_IMAGES, calls), self._together)
+        self._in_pass = min(max(PASS_VALUES // math.prod(size), 1), self._together)
         self._kept = np.zeros((self._images, *kept), sample.dtype)
         # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
         self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)
@@ -152,11 +158,12 @@ class ImageColumn:
         else:
             self._kept[place] = array
         self._next = index + 1
-        if self._next - self._measured == self._images:
-            if self._has_looks:  # whoever asks next waits for one image, not for all of them
+        waiting = self._next - self._measured
+        if self._has_looks:
+            if waiting == self._images:  # whoever asks next waits for one image, not for all of them
                 self._measure_oldest()
-            else:
-                self._measure_waiting()
+        elif waiting >= self._together:
+            self._measure_waiting()
         return True
 
     def measure_some(self) -> bool:
@@ -165,16 +172,16 @@ class ImageColumn:
         if self._steps is None:
             if self._measured == self._next:
                 return False
-            self._steps = self._measure(1)
+            self._steps = self._measure(1, in_pieces=True)
         for _ in self._steps:
             return True
         self._steps = None
         return True
 
     def _measure_oldest(self) -> None:
-        while self._next - self._measured == self._images:
-            self.measure_some()
-        self._steps = None  # it may have been the last step that was left
+        for _ in self._steps or self._measure(1):
+            pass
+        self._steps = None
 
     def columns(self, calls: int) -> Columns:
         """Signals of the first calls; lent, as the arrays of a block are."""
@@ -188,30 +195,38 @@ class ImageColumn:
             for _ in self._measure(min(waiting, self._in_pass)):
                 pass
 
-    def _measure(self, most: int) -> Iterator[None]:
+    def _measure(self, most: int, *, in_pieces: bool = False) -> Iterator[None]:
         """Measure the oldest images that wait, as many as lie beside each other; step by step."""
         start = self._measured
         kept = self._kept[start % self._images :][:most]
         images = len(kept)
         if self._gathered is not None and self._places.flat is not None:
-            gathered = self._gathered[:images]
-            kept = kept.reshape(images, -1).take(self._places.flat, axis=1, out=gathered, mode="clip")
-            yield
+            rows, kept = kept.reshape(images, -1), self._gathered[:images]
+            for piece in _pieces(kept.shape[1], in_pieces=in_pieces):
+                rows.take(self._places.flat[piece], axis=1, out=kept[:, piece], mode="clip")
+                yield
         numbers = self._numbers[:images]
         np.copyto(numbers, kept)
         yield
-        figures = yield from _statistics([numbers[part] for part in self._places.parts], self._scratch)
+        figures = yield from _statistics(
+            [numbers[part] for part in self._places.parts], self._scratch, in_pieces=in_pieces
+        )
         for index, values in enumerate(figures):
             self._figures[index, start : start + images] = values
         self._measured = start + images
 
 
-def _statistics(parts: list[Array], scratch: Array) -> Generator[None, None, tuple[Array, Array, Array]]:
+def _statistics(
+    parts: list[Array], scratch: Array, *, in_pieces: bool
+) -> Generator[None, None, tuple[Array, Array, Array]]:
     """As :func:`edgeship_agent.telemetry.signals.measure_many` measures images, step by step.
+
+    Sums are made in one go: in pieces they would be rounded otherwise.
 
     Args:
         parts: pixels, two neighbours down, two neighbours across: [n, …] of float32.
         scratch: room for one of them.
+        in_pieces: whether every step shall take some µs at most.
     """
     images = len(parts[0])
 
@@ -219,12 +234,31 @@ def _statistics(parts: list[Array], scratch: Array) -> Generator[None, None, tup
         return scratch[: part.size].reshape(part.shape)
 
     pixels = parts[0].reshape(images, -1)
-    brightness, contrast = mean_and_std(pixels, room(pixels))
+    size = pixels.shape[1]
+    brightness = np.add.reduce(pixels, axis=1).astype(np.float64) / size
+    yield
+    mean, centred = brightness.astype(pixels.dtype)[:, np.newaxis], room(pixels)
+    for piece in _pieces(size, in_pieces=in_pieces):
+        np.subtract(pixels[:, piece], mean, out=centred[:, piece])
+        np.square(centred[:, piece], out=centred[:, piece])
+        yield
+    contrast = np.sqrt(np.add.reduce(centred, axis=1).astype(np.float64) / size)
     yield
     total, count = np.zeros(images), 0
     for low, high in (parts[1:3], parts[3:5]):
         difference = np.subtract(high, low, out=room(low)).reshape(images, -1)
+        yield
         total += np.add.reduce(np.square(difference, out=difference), axis=1)
         count += difference.shape[1]
         yield
     return brightness, contrast, np.sqrt(total / count)
+
+
+def _pieces(size: int, *, in_pieces: bool) -> list[slice]:
+    """Parts of each image's values, or all of them.
+
+    >>> _pieces(10_000, in_pieces=True)
+    [slice(0, 4096, None), slice(4096, 8192, None), slice(8192, 12288, None)]
+    """
+    length = _PIECE_VALUES if in_pieces else max(size, 1)
+    return [slice(start, start + length) for start in range(0, size, length)]

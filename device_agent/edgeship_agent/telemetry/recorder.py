@@ -26,9 +26,11 @@ BLOCK_BYTES: Final = 5 << 15
 PAIR_BYTES: Final = 1 << 18
 #: Where requests come one right after the other, images of as many calls of a window are measured as one that is sent
 #: has at least, and then of one in so many. By their place alone, so that the sample is fair.
-_FIRST_IMAGES, _IMAGE_EVERY = MIN_INFERENCES, 8
+_FIRST_IMAGES, _IMAGE_EVERY = MIN_INFERENCES, 32
 #: Keeps one call's array under its index; whether it has the shape of those before.
 _Put = Callable[[int, Array], bool]
+#: Name of a tensor, its shape, and reserved memory for it in every call of a block: [calls, …].
+_Rows = tuple[str, tuple[int, ...], Array]
 
 
 class Block(Struct, frozen=True, kw_only=True):
@@ -64,13 +66,6 @@ class _Column:
         self.shape = array.shape
         self.rows = np.empty((calls, *array.shape), array.dtype)
         self.rows.fill(0)  # the system hands the memory out now, not while an application waits
-
-    def put(self, index: int, array: Array) -> bool:
-        """Keep one call's array; whether it has the column's shape."""
-        if array.shape != self.shape:
-            return False
-        self.rows[index] = array
-        return True
 
 
 def _is_sampled(place: int) -> bool:
@@ -111,16 +106,18 @@ class CallRecorder:
         self._images: list[ImageColumn] = []
         self._outputs: list[_Column] = []
         self._spreads: list[SpreadColumn] = []
-        self._put_inputs: list[tuple[str, _Put]] = []
+        self._input_rows: list[_Rows] = []
+        self._output_rows: list[_Rows] = []
+        self._looks: list[tuple[str, _Put]] = []
         self._put_images: list[tuple[str, _Put]] = []
+        self._has_large = False
         self._sampled = 0  # calls whose images are kept or measured
-        self._put_outputs: list[tuple[str, _Put]] = []
         self._capacity = 0
         self._goes_alone = False
         self._latencies_ns: list[int] = []
         self._times_s: list[float] = []
         self._late = 0
-        self._since_window = 0
+        self._handed_on = 0  # calls of this window that went in blocks before
         #: Calls that were recorded and not handed on yet.
         self.waiting = 0
 
@@ -134,34 +131,51 @@ class CallRecorder:
         pressed: bool = False,
     ) -> None:
         """Take one answered call; where the next one presses, large tensors of some calls are not measured."""
-        index, sampled, place = self.waiting, self._sampled, self._since_window
-        self._since_window = place + 1
+        index = self.waiting
         if not self._capacity and not self._found_room(raw, outputs):
             self._hand_on_alone(raw, outputs, latency_ns, late)
             return
-        for arrays, puts in ((raw, self._put_inputs), (outputs, self._put_outputs)):
-            for name, put in puts:
-                if not put(index, arrays[name]):
-                    self._hand_on_alone(raw, outputs, latency_ns, late)
-                    return
-        if not pressed or _is_sampled(place):
-            for name, put in self._put_images:
-                if not put(sampled, raw[name]):
-                    self._hand_on_alone(raw, outputs, latency_ns, late)
-                    return
-            for spread in self._spreads:
-                spread.put(sampled, outputs[spread.name])
-            self._sampled = sampled + 1
+        # every answer waits for this: rows are written here, without a call for each
+        for name, shape, rows in self._input_rows:
+            if (array := raw[name]).shape != shape:
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
+            rows[index] = array
+        for name, shape, rows in self._output_rows:
+            if (array := outputs[name]).shape != shape:
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
+            rows[index] = array
+        if self._has_large and not self._took_large(raw, outputs, index, pressed=pressed):
+            self._hand_on_alone(raw, outputs, latency_ns, late)
+            return
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
-        self._late += late
-        self.waiting = index + 1
-        if self.waiting >= self._capacity:
+        if late:
+            self._late += 1
+        self.waiting = index = index + 1
+        if index >= self._capacity:
             self.flush()
+
+    def _took_large(self, raw: Mapping[str, Array], outputs: Mapping[str, Array], index: int, *, pressed: bool) -> bool:
+        """Take what is measured of large tensors of the call at ``index``; whether they have the size of the others."""
+        sampled = self._sampled
+        for name, look in self._looks:
+            if not look(index, outputs[name]):
+                return False
+        if pressed and not _is_sampled(self._handed_on + index):
+            return True
+        for name, put in self._put_images:
+            if not put(sampled, raw[name]):
+                return False
+        for spread in self._spreads:
+            spread.put(sampled, outputs[spread.name])
+        self._sampled = sampled + 1
+        return True
 
     def begin_window(self) -> None:
         """The calls that follow belong to another window, of which the first are measured."""
-        self._since_window = 0
+        self._handed_on = 0
 
     def measure_some(self) -> bool:
         """Measure a part of an image that waits, before a block needs it; whether there was anything to do."""
@@ -173,6 +187,7 @@ class CallRecorder:
         if not count:
             return
         self.waiting = self._late = self._sampled = 0
+        self._handed_on += count
         measured: Columns = {}
         for image in self._images:
             measured.update(image.columns(sampled))
@@ -213,17 +228,17 @@ class CallRecorder:
         self._images = [ImageColumn(name, raw[name], found, calls) for name, found in places.items() if found]
         self._outputs = [_Column(name, array, calls) for name, array in kept.items()]
         self._spreads = [SpreadColumn(name, array, calls) for name, array in spreads.items()]
-        self._put_inputs = [(each.name, each.put) for each in self._inputs]
+        self._input_rows = [(each.name, each.shape, each.rows) for each in self._inputs]
+        self._output_rows = [(each.name, each.shape, each.rows) for each in self._outputs]
+        self._looks = [(each.name, each.look) for each in self._spreads]
         self._put_images = [(each.name, each.put) for each in self._images]
-        self._put_outputs = [
-            *((column.name, column.put) for column in self._outputs),
-            *((column.name, column.look) for column in self._spreads),
-        ]
+        self._has_large = bool(self._images or self._spreads)
 
     def _hand_on_alone(
         self, raw: Mapping[str, Array], outputs: Mapping[str, Array], latency_ns: int, late: bool
     ) -> None:
         self.flush()
+        self._handed_on += 1
         self._on_block(
             Block(
                 raw={name: raw[name][np.newaxis] for name in self._tensors},
