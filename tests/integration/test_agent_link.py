@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import random
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from edgeship_agent.contract.messages import WindowBatch
 from edgeship_agent.contract.topics import Kind, Topic
 from edgeship_agent.contract.wire import decode
+from edgeship_agent.link import paho
 from edgeship_agent.link.address import Address, Backoff
 from edgeship_agent.link.paho import PahoLink
 from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Received
@@ -160,6 +163,33 @@ def comes_back(broker: RawBroker, events: queue.Queue[LinkEvent]) -> None:
     until(lambda: broker.ended == 1, 20.0, "the end of the first connection")
     broker.say(message(GOAL.path().encode(), b"goal"))
     assert wait_for(events, Received) == Received(topic=GOAL, payload=b"goal")
+
+
+class Noted:
+    """Pauses that are not made, and after how many failures they would have been."""
+
+    def __init__(self) -> None:
+        self.failures: queue.Queue[int] = queue.Queue()
+
+    def pause_s(self, failures: int, rng: random.Random) -> float:
+        self.failures.put(failures)
+        return 0.01
+
+
+@pytest.mark.parametrize(("steady_s", "failures"), [(30.0, [1, 2, 3, 4]), (0.0, [1, 1, 1, 1])])
+def test_a_line_that_breaks_soon_after_every_welcome_is_tried_ever_less_often(
+    raw_broker: RawBroker, monkeypatch: pytest.MonkeyPatch, steady_s: float, failures: list[int]
+) -> None:
+    monkeypatch.setattr(paho, "STEADY_S", steady_s)
+    noted, numbers, events = Noted(), itertools.count(1), queue.Queue[LinkEvent]()
+    address = Address(host="127.0.0.1", port=raw_broker.port)
+    link = PahoLink(address, DEVICE, lambda: next(numbers), cast("Backoff", noted))
+    link.open(events.put)
+    for _ in failures:
+        wait_for(events, Connected)
+        raw_broker.say(b"\xe0\x00")  # DISCONNECT
+    assert [noted.failures.get(timeout=20) for _ in failures] == failures
+    link.close()
 
 
 def test_a_broker_that_gives_no_receipt_fills_no_memory(raw_broker: RawBroker, tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ def test_the_same_bundle_carries_its_crash_itself(pool: Ground, versions: Versio
     assert [(window.inferences, window.crashes) for window in pool.windows] == [(25, 1)]
 
 
+def test_a_model_does_not_wait_for_the_crashes_of_the_one_before(pool: Ground, versions: Versions) -> None:
+    assert pool.serve({MAIN: versions.slot("1")}).ok
+    for _ in range(4):
+        pool.crash()
+        pool.start_again(time.monotonic() + 60)
+    assert pool.serve({MAIN: versions.slot("2")}).ok
+    pool.crash()
+    pool.start_again(time.monotonic() + 1)
+
+
 def test_an_arm_that_is_withdrawn_leaves_no_crash_to_the_next(pool: Ground, versions: Versions) -> None:
     assert pool.serve({MAIN: versions.slot("1"), SHADOW: versions.slot("2", "shadow")}).ok
     shadow = next(worker for worker in pool.ready if worker.slot.info.arm == "shadow")

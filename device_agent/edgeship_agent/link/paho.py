@@ -10,6 +10,7 @@ import contextlib
 import random
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from edgeship_agent.link.port import Connected, Disconnected, LinkEvent, Receive
 
 _KEEPALIVE_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
+#: A connection that lasted so long is no failure: one that breaks sooner, again and again, is tried ever less often.
+STEADY_S: Final = 30.0
 _QOS: Final = 1
 #: Messages that may wait for the broker's receipt, so that a broker that gives none fills no memory. Windows under way
 #: (ten messages for each start of the agent) and reports are fewer; what does not fit is not taken, and said again.
@@ -97,10 +100,11 @@ class PahoLink:
         version = MQTTProtocolVersion.MQTTv5
         while not self._closed.is_set():
             session = session or self._next_session()
-            self._was_reached = False
+            self._was_reached, began_s = False, time.monotonic()
             was_up = self._one_connection(version, session)
             if was_up:
-                failures, session = 0, 0
+                session = 0
+                failures = failures if time.monotonic() - began_s < STEADY_S else 0
             elif self._was_reached:
                 # refused, or hung up on: some brokers say nothing to a version of MQTT that they do not speak
                 is_v5 = version == MQTTProtocolVersion.MQTTv5

@@ -94,6 +94,8 @@ class Arm:
             self.prefixes = (*self.prefixes, old.prediction_prefix)[-MOST_LOST:]
         self.past, self.worker = Tally(), worker
         self.restart_at_s, self.is_over_memory = None, False
+        if is_other:
+            self.restart_pause_s = _RESTART_FIRST_S  # grown by the crashes of another model
         self.is_held = worker.is_held
         return untold
 
