@@ -18,8 +18,12 @@ _ASLEEP_RATIO: Final = 2
 _PACE_RATIO: Final = 10
 #: Waits in a row that must have paid before the next look: at first, and at most after looks that did not.
 _FEWEST, _MOST = 2, 64
-#: Waits that the usual one is the mean of, and how many times that one it takes until who is awaited is late.
-_RECENT, _LATE_RATIO = 16, 2
+#: The usual wait follows shorter waits in so many steps, and longer ones in so many.
+_SHORTER, _LONGER = 4, 64
+#: Pieces of other work whose mean counts; in so many waits without any it is forgotten, so that it is tried again.
+_PIECES, _FORGOTTEN = 16, 64
+#: So many times the mean piece has to fit in, for they differ. After so many usual waits, whoever is awaited is late.
+_MARGIN, _LATE_RATIO = 1.3, 2.0
 
 
 class Look:
@@ -52,16 +56,19 @@ class Look:
         self._short_waits = 0
         self._needed = _FEWEST
         self._usual_ns = 0.0
-        self._work_ns = 0
+        self._work_ns = 0.0
 
     def on_wait(self, waited_ns: int) -> None:
         """Take how long the wait took that was begun with :attr:`look_ns`."""
-        self._usual_ns += (min(waited_ns, _ASLEEP_RATIO * self.longest_ns) - self._usual_ns) / _RECENT
+        # rather too short: a wait whose end was seen late, since work was under way, would make room for more of it
+        counted_ns = min(waited_ns, _ASLEEP_RATIO * self.longest_ns)
+        self._usual_ns += (counted_ns - self._usual_ns) / (_LONGER if counted_ns > self._usual_ns else _SHORTER)
+        self._work_ns -= self._work_ns / _FORGOTTEN
         self.on_outcome(paid=waited_ns <= (self.look_ns or _ASLEEP_RATIO * self.longest_ns))
 
     def on_work(self, took_ns: int) -> None:
         """Take how long a piece of other work took between two looks."""
-        self._work_ns = max(took_ns, self._work_ns - self._work_ns // _RECENT)
+        self._work_ns += (took_ns - self._work_ns) / _PIECES
 
     def leaves_time(self, waited_ns: int) -> bool:
         """Whether a piece of other work is done before what is awaited comes, as a rule, or that is late already.
@@ -70,13 +77,13 @@ class Look:
             waited_ns: since the wait began.
 
         >>> look = Look(longest_us=100, cores=2)
-        >>> look.on_work(20_000)
-        >>> for _ in range(50):
+        >>> for _ in range(300):
         ...     look.on_wait(30_000)
-        >>> look.leaves_time(5_000), look.leaves_time(15_000), look.leaves_time(70_000)
+        ...     look.on_work(10_000)
+        >>> look.leaves_time(5_000), look.leaves_time(25_000), look.leaves_time(70_000)
         (True, False, True)
         """
-        return waited_ns + self._work_ns < self._usual_ns or waited_ns > _LATE_RATIO * self._usual_ns
+        return waited_ns + _MARGIN * self._work_ns < self._usual_ns or waited_ns > _LATE_RATIO * self._usual_ns
 
     def on_outcome(self, *, paid: bool) -> None:
         """Take whether looking paid; of a wait that was slept through, whether it would have.

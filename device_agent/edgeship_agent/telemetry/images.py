@@ -31,8 +31,8 @@ MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
 WAITING_BYTES: Final = 1 << 18
 #: The same where they are measured one by one between two looks for the next request: as many as come in a row.
-LOOKING_IMAGES: Final = MIN_INFERENCES
-LOOKING_BYTES: Final = 1 << 20
+LOOKING_IMAGES: Final = MIN_INFERENCES + 4
+LOOKING_BYTES: Final = 3 << 19
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
@@ -206,8 +206,9 @@ class ImageColumn:
                 rows.take(self._places.flat[piece], axis=1, out=kept[:, piece], mode="clip")
                 yield
         numbers = self._numbers[:images]
-        np.copyto(numbers, kept)
-        yield
+        for piece in _pieces(kept.shape[-1], in_pieces=in_pieces):
+            np.copyto(numbers[..., piece], kept[..., piece])
+            yield
         figures = yield from _statistics(
             [numbers[part] for part in self._places.parts], self._scratch, in_pieces=in_pieces
         )
@@ -239,26 +240,31 @@ def _statistics(
     yield
     mean, centred = brightness.astype(pixels.dtype)[:, np.newaxis], room(pixels)
     for piece in _pieces(size, in_pieces=in_pieces):
-        np.subtract(pixels[:, piece], mean, out=centred[:, piece])
-        np.square(centred[:, piece], out=centred[:, piece])
+        part = np.subtract(pixels[:, piece], mean, out=centred[:, piece])
+        np.square(part, out=part)
         yield
     contrast = np.sqrt(np.add.reduce(centred, axis=1).astype(np.float64) / size)
     yield
     total, count = np.zeros(images), 0
     for low, high in (parts[1:3], parts[3:5]):
-        difference = np.subtract(high, low, out=room(low)).reshape(images, -1)
-        yield
-        total += np.add.reduce(np.square(difference, out=difference), axis=1)
+        difference = room(low)
+        for piece in _pieces(low.shape[-1], in_pieces=in_pieces):
+            part = np.subtract(high[..., piece], low[..., piece], out=difference[..., piece])
+            np.square(part, out=part)
+            yield
+        difference = difference.reshape(images, -1)
+        total += np.add.reduce(difference, axis=1)
         count += difference.shape[1]
         yield
     return brightness, contrast, np.sqrt(total / count)
 
 
-def _pieces(size: int, *, in_pieces: bool) -> list[slice]:
+@lru_cache(maxsize=32)
+def _pieces(size: int, *, in_pieces: bool) -> tuple[slice, ...]:
     """Parts of each image's values, or all of them.
 
     >>> _pieces(10_000, in_pieces=True)
-    [slice(0, 4096, None), slice(4096, 8192, None), slice(8192, 12288, None)]
+    (slice(0, 4096, None), slice(4096, 8192, None), slice(8192, 12288, None))
     """
     length = _PIECE_VALUES if in_pieces else max(size, 1)
-    return [slice(start, start + length) for start in range(0, size, length)]
+    return tuple(slice(start, start + length) for start in range(0, size, length))
