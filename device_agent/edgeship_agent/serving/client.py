@@ -430,13 +430,15 @@ class Client:
             self._waited_ns = 0
         look.on_pause(started_ns - self._answered_ns)
         count, end_ns = 0, started_ns + look.look_ns
-        while not count and now_ns < end_ns:
+        receive, place = connection.recv_into, self._received
+        while now_ns < end_ns:
             try:
-                count = _received(connection, self._received, _AT_ONCE)
+                count = receive(place, 0, _AT_ONCE)
+                break
             except BlockingIOError:
                 os.sched_yield()  # the agent may be waiting for this very core
             now_ns = time.perf_counter_ns()
-        count = count or _received(connection, self._received)
+        count = count or _received(connection, place)  # at its end a connection says so again
         self._answered_ns = time.perf_counter_ns()
         self._waited_ns = self._answered_ns - started_ns
         return count

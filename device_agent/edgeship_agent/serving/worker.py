@@ -206,7 +206,10 @@ class Worker:
         self._is_pumping = True
         connection, request, received_ns = self._waiting.popleft()
         try:
-            answer = self._answer(connection, request, received_ns)
+            try:
+                answer = self._handler.answer(request, received_ns, connection.memory)
+            except Exception as error:  # noqa: BLE001 (the application hears of it, and asks on)
+                answer = self._fail(request, error)
             connection.reply(answer.frame)
             self._handler.count(answer, pressed=self._loop.is_pressed)
             if not self._splitter.is_alone:
@@ -222,14 +225,11 @@ class Worker:
             if self._is_draining:
                 self._finish_drain()
 
-    def _answer(self, connection: Connection, request: Request, received_ns: int) -> Answer:
-        try:
-            return self._handler.answer(request, received_ns, connection.memory)
-        except Exception as error:  # noqa: BLE001 (the application hears of it, and asks on)
-            import traceback
+    def _fail(self, request: Request, error: Exception) -> Answer:
+        import traceback
 
-            traceback.print_exc()
-            return self._handler.fail(request, error)
+        traceback.print_exc()
+        return self._handler.fail(request, error)
 
     def obey(self, message: ControlMessage) -> None:
         """Do what the supervisor says."""
