@@ -32,7 +32,7 @@ MOST_IMAGES, FEWEST_IMAGES = 16, 4
 WAITING_BYTES: Final = 1 << 18
 #: The same where they are measured one by one between two looks for the next request: as many as come in a row.
 LOOKING_IMAGES: Final = MIN_INFERENCES + 4
-LOOKING_BYTES: Final = 3 << 19
+LOOKING_BYTES: Final = 1 << 19
 #: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
 MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
