@@ -134,8 +134,8 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
 def fill(places: Sequence[Array], inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:
     """Copy a call's arrays to where the runtime reads them.
 
-    Every call comes here, with caches that the last inference has filled with other things: an assignment takes a third
-    of :func:`numpy.copyto` then, and types that are the same object need no names.
+    Every call comes here, with caches that the last inference has filled with other things: an assignment takes less
+    than half of :func:`numpy.copyto` then, and types that are the same object need no names.
 
     Args:
         places: one per input.

@@ -83,9 +83,10 @@ def to_array(tensor: Tensor) -> Array:
     dtype, shape = dtype_of(tensor.name, tensor.dtype), tensor.shape
     try:
         array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
-    except ValueError:  # nothing in it, or not what it says
+    except (ValueError, OverflowError):  # nothing in it, or not what it says
         return _empty(tensor, dtype)
-    return array if array.shape == shape else _empty(tensor, dtype)  # numpy takes -1 for any size
+    # numpy takes -1 for any size, and from version 2 on more axes
+    return array if array.shape == shape and len(shape) <= _MAX_AXES else _empty(tensor, dtype)
 
 
 def _empty(tensor: Tensor, dtype: np.dtype[Any]) -> Array:
