@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgeship.build import oracle
 from edgeship.build.progress import Silence
@@ -57,6 +58,78 @@ def classifier(path: Path, *, opset: int = 17, domain: str = "", dead: bool = Fa
     return _save(
         path, nodes, [_value("x", ["N", 1, SIDE, SIDE])], [_value("scores", ["N", CLASSES])], constants, imports
     )
+
+
+def large_products(path: Path) -> Path:
+    """As :func:`classifier`, with weights of a sign of their own in each map: their products add up, never cancel."""
+    rng = np.random.default_rng(7)
+    weights = {
+        "w1": rng.uniform(0.5, 1.0, (4, 1, 3, 3)),
+        "w2": rng.uniform(0.5, 1.0, (16, 4, 3, 3)) * rng.choice([-1.0, 1.0], (16, 1, 1, 1)),
+        "b2": rng.normal(0, 10.0, 16),
+        "h": rng.normal(0, 0.1, (16 * 16, CLASSES)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("MaxPool", ["c2"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "h"], ["scores"]),
+    ]
+    constants = [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()]
+    ends = [_value("x", ["N", 1, SIDE, SIDE])], [_value("scores", ["N", CLASSES])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
+def padded_shortcut(path: Path) -> Path:
+    """A shortcut without weights in s8 QDQ form, every second pixel and a map of zeros on each side; then a product."""
+    weights = {"h": np.random.default_rng(6).normal(0, 0.2, (4 * 16, CLASSES)), "scale": np.asarray(0.03)}
+    sizes = {"first": [0, 0], "last": [SIDE, SIDE], "axes": [2, 3], "steps": [2, 2], "sides": [0, 1, 0, 0, 0, 1, 0, 0]}
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["two"], axis=1),
+        helper.make_node("QuantizeLinear", ["two", "scale", "zero"], ["x8"]),
+        helper.make_node("DequantizeLinear", ["x8", "scale", "zero"], ["xd"]),
+        helper.make_node("Slice", ["xd", *list(sizes)[:4]], ["half"]),
+        helper.make_node("QuantizeLinear", ["half", "scale", "zero"], ["half8"]),
+        helper.make_node("DequantizeLinear", ["half8", "scale", "zero"], ["halfd"]),
+        helper.make_node("Pad", ["halfd", "sides"], ["wide"]),
+        helper.make_node("Flatten", ["wide"], ["f"]),
+        helper.make_node("MatMul", ["f", "h"], ["scores"]),
+    ]
+    constants = [
+        *(numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()),
+        *(numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in sizes.items()),
+        numpy_helper.from_array(np.asarray(-7, np.int8), "zero"),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("scores", [1, CLASSES])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
+def quantized(model: Path, path: Path, *, signed: bool = False, only: list[str] | None = None) -> Path:
+    """A model of these in QDQ form: weights of all 8 bits per channel, ranges from :func:`inputs`.
+
+    Args:
+        model: in float.
+        path: where to write it.
+        signed: activations too (s8s8), else they are unsigned (u8s8).
+        only: kinds of operators that are quantized; None for all.
+    """
+    kind = QuantType.QInt8 if signed else QuantType.QUInt8
+    quantize_static(str(model), str(path), _Feed(inputs(40, seed=9)), quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=kind, weight_type=QuantType.QInt8, op_types_to_quantize=only)  # fmt: skip
+    return path
+
+
+class _Feed(CalibrationDataReader):
+    """Samples, one after the other."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self._left = iter(x)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        value = next(self._left, None)
+        return None if value is None else {"x": value[None]}
 
 
 def grouped(path: Path) -> Path:

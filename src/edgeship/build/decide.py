@@ -110,6 +110,11 @@ def _conditions(one: Assessed) -> tuple[str, ...]:
     return ()
 
 
+def may_saturate(runtime: str, precision: str) -> bool:
+    """Whether a runtime may add pairs of a file's 8-bit products in 16 bits here: not LiteRT, on x86 without VNNI."""
+    return precision != "fp32" and runtime != "litert" and isa_class() == "x86_64"
+
+
 class Decision(Struct, frozen=True, kw_only=True):
     """What was decided for a target, and from what.
 
@@ -308,7 +313,8 @@ def _judged(
         position=position,
         field=field_evidence(workshop.field, trial.built, claims=claims_of(position, len(target.runtimes))),
         passed_through=precision == reference,
-        other_kernels=trial.built.artifact.reference,
+        other_kernels=trial.built.artifact.reference or workshop.inputs.source.rounds_elsewhere,
+        may_saturate=may_saturate(place.entry.name, precision),
     )
     gates = (*gate.judge(candidate, limits_of(options, target)),
              *target_gates(target, place.entry, trial.built.artifact))  # fmt: skip

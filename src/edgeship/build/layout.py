@@ -23,6 +23,10 @@ from edgeship_agent.runtime.engine import Array, Engine, Signature, TensorInfo
 #: A float file whose outputs lie further from the source than this computes something else. Source: converters that
 #: keep the meaning stay below 1e-5 on every model measured for this project.
 PARITY_RMS: Final = 1e-3
+#: A file of a source that was quantized before: no kernels round alike, and some saturate. The closest layout is taken
+#: up to here, and whether it is close enough is for the gates to say. Source: a ResNet-20 in int8 lies at .001–.012
+#: from itself between runtimes, and at .20–.28 where products saturate.
+QUANTIZED_RMS: Final = 0.5
 #: Layouts that are tried before the converter's file is refused.
 _MOST_LAYOUTS: Final = 64
 
@@ -50,7 +54,8 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
                 f"the converted file's input {spec.name} is {list(info.shape)}, the source's {list(spec.shape)}",
                 target=runtime,
             )
-    best: float | None = None
+    best: tuple[float, Bindings | None] | None = None
+    limit = QUANTIZED_RMS if job.source.rounds_elsewhere else PARITY_RMS
     refused = "it does not run"
     for combination in islice(product(*choices), _MOST_LAYOUTS):
         inputs = tuple(bind(spec.name, info, order) for (spec, info), order in zip(pairs, combination, strict=True))
@@ -62,14 +67,17 @@ def find_bindings(job: Job, engine: Engine, runtime: str) -> Bindings:
         outputs, worst = _bind_outputs(targets, results, expected)
         if outputs is not None and worst <= PARITY_RMS:
             return inputs, outputs
-        best = worst if best is None else min(best, worst)
+        if best is None or worst < best[0]:
+            best = (worst, None if outputs is None else (inputs, outputs))
+    if best is not None and best[1] is not None and best[0] <= limit:
+        return best[1]
     failure = ConversionError(
         "the converted file does not compute what the source computes"
-        + (f" (relative RMS {best:.3g}, limit {PARITY_RMS:g})" if best is not None else f": {refused}"),
+        + (f" (relative RMS {best[0]:.3g}, limit {limit:g})" if best is not None else f": {refused}"),
         target=runtime,
     )
     # every order of axes was tried: where numbers differ all the same, no layout is to blame
-    failure.stage = "runtime" if best is None else "conversion" if math.isfinite(best) else "layout"
+    failure.stage = "runtime" if best is None else "conversion" if math.isfinite(best[0]) else "layout"
     raise failure
 
 

@@ -74,6 +74,16 @@ class SourceModel(Struct, frozen=True, kw_only=True):
         return not runs_own_code(self.options)
 
     @property
+    def rounds_elsewhere(self) -> bool:
+        """Whether every artifact rounds in other places than what the source is compared by.
+
+        A quantized source that is run in float has each value rounded once it is summed: kernels that sum integers, or
+        in another order, round some of them to the next step. A quantized TFLite file goes to LiteRT alone, which runs
+        it as it is on both sides.
+        """
+        return self.quantized and self.format != "tflite"
+
+    @property
     def key(self) -> dict[str, Any]:
         """What is computed: the content as it is run, shapes pinned and all."""
         content = _digest(self.data) if self.data else self.digest
