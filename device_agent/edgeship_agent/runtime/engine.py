@@ -19,6 +19,7 @@ __all__ = [
     "SteppingEngine",
     "TensorInfo",
     "check_arrays",
+    "copies",
     "fill",
     "pinned_shape",
     "run_steps",
@@ -131,14 +132,15 @@ def check_arrays(inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> Non
             )
 
 
-def fill(places: Sequence[Array], inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:
+def fill(places: Sequence[tuple[int, Array]], inputs: tuple[TensorInfo, ...], arrays: Sequence[Array]) -> None:
     """Copy a call's arrays to where the runtime reads them.
 
     Every call comes here, with caches that the last inference has filled with other things: an assignment takes less
-    than half of :func:`numpy.copyto` then, and types that are the same object need no names.
+    than half of :func:`numpy.copyto` then, types that are the same object need no names, and iterators such as ``zip``
+    are code that has to be fetched first.
 
     Args:
-        places: one per input.
+        places: one per input, numbered.
         inputs: what they are.
         arrays: of the call.
 
@@ -147,16 +149,26 @@ def fill(places: Sequence[Array], inputs: tuple[TensorInfo, ...], arrays: Sequen
 
     >>> import numpy as np
     >>> place = np.zeros((1, 2), np.float32)
-    >>> fill([place], (TensorInfo(name="x", index=0, dtype="float32", shape=(1, 2)),), [np.ones((1, 2), np.float32)])
+    >>> x = TensorInfo(name="x", index=0, dtype="float32", shape=(1, 2))
+    >>> fill([(0, place)], (x,), [np.ones((1, 2), np.float32)])
     >>> place.tolist()
     [[1.0, 1.0]]
     """
     if len(arrays) != len(places):
         check_arrays(inputs, arrays)
-    for place, array in zip(places, arrays):  # noqa: B905 (counted above)
+    for index, place in places:
+        array = arrays[index]
         if array.shape != place.shape or array.dtype is not place.dtype:
             check_arrays(inputs, arrays)
         place[...] = array
+
+
+def copies(buffers: Sequence[Array]) -> list[Array]:
+    """Of every output, one that the caller owns; a loop, for the reasons of :func:`fill`."""
+    found = []
+    for buffer in buffers:
+        found.append(buffer.copy())  # noqa: PERF401 (a comprehension is a call of its own before Python 3.12)
+    return found
 
 
 def pinned_shape(name: str, sizes: Sequence[int | None], file: object) -> tuple[int, ...]:

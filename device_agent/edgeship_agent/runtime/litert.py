@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +47,7 @@ class LiteRtEngine:
     def __init__(self, model: Path, options: EngineOptions) -> None:
         self._file = model
         self._options = options
-        self._used = False
+        self._was_used = False
         try:
             self._interpreter: Any = self._loaded()
             self._calls: _Calls | None = _bare_calls(self._interpreter)
@@ -58,6 +57,7 @@ class LiteRtEngine:
         except _FOREIGN as error:
             raise EngineError(f"{_NAME} refused the model: {_first_line(error)}", file=model) from error
         self.state = "resources" if operators & _RESOURCES else "variables" if operators & _KEEPING else ""
+        self._begins_anew = bool(self.state)
         for detail in inputs:
             pinned_shape(detail["name"], [None if size < 0 else size for size in detail["shape_signature"]], model)
         self._output_indices = [detail["index"] for detail in outputs]
@@ -65,9 +65,9 @@ class LiteRtEngine:
             inputs=tuple(_info(index, detail) for index, detail in enumerate(inputs)),
             outputs=tuple(_info(index, detail) for index, detail in enumerate(outputs)),
         )
-        #: Index in the interpreter, shape and dtype of every input: what is looked at in every call.
+        #: Number, index in the interpreter, shape and dtype of every input: what is looked at in every call.
         self._wanted = [
-            (detail["index"], info.shape, np.dtype(info.dtype))
+            (info.index, detail["index"], info.shape, np.dtype(info.dtype))
             for detail, info in zip(inputs, self._signature.inputs, strict=True)
         ]
 
@@ -78,7 +78,27 @@ class LiteRtEngine:
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """One inference; see :class:`edgeship_agent.runtime.engine.Engine`."""
-        return self.run_steps([arrays])[0] if self.state else self._step(arrays)
+        if self._begins_anew:
+            self._begin()
+        if len(arrays) != len(self._wanted):
+            check_arrays(self._signature.inputs, arrays)
+        calls = self._calls
+        if calls is None:
+            raise EngineError("the engine is closed", file=self._file)
+        set_tensor, invoke, get_tensor = calls
+        try:
+            for number, index, shape, dtype in self._wanted:
+                array = arrays[number]
+                if array.shape != shape or array.dtype is not dtype:
+                    check_arrays(self._signature.inputs, arrays)
+                set_tensor(index, array)
+            invoke()
+            results = []
+            for index in self._output_indices:
+                results.append(get_tensor(index, 0))  # noqa: PERF401 (see fill() of the engines: no iterators here)
+            return results
+        except _FOREIGN as error:
+            raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
 
     def run_steps(self, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """Inferences one after the other, from a new state that goes from each to the next.
@@ -87,7 +107,11 @@ class LiteRtEngine:
             EngineError: a wrong array, or the runtime failed.
         """
         self._begin()
-        return [self._step(arrays) for arrays in steps]
+        self._begins_anew = False
+        try:
+            return [self.run(arrays) for arrays in steps]
+        finally:
+            self._begins_anew = bool(self.state)
 
     def _loaded(self) -> Any:
         options = self._options
@@ -98,8 +122,9 @@ class LiteRtEngine:
         return interpreter
 
     def _begin(self) -> None:
-        """A state as new."""
-        if not self._used or self._interpreter is None:
+        """A state as new, as that of a file just loaded is."""
+        was_used, self._was_used = self._was_used, True
+        if not was_used or self._interpreter is None:
             return
         try:
             if self.state == "resources":
@@ -107,24 +132,6 @@ class LiteRtEngine:
                 self._calls = _bare_calls(self._interpreter)
             elif self.state == "variables":
                 self._interpreter.reset_all_variables()
-        except _FOREIGN as error:
-            raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
-
-    def _step(self, arrays: Sequence[Array]) -> list[Array]:
-        if len(arrays) != len(self._wanted):
-            check_arrays(self._signature.inputs, arrays)
-        calls = self._calls
-        if calls is None:
-            raise EngineError("the engine is closed", file=self._file)
-        set_tensor, invoke, get_tensor = calls
-        self._used = True
-        try:
-            for (index, shape, dtype), array in zip(self._wanted, arrays):  # noqa: B905 (counted above)
-                if array.shape != shape or array.dtype is not dtype:
-                    check_arrays(self._signature.inputs, arrays)
-                set_tensor(index, array)
-            invoke()
-            return list(map(get_tensor, self._output_indices, repeat(0)))
         except _FOREIGN as error:
             raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
 

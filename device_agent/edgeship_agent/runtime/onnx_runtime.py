@@ -12,7 +12,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeship_agent.contract.errors import EngineError
-from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, fill, pinned_shape
+from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, copies, fill, pinned_shape
 
 #: Every exception that ONNX Runtime's native part defines, and what its Python part raises.
 _FOREIGN: Final[tuple[type[BaseException], ...]] = (
@@ -60,6 +60,7 @@ class OnnxRuntimeEngine:
         self._output_buffers: list[Array | None] = [
             None if -1 in info.shape else np.zeros(info.shape, info.dtype) for info in self._signature.outputs
         ]
+        self._places = list(enumerate(self._input_buffers))
         self._unsized = [info.name for info in self._signature.outputs if -1 in info.shape]
         self._binding: Any = self._bind()
         self._run_bound: Callable[[], object] | None = _bare_call(self._session, self._binding)
@@ -85,11 +86,11 @@ class OnnxRuntimeEngine:
         run_bound = self._run_bound
         if run_bound is None:
             raise EngineError("the engine is closed", file=self._file)
-        fill(self._input_buffers, self._signature.inputs, arrays)
+        fill(self._places, self._signature.inputs, arrays)
         try:
             if not self._unsized:
                 run_bound()
-                return list(map(np.ndarray.copy, self._output_buffers))  # type: ignore[arg-type]
+                return copies(self._output_buffers)  # type: ignore[arg-type]
             for name in self._unsized:  # or the next run would be given the last run's array, of the last size
                 self._binding.bind_output(name, "cpu")
             run_bound()

@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 
 from edgeship_agent.contract.errors import ConfigError, EngineError
-from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, fill, pinned_shape
+from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, copies, fill, pinned_shape
 
 #: What OpenVINO raises, for a bad file as for a bad call.
 _FOREIGN: Final = (RuntimeError, ValueError, TypeError, KeyError)
@@ -35,6 +35,7 @@ class OpenVinoEngine:
             self._request: Any = self._compiled.create_infer_request()
             self._signature = signature_of(self._compiled)
             self._input_buffers = [np.zeros(info.shape, info.dtype) for info in self._signature.inputs]
+            self._places = list(enumerate(self._input_buffers))
             self._output_buffers: list[Array | None] = [
                 None if -1 in info.shape else np.zeros(info.shape, info.dtype) for info in self._signature.outputs
             ]
@@ -61,11 +62,11 @@ class OpenVinoEngine:
         infer = self._infer
         if infer is None:
             raise EngineError("the engine is closed", file=self._file)
-        fill(self._input_buffers, self._signature.inputs, arrays)
+        fill(self._places, self._signature.inputs, arrays)
         try:
             infer()
             if self._is_sized:
-                return list(map(np.ndarray.copy, self._output_buffers))  # type: ignore[arg-type]
+                return copies(self._output_buffers)  # type: ignore[arg-type]
             return [
                 buffer.copy() if buffer is not None else np.array(self._request.get_output_tensor(index).data)
                 for index, buffer in enumerate(self._output_buffers)

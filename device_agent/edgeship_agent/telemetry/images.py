@@ -1,8 +1,7 @@
-"""Large images of bytes, kept as the rows of pixels that their signals are made of.
+"""Large images of bytes, kept as the pixels that their signals are made of.
 
-A camera's frame is 150 kB and more, and its signals look at some thousand places of it. Its caller waits until the rows
-that hold them are copied, which is some microseconds; a few frames at a time are then gathered from and measured, and
-what is kept of a call are its three figures.
+A camera's frame is 150 kB and more, and its signals look at some thousand places of it. These are gathered when the
+frame is recorded; a few frames at a time are measured, and what is kept of a call are its three figures.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from edgeship_agent.processing.arrays import Array
 from edgeship_agent.telemetry.signals import (
     IMAGE_SAMPLES,
     Columns,
-    image_axes,
     image_signal_names,
     image_slices,
     is_image,
@@ -33,28 +31,21 @@ WAITING_BYTES: Final = 1 << 18
 #: The same where they are measured one by one between two looks for the next request: as many as come in a row.
 LOOKING_IMAGES: Final = MIN_INFERENCES + 4
 LOOKING_BYTES: Final = 1 << 19
-#: Larger rows are not kept: the places are gathered at once, which takes longer and keeps less.
-MOST_ROW_BYTES: Final = 1 << 17
 #: Numbers that are looked at in one pass, where one image does not need more: they should stay in a processor's cache.
 PASS_VALUES: Final = 1 << 15
 #: Values of one image that are worked on between two looks for the next request, which finds them under way.
-_PIECE_VALUES: Final = 1 << 12
+_PIECE_VALUES: Final = 1 << 14
 
 
 class Places(Struct, frozen=True, kw_only=True, eq=False):
     """Where images of one shape are sampled, and what is kept of an image until it is measured.
 
     Attributes:
-        rows: which rows of the image are kept, int64; a row is all that lies beside each other in memory. None where
-            the places themselves are kept, or the whole image.
-        row_size: values of a row.
-        flat: the places in the kept rows or in the image, flattened, int64 [k]; None where images are so small that
-            most of their pixels would be gathered more than once: these are kept whole.
+        flat: the places in the image, flattened, int64 [k]; None where images are so small that most of their pixels
+            would be gathered more than once: these are kept whole.
         parts: of what was gathered, or of [n, *shape]: the pixels, then two neighbours down and two across.
     """
 
-    rows: Array | None
-    row_size: int
     flat: Array | None
     parts: tuple[tuple[slice, ...], ...]
 
@@ -64,9 +55,8 @@ def places_of(sample: Array) -> Places | None:
 
     >>> places_of(np.zeros((28, 28), np.uint8)) is None, places_of(np.zeros((128, 128, 3), np.float32)) is None
     (True, True)
-    >>> places = places_of(np.zeros((144, 176, 3), np.uint8))
-    >>> places.rows.tolist()[:6], places.row_size, places.flat.size
-    ([0, 1, 3, 4, 6, 7], 528, 19008)
+    >>> places_of(np.zeros((144, 176, 3), np.uint8)).flat.size
+    19008
     """
     if sample.dtype != np.uint8 or not is_image(sample.shape) or sample.size <= IMAGE_SAMPLES**2:
         return None
@@ -76,7 +66,6 @@ def places_of(sample: Array) -> Places | None:
 @lru_cache(maxsize=8)
 def _places(shape: tuple[int, ...]) -> Places:
     size = math.prod(shape)
-    row_size = math.prod(shape[image_axes(shape)[1] :])
     positions = np.arange(size, dtype=np.int32).reshape(1, *shape)
     found: list[Array] = []
     parts: list[tuple[slice, ...]] = []
@@ -89,16 +78,8 @@ def _places(shape: tuple[int, ...]) -> Places:
         parts.append((slice(None), slice(start, start + wanted.size)))
     flat = np.concatenate(found)
     if flat.size >= size:
-        return Places(rows=None, row_size=row_size, flat=None, parts=image_slices(shape))
-    row = flat // np.int32(row_size)
-    is_kept = np.zeros(size // row_size, bool)
-    is_kept[row] = True
-    rows = np.flatnonzero(is_kept)
-    if rows.size * row_size > MOST_ROW_BYTES:
-        return Places(rows=None, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
-    place_of_row = np.cumsum(is_kept, dtype=np.int32) - np.int32(1)
-    flat += (place_of_row[row] - row) * np.int32(row_size)  # as many places back as there are rows left out before it
-    return Places(rows=rows, row_size=row_size, flat=flat.astype(np.intp), parts=tuple(parts))
+        return Places(flat=None, parts=image_slices(shape))
+    return Places(flat=flat.astype(np.intp), parts=tuple(parts))
 
 
 class ImageColumn:
@@ -126,16 +107,14 @@ class ImageColumn:
         self._shape = sample.shape
         self._places = places
         size = sample.shape if places.flat is None else places.flat.shape
-        kept = size if places.rows is None else (places.rows.size, places.row_size)
         self._next = self._measured = 0  # the calls between wait
         self._steps: Iterator[None] | None = None  # of the image that is measured between two looks
         self._has_looks = False
-        self._together = min(max(WAITING_BYTES // math.prod(kept), FEWEST_IMAGES), MOST_IMAGES, calls)
-        self._images = max(min(LOOKING_BYTES // math.prod(kept), LOOKING_IMAGES, calls), self._together)
+        self._together = min(max(WAITING_BYTES // math.prod(size), FEWEST_IMAGES), MOST_IMAGES, calls)
+        self._images = max(min(LOOKING_BYTES // math.prod(size), LOOKING_IMAGES, calls), self._together)
         self._in_pass = min(max(PASS_VALUES // math.prod(size), 1), self._together)
-        self._kept = np.zeros((self._images, *kept), sample.dtype)
+        self._kept = np.zeros((self._images, *size), sample.dtype)
         # reserved, since the system takes large arrays back and hands them out anew, page by page, on every pass
-        self._gathered = None if places.rows is None else np.zeros((self._in_pass, *size), sample.dtype)
         self._numbers = np.zeros((self._in_pass, *size), np.float32)
         self._scratch = np.zeros(self._numbers[places.parts[0]].size, np.float32)
         self._names = image_signal_names(tensor)
@@ -148,15 +127,11 @@ class ImageColumn:
         if not index:
             self._measured = 0  # whatever came before was handed on, or belonged to a call that went alone
             self._steps = None
-        place, places = index % self._images, self._places
-        # "clip" since the default would gather into a copy first; every place is inside
-        if places.rows is not None:
-            rows = array.reshape(-1, places.row_size)
-            rows.take(places.rows, axis=0, out=self._kept[place], mode="clip")
-        elif places.flat is not None:
-            array.reshape(-1).take(places.flat, out=self._kept[place], mode="clip")
-        else:
+        place, flat = index % self._images, self._places.flat
+        if flat is None:
             self._kept[place] = array
+        else:  # "clip" since the default would gather into a copy first; every place is inside
+            array.reshape(-1).take(flat, out=self._kept[place], mode="clip")
         self._next = index + 1
         waiting = self._next - self._measured
         if self._has_looks:
@@ -200,11 +175,6 @@ class ImageColumn:
         start = self._measured
         kept = self._kept[start % self._images :][:most]
         images = len(kept)
-        if self._gathered is not None and self._places.flat is not None:
-            rows, kept = kept.reshape(images, -1), self._gathered[:images]
-            for piece in _pieces(kept.shape[1], in_pieces=in_pieces):
-                rows.take(self._places.flat[piece], axis=1, out=kept[:, piece], mode="clip")
-                yield
         numbers = self._numbers[:images]
         for piece in _pieces(kept.shape[-1], in_pieces=in_pieces):
             np.copyto(numbers[..., piece], kept[..., piece])
@@ -263,8 +233,8 @@ def _statistics(
 def _pieces(size: int, *, in_pieces: bool) -> tuple[slice, ...]:
     """Parts of each image's values, or all of them.
 
-    >>> _pieces(10_000, in_pieces=True)
-    (slice(0, 4096, None), slice(4096, 8192, None), slice(8192, 12288, None))
+    >>> _pieces(20_000, in_pieces=True)
+    (slice(0, 16384, None), slice(16384, 32768, None))
     """
     length = _PIECE_VALUES if in_pieces else max(size, 1)
     return tuple(slice(start, start + length) for start in range(0, size, length))

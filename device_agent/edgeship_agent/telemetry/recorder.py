@@ -68,10 +68,6 @@ class _Column:
         self.rows.fill(0)  # the system hands the memory out now, not while an application waits
 
 
-def _is_sampled(place: int) -> bool:
-    return place < _FIRST_IMAGES or not place % _IMAGE_EVERY
-
-
 class CallRecorder:
     """Collects calls and hands them on in blocks.
 
@@ -146,9 +142,12 @@ class CallRecorder:
                 self._hand_on_alone(raw, outputs, latency_ns, late)
                 return
             rows[index] = array
-        if self._has_large and not self._took_large(raw, outputs, index, pressed=pressed):
-            self._hand_on_alone(raw, outputs, latency_ns, late)
-            return
+        if self._has_large:
+            place = self._handed_on + index
+            measured = not pressed or place < _FIRST_IMAGES or not place % _IMAGE_EVERY
+            if (measured or self._looks) and not self._took_large(raw, outputs, index, measured=measured):
+                self._hand_on_alone(raw, outputs, latency_ns, late)
+                return
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
         if late:
@@ -157,13 +156,15 @@ class CallRecorder:
         if index >= self._capacity:
             self.flush()
 
-    def _took_large(self, raw: Mapping[str, Array], outputs: Mapping[str, Array], index: int, *, pressed: bool) -> bool:
-        """Take what is measured of large tensors of the call at ``index``; whether they have the size of the others."""
+    def _took_large(
+        self, raw: Mapping[str, Array], outputs: Mapping[str, Array], index: int, *, measured: bool
+    ) -> bool:
+        """Look at large tensors of the call at ``index``, and measure them; whether they are as large as the others."""
         sampled = self._sampled
         for name, look in self._looks:
             if not look(index, outputs[name]):
                 return False
-        if pressed and not _is_sampled(self._handed_on + index):
+        if not measured:
             return True
         for name, put in self._put_images:
             if not put(sampled, raw[name]):
