@@ -38,7 +38,7 @@ from benchmarks.agents.paired import (
     take_pairs,
 )
 from benchmarks.agents.parts import parts_us
-from benchmarks.agents.raw import open_raw
+from benchmarks.agents.raw import open_raw, raw_of
 from benchmarks.agents.shipped import face_detector_int8
 from benchmarks.agents.slots import FACE_DETECTOR, Case, known_cases, write_slot
 from benchmarks.agents.through_socket import socket_ways
@@ -112,10 +112,11 @@ def added(name: str, times: Times, ours: str, base: str, share: float, goal: flo
 
 def in_process(case: Case, slot: Path) -> Iterator[dict[str, object]]:
     """The library, which prepares raw samples, against the raw runtime, which is given a prepared one."""
-    raw, shape, dtype = open_raw(case.runtime, case.file)
     samples = case.samples(64)
-    prepared = np.random.default_rng(0).normal(size=shape).astype(dtype)
     with LocalModel.open(slot) as model, priority():
+        engine = model._session._predictor._engine
+        raw, (info,) = raw_of(engine), engine.signature.inputs
+        prepared = np.random.default_rng(0).normal(size=info.shape).astype(info.dtype)
         pairs = take_pairs(lambda _: raw(prepared), lambda index: model.predict(samples[index % 64]))
         yield from parts(case, model)
     rows: tuple[tuple[str, Statistic, float | None], ...] = (

@@ -48,9 +48,9 @@ def parts_us(model: LocalModel, samples: Sequence[Mapping[str, Array]], calls: i
         calls: how many are timed.
     """
     session = model._session
-    bound = session._predictor._bound
+    predictor = session._predictor
     stamps_ns: list[int] = []
-    bound._engine = _TimedEngine(bound._engine, stamps_ns)
+    predictor._bound._engine = predictor._engine = _TimedEngine(predictor._engine, stamps_ns)
     predict = session.predict
 
     def timed(raw: Mapping[str, Array]) -> dict[str, Array]:

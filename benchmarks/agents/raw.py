@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeship_agent.runtime.engine import Engine
+
 Array = np.ndarray[Any, np.dtype[Any]]
 RawCall = Callable[[Array], object]
 
@@ -79,3 +81,54 @@ def _openvino(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
         return output.copy()
 
     return call, place.shape, place.dtype.name
+
+
+def raw_of(engine: Engine) -> RawCall:
+    """A call of the very runtime that an engine of one input holds, through the layers that its makers offer.
+
+    Two of the same file differ by where their memory lies: ResNet-8 on LiteRT by several microseconds.
+    """
+    ways: dict[str, Callable[[Any], RawCall]] = {
+        "OnnxRuntimeEngine": _bound_session,
+        "LiteRtEngine": _held_interpreter,
+        "OpenVinoEngine": _held_request,
+    }
+    return ways[type(engine).__name__](engine)
+
+
+def _bound_session(engine: Any) -> RawCall:
+    session, binding = engine._session, engine._binding
+    (place,), outputs = engine._input_buffers, engine._output_buffers
+
+    def call(array: Array) -> object:
+        np.copyto(place, array)
+        session.run_with_iobinding(binding)
+        return [output.copy() for output in outputs]
+
+    return call
+
+
+def _held_interpreter(engine: Any) -> RawCall:
+    """As :func:`_litert`; but ``invoke`` asks whether it may and runs, and would refuse, as the engine holds calls."""
+    interpreter, (_, invoke, _) = engine._interpreter, engine._calls
+    (detail,) = interpreter.get_input_details()
+    index, outputs = detail["index"], [output["index"] for output in interpreter.get_output_details()]
+
+    def call(array: Array) -> object:
+        interpreter.set_tensor(index, array)
+        interpreter._safe_to_run()
+        invoke()
+        return [interpreter.get_tensor(output) for output in outputs]
+
+    return call
+
+
+def _held_request(engine: Any) -> RawCall:
+    request, (place,), outputs = engine._request, engine._input_buffers, engine._output_buffers
+
+    def call(array: Array) -> object:
+        np.copyto(place, array)
+        request.infer(share_outputs=True)
+        return [output.copy() for output in outputs]
+
+    return call

@@ -110,7 +110,8 @@ class EngineConformance:
 
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_types_that_are_numpys_own_only_in_value_are_taken(self, engine, order):
-        sample = self.samples()[0]
+        sample = self.samples()[-1]
+        assert sample.any()  # zeros are the same in every order
         other = sample.astype(sample.dtype.newbyteorder(order))
         assert other.dtype is not np.dtype(sample.dtype.name)
         np.testing.assert_array_equal(engine.run([other])[0], engine.run([sample])[0])

@@ -39,7 +39,8 @@ class BoundModel:
             )
         self._inputs = variant.inputs
         self._outputs = variant.outputs
-        self._answers = [(each.name, each.artifact_index, _way_out(each)) for each in variant.outputs]
+        #: Of every output its name, its place among the file's, and its way to the source's terms; None for none.
+        self.answers = [(each.name, each.artifact_index, _way_out(each)) for each in variant.outputs]
         #: What the file keeps from step to step; empty for nothing.
         self.state = state_of(engine)
 
@@ -62,22 +63,7 @@ class BoundModel:
                 raise InputError("missing input", key=binding.name, got=", ".join(inputs) or "none")
         if self.state and all(inputs[each.name].ndim > len(each.shape) for each in self._inputs):
             return self._run_sequence(inputs)
-        return self.run_arrays(self._arrays(inputs))
-
-    def run_arrays(self, arrays: Sequence[Array]) -> dict[str, Array]:
-        """One inference of arrays in the file's own order, layout and type.
-
-        Returns:
-            As :meth:`run`.
-
-        Raises:
-            EngineError: wrong shape or dtype, or the runtime failed.
-        """
-        results = self._engine.run(arrays)
-        answer = {}  # as in _answer, without a call for every prediction
-        for name, index, way in self._answers:
-            answer[name] = results[index] if way is None else way(results[index])
-        return answer
+        return self._answer(self._engine.run(self._arrays(inputs)))
 
     def _run_sequence(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Steps along the first axis; the answers have it too."""
@@ -99,7 +85,7 @@ class BoundModel:
 
     def _answer(self, results: Sequence[Array]) -> dict[str, Array]:
         answer = {}
-        for name, index, way in self._answers:
+        for name, index, way in self.answers:
             answer[name] = results[index] if way is None else way(results[index])
         return answer
 

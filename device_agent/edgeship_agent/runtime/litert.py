@@ -65,9 +65,9 @@ class LiteRtEngine:
             inputs=tuple(_info(index, detail) for index, detail in enumerate(inputs)),
             outputs=tuple(_info(index, detail) for index, detail in enumerate(outputs)),
         )
-        #: Number, index in the interpreter, shape and dtype of every input: what is looked at in every call.
+        #: Number, index in the interpreter and dtype of every input: what is looked at in every call.
         self._wanted = [
-            (info.index, detail["index"], info.shape, np.dtype(info.dtype))
+            (info.index, detail["index"], np.dtype(info.dtype))
             for detail, info in zip(inputs, self._signature.inputs, strict=True)
         ]
 
@@ -87,18 +87,24 @@ class LiteRtEngine:
             raise EngineError("the engine is closed", file=self._file)
         set_tensor, invoke, get_tensor = calls
         try:
-            for number, index, shape, dtype in self._wanted:
+            for number, index, dtype in self._wanted:
                 array = arrays[number]
-                if array.shape != shape or array.dtype is not dtype:
-                    check_arrays(self._signature.inputs, arrays)
+                if array.dtype is not dtype:
+                    array = self._native(arrays, number)
                 set_tensor(index, array)
             invoke()
             results = []
             for index in self._output_indices:
                 results.append(get_tensor(index, 0))  # noqa: PERF401 (see fill() of the engines: no iterators here)
-            return results
         except _FOREIGN as error:
+            check_arrays(self._signature.inputs, arrays)  # LiteRT looks at shapes too, in words of its own
             raise EngineError(f"{_NAME} failed: {_first_line(error)}", file=self._file) from error
+        return results
+
+    def _native(self, arrays: Sequence[Array], number: int) -> Array:
+        """An array in this processor's byte order: LiteRT copies bytes as they are."""
+        check_arrays(self._signature.inputs, arrays)
+        return arrays[number].astype(arrays[number].dtype.newbyteorder("="), copy=False)
 
     def run_steps(self, steps: Sequence[Sequence[Array]]) -> list[list[Array]]:
         """Inferences one after the other, from a new state that goes from each to the next.

@@ -34,12 +34,17 @@ class Predictor:
         self._contracts = manifest.input_contracts
         #: Of every input in the file's order; empty where one of them is calculated.
         self._short_ways = [] if self._bound.state else _short_ways(manifest, variant)
+        self._engine = engine
         self._in_order = tuple(binding.name for binding in variant.outputs) == self._output_names
         missing = set(self._output_names) - {binding.name for binding in variant.outputs}
         if missing:
             raise ContractError(
                 "the variant does not bind every output", got=f"nothing for {', '.join(sorted(missing))}"
             )
+        self._answers = sorted(
+            (each for each in self._bound.answers if each[0] in self._output_names),
+            key=lambda each: self._output_names.index(each[0]),
+        )
 
     @classmethod
     def open(cls, manifest: BundleManifest, variant: Variant, model: Path, *, threads: int = 1) -> Predictor:
@@ -72,9 +77,12 @@ class Predictor:
             arrays = []
             for way in self._short_ways:
                 arrays.append(way(raw))  # noqa: PERF401 (a comprehension is a call of its own before Python 3.12)
-            results = self._bound.run_arrays(arrays)
-        else:
-            results = self._bound.run(prepare(self._contracts, raw))
+            found = self._engine.run(arrays)
+            outputs = {}  # here and not in the bound model: every answer waits for a call between
+            for name, index, way_out in self._answers:
+                outputs[name] = found[index] if way_out is None else way_out(found[index])
+            return outputs
+        results = self._bound.run(prepare(self._contracts, raw))
         return results if self._in_order else {name: results[name] for name in self._output_names}
 
     def close(self) -> None:

@@ -162,7 +162,7 @@ class RequestHandler:
 
         Args:
             answer: that was sent.
-            pressed: see :meth:`ModelSession.count_answer`.
+            pressed: see :meth:`CallRecorder.record`.
         """
         if answer.raw is None or answer.outputs is None:
             return

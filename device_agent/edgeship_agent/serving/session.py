@@ -73,7 +73,8 @@ class ModelSession:
         own = PredictionRing(self.prediction_prefix, info.version, info.arm, info.digest, limits.remembered_predictions)
         self.predictions = Predictions(own, limits.remembered_predictions)
         self._outcome_names: set[str] = set()
-        self.inferences = self.failures = self.deadline_misses = self.shed = 0
+        self.failures = self.shed = 0
+        self._measured = self._measured_late = 0  # answered calls
         self._predictor = predictor
         #: One prediction, not counted; see :meth:`Predictor.run`. No call between, since every answer waits for it.
         self.predict = predictor.run
@@ -90,6 +91,9 @@ class ModelSession:
             whole=frozenset(self._ranges),
             spread=slot.manifest.output.kind != "classification",
         )
+        #: Counts an answered call and keeps it until its block is measured; see :meth:`CallRecorder.record`. The arrays
+        #: may be changed afterwards. As above, no call between.
+        self.count_answer = self._recorder.record
         self._latency_counts: dict[int, int] = {}
         self._hard_stops: dict[str, None] = {}
         self._gauges = ProcessGauges()
@@ -105,28 +109,15 @@ class ModelSession:
         )
         self._windows = WindowBuilder(identity, slot.profile, limits, clock())
 
-    def count_answer(
-        self,
-        raw: Mapping[str, Array],
-        outputs: Mapping[str, Array],
-        latency_ns: int,
-        *,
-        late: bool,
-        pressed: bool = False,
-    ) -> None:
-        """Count an answered call and keep it until its block is measured; the arrays may be changed afterwards.
+    @property
+    def inferences(self) -> int:
+        """Answered calls."""
+        return self._measured + self._recorder.waiting
 
-        Args:
-            raw: model input name → raw sample.
-            outputs: of the model.
-            latency_ns: from receipt to answer.
-            late: it missed its deadline.
-            pressed: the next request is here already or will be at once: of large images, some are left out.
-        """
-        self.inferences += 1
-        if late:
-            self.deadline_misses += 1
-        self._recorder.record(raw, outputs, latency_ns, late, pressed=pressed)
+    @property
+    def deadline_misses(self) -> int:
+        """Answered calls that missed their deadline."""
+        return self._measured_late + self._recorder.waiting_late
 
     def measure_some(self) -> bool:
         """Use a moment in which nobody asks: measure a part of an image that waits. Returns whether there was one."""
@@ -134,6 +125,8 @@ class ModelSession:
 
     def _count_block(self, block: Block) -> None:
         """Measure some answered calls."""
+        self._measured += len(block.latencies_ns)
+        self._measured_late += block.late
         finite_inputs = self._check_schema(block.raw, len(block.latencies_ns))
         finite_outputs = _all_finite(block.outputs.values(), len(block.latencies_ns))
         if block.finite is not None:

@@ -27,7 +27,7 @@ from edgeship_agent.telemetry.window import MIN_INFERENCES
 #: Images that wait until they are measured, at most and at least: few enough for whoever asks meanwhile.
 MOST_IMAGES, FEWEST_IMAGES = 16, 4
 #: Bytes that wait, where the fewest images do not need more.
-WAITING_BYTES: Final = 1 << 18
+WAITING_BYTES: Final = 1 << 16
 #: The same where they are measured one by one between two looks for the next request: as many as come in a row.
 LOOKING_IMAGES: Final = MIN_INFERENCES + 4
 LOOKING_BYTES: Final = 1 << 19

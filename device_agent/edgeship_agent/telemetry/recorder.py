@@ -112,10 +112,9 @@ class CallRecorder:
         self._goes_alone = False
         self._latencies_ns: list[int] = []
         self._times_s: list[float] = []
-        self._late = 0
         self._handed_on = 0  # calls of this window that went in blocks before
-        #: Calls that were recorded and not handed on yet.
-        self.waiting = 0
+        #: Calls that were recorded and not handed on yet; those of them that missed their deadline.
+        self.waiting = self.waiting_late = 0
 
     def record(
         self,
@@ -126,7 +125,15 @@ class CallRecorder:
         *,
         pressed: bool = False,
     ) -> None:
-        """Take one answered call; where the next one presses, large tensors of some calls are not measured."""
+        """Take one answered call.
+
+        Args:
+            raw: model input name → raw sample.
+            outputs: of the model.
+            latency_ns: from receipt to answer.
+            late: it missed its deadline.
+            pressed: the next request is here already or will be at once: large tensors of some calls are not measured.
+        """
         index = self.waiting
         if not self._capacity and not self._found_room(raw, outputs):
             self._hand_on_alone(raw, outputs, latency_ns, late)
@@ -151,7 +158,7 @@ class CallRecorder:
         self._latencies_ns[index] = latency_ns
         self._times_s[index] = self._clock()
         if late:
-            self._late += 1
+            self.waiting_late += 1
         self.waiting = index = index + 1
         if index >= self._capacity:
             self.flush()
@@ -184,10 +191,10 @@ class CallRecorder:
 
     def flush(self) -> None:
         """Hand on what waits."""
-        count, late, sampled = self.waiting, self._late, self._sampled
+        count, late, sampled = self.waiting, self.waiting_late, self._sampled
         if not count:
             return
-        self.waiting = self._late = self._sampled = 0
+        self.waiting = self.waiting_late = self._sampled = 0
         self._handed_on += count
         measured: Columns = {}
         for image in self._images:
