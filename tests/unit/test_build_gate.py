@@ -55,7 +55,7 @@ def test_relative_rms_fails_closed(rms: float | None, holds: bool) -> None:
 
 def test_a_quantized_source_that_only_rounds_elsewhere_needs_no_labels() -> None:
     own = _candidate(Cells(both=40, only_reference=0, only_candidate=0, neither=0), passed_through=True,
-                     other_kernels=True, may_saturate=True, relative_rms=gate.ROUNDING_RMS)  # fmt: skip
+                     rounds_elsewhere=True, may_saturate=True, relative_rms=gate.ROUNDING_RMS)  # fmt: skip
     gates = gate.judge(own, LIMITS)
     assert [each.id for each in gates] == ["distinct", "relative_rms"]
     assert gate.verdict_of(gates) == "pass"
@@ -64,13 +64,19 @@ def test_a_quantized_source_that_only_rounds_elsewhere_needs_no_labels() -> None
 @pytest.mark.parametrize("saturates", [True, False])
 def test_a_quantized_source_that_loses_more_is_judged_by_the_metric(saturates: bool) -> None:
     bad = Cells(both=700, only_reference=100, only_candidate=2, neither=98)
-    own = _candidate(bad, passed_through=True, other_kernels=True, may_saturate=saturates, relative_rms=0.05)
+    own = _candidate(bad, passed_through=True, rounds_elsewhere=True, may_saturate=saturates, relative_rms=0.05)
     found = {each.id: each for each in gate.judge(own, LIMITS)}
     assert list(found) == ["distinct", "relative_rms", "top1"]
     assert (found["relative_rms"].holds, found["top1"].holds) == (True, False)
     assert ("no VNNI" in found["top1"].sentence) is saturates
     assert "no VNNI" not in found["relative_rms"].sentence
     assert ("7 bits" in found["top1"].next) is saturates
+
+
+def test_the_same_file_on_reference_kernels_needs_no_labels() -> None:
+    own = _candidate(Cells(both=40, only_reference=0, only_candidate=1, neither=0), passed_through=True,
+                     other_kernels=True, relative_rms=2 * gate.ROUNDING_RMS)  # fmt: skip
+    assert [each.id for each in gate.judge(own, LIMITS)] == ["distinct", "relative_rms"]
 
 
 def test_another_output_that_is_broken_refuses_the_variant() -> None:

@@ -313,7 +313,8 @@ def _judged(
         position=position,
         field=field_evidence(workshop.field, trial.built, claims=claims_of(position, len(target.runtimes))),
         passed_through=precision == reference,
-        other_kernels=trial.built.artifact.reference or workshop.inputs.source.rounds_elsewhere,
+        other_kernels=trial.built.artifact.reference,
+        rounds_elsewhere=workshop.inputs.source.rounds_elsewhere,
         may_saturate=may_saturate(place.entry.name, precision),
     )
     gates = (*gate.judge(candidate, limits_of(options, target)),

@@ -67,6 +67,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
         position: among the variants of its target that are judged by the metric, from 1, in the order of preference.
         field: what unlabelled samples say of it, where the build was given some.
         other_kernels: whether it ran on kernels that round in other places than those that the source ran on.
+        rounds_elsewhere: whether it was quantized before, and each runtime's kernels round it in places of their own.
         may_saturate: whether it ran where pairs of 8-bit products are added in 16 bits: x86 without VNNI.
         passed_through: whether it holds the source's own numbers, quantized or not, so that nothing can be lost.
     """
@@ -85,14 +86,15 @@ class Candidate(Struct, frozen=True, kw_only=True):
     field: FieldEvidence | None = None
     passed_through: bool = False
     other_kernels: bool = False
+    rounds_elsewhere: bool = False
     may_saturate: bool = False
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[GateReport, ...]:
     """Every rule that applies to a candidate."""
     quantized = candidate.precision != "fp32" and not candidate.passed_through
-    same = not (quantized or candidate.other_kernels)
-    lossy = quantized or (candidate.other_kernels and not _only_rounds(candidate.comparison))
+    same = not (quantized or candidate.other_kernels or candidate.rounds_elsewhere)
+    lossy = quantized or (candidate.rounds_elsewhere and not _only_rounds(candidate.comparison))
     distance = structs.replace(limits, max_relative_rms=PARITY_RMS) if same else limits
     gates = [_distinct(candidate), _relative_rms(candidate, distance)]
     if candidate.comparison.exact:
