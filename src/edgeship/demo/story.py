@@ -250,21 +250,33 @@ class Story:
         return ", ".join(sorted(d["device_id"] for d in rollout["devices"] if d["stage_index"] == stage))
 
     def _await_version(self, version: str) -> dict[str, str]:
-        """Wait a little for every device to say that it runs a version; returns what they run then."""
+        """Wait a little for every device to say that it runs a version; returns what they ran when they were seen."""
+        seen: dict[str, str] = {}
 
         def everywhere() -> bool:
-            running = self._fleet.running()
-            return len(running) == len(self._fleet.devices) and set(running.values()) == {version}
+            # kept: asked once more, a device whose worker ends right then would run none
+            seen.clear()
+            seen.update(self._fleet.running())
+            return len(seen) == len(self._fleet.devices) and set(seen.values()) == {version}
 
         try:
             self._fleet.wait(everywhere, 60.0, f"every device to run {version}")
         except EdgeshipError as error:
             self._timeline.line(error.message, "✖")
-        return self._fleet.running()
+        return seen
 
     def _running_runtime(self, device: Device) -> str:
-        arms = self._fleet.status(device).get("running", [])
-        return str(arms[0]["variant"]).split("/")[1] if arms else "none"
+        """What serves on a device; a worker that ended has a little time to come back."""
+
+        def variant() -> str:
+            arms = self._fleet.status(device).get("running", [])
+            return str(arms[0]["variant"]) if arms else ""
+
+        try:
+            return self._fleet.wait(variant, 60.0, f"{device.id} to serve").split("/")[1]
+        except EdgeshipError as error:
+            self._timeline.line(error.message, "✖")
+            return "none"
 
     def _two_runtimes(self) -> tuple[Device, Device]:
         """The last device of the first runtime and the last one of another."""
