@@ -1,15 +1,17 @@
-"""The runtimes themselves, called as their makers mean it: one thread, buffers bound once, input in, output out."""
+"""The runtimes themselves, called as their makers mean it: one thread, buffers bound once, input in, output out.
+
+Nothing of the agent is imported here: the memory of a process that runs this is what the agent's is compared with.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from edgeship_agent.runtime.engine import Engine
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RawCall = Callable[[Array], object]
@@ -18,6 +20,41 @@ RawCall = Callable[[Array], object]
 def open_raw(runtime: str, file: Path) -> tuple[RawCall, tuple[int, ...], str]:
     """A call of the runtime; shape and dtype of what it takes."""
     return {"onnxruntime": _onnxruntime, "litert": _litert, "openvino": _openvino}[runtime](file)
+
+
+def raw_of(held: Any) -> RawCall:
+    """A call of the very runtime that one of the agent's engines holds, of one input.
+
+    Two of the same file differ by where their memory lies: ResNet-8 on LiteRT by several microseconds.
+    """
+    if hasattr(held, "_interpreter"):
+        # its own invoke() asks whether it may and runs, and would refuse, as the engine holds calls
+        return _tensors_call(held._interpreter, lambda: (held._interpreter._safe_to_run(), held._calls[1]()))
+    (place,), outputs = held._input_buffers, held._output_buffers
+    if hasattr(held, "_session"):
+        return _copying_call(place, partial(held._session.run_with_iobinding, held._binding), outputs)
+    return _copying_call(place, partial(held._request.infer, share_outputs=True), outputs)
+
+
+def _copying_call(place: Array, run: Callable[[], object], outputs: Sequence[Array]) -> RawCall:
+    def call(array: Array) -> object:
+        np.copyto(place, array)
+        run()
+        return [output.copy() for output in outputs]
+
+    return call
+
+
+def _tensors_call(interpreter: Any, invoke: Callable[[], object]) -> RawCall:
+    (detail,) = interpreter.get_input_details()
+    index, outputs = detail["index"], [output["index"] for output in interpreter.get_output_details()]
+
+    def call(array: Array) -> object:
+        interpreter.set_tensor(index, array)
+        invoke()
+        return [interpreter.get_tensor(output) for output in outputs]
+
+    return call
 
 
 def _onnxruntime(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
@@ -39,11 +76,7 @@ def _onnxruntime(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
     for output, array in zip(session.get_outputs(), outputs, strict=True):
         binding.bind_output(output.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def call(array: Array) -> object:
-        np.copyto(place, array)
-        session.run_with_iobinding(binding)
-        return [output.copy() for output in outputs]
-
+    call = _copying_call(place, partial(session.run_with_iobinding, binding), outputs)
     return call, place.shape, place.dtype.name
 
 
@@ -53,13 +86,7 @@ def _litert(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
     interpreter: Any = Interpreter(model_path=str(file), num_threads=1)
     interpreter.allocate_tensors()
     (detail,) = interpreter.get_input_details()
-    index, outputs = detail["index"], [output["index"] for output in interpreter.get_output_details()]
-
-    def call(array: Array) -> object:
-        interpreter.set_tensor(index, array)
-        interpreter.invoke()
-        return [interpreter.get_tensor(output) for output in outputs]
-
+    call = _tensors_call(interpreter, interpreter.invoke)
     return call, tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"]).name
 
 
@@ -75,60 +102,5 @@ def _openvino(file: Path) -> tuple[RawCall, tuple[int, ...], str]:
     request.set_input_tensor(0, openvino.Tensor(place, shared_memory=True))
     request.set_output_tensor(0, openvino.Tensor(output, shared_memory=True))
 
-    def call(array: Array) -> object:
-        np.copyto(place, array)
-        request.infer(share_outputs=True)
-        return output.copy()
-
+    call = _copying_call(place, partial(request.infer, share_outputs=True), [output])
     return call, place.shape, place.dtype.name
-
-
-def raw_of(engine: Engine) -> RawCall:
-    """A call of the very runtime that an engine of one input holds, through the layers that its makers offer.
-
-    Two of the same file differ by where their memory lies: ResNet-8 on LiteRT by several microseconds.
-    """
-    ways: dict[str, Callable[[Any], RawCall]] = {
-        "OnnxRuntimeEngine": _bound_session,
-        "LiteRtEngine": _held_interpreter,
-        "OpenVinoEngine": _held_request,
-    }
-    return ways[type(engine).__name__](engine)
-
-
-def _bound_session(engine: Any) -> RawCall:
-    session, binding = engine._session, engine._binding
-    (place,), outputs = engine._input_buffers, engine._output_buffers
-
-    def call(array: Array) -> object:
-        np.copyto(place, array)
-        session.run_with_iobinding(binding)
-        return [output.copy() for output in outputs]
-
-    return call
-
-
-def _held_interpreter(engine: Any) -> RawCall:
-    """As :func:`_litert`; but ``invoke`` asks whether it may and runs, and would refuse, as the engine holds calls."""
-    interpreter, (_, invoke, _) = engine._interpreter, engine._calls
-    (detail,) = interpreter.get_input_details()
-    index, outputs = detail["index"], [output["index"] for output in interpreter.get_output_details()]
-
-    def call(array: Array) -> object:
-        interpreter.set_tensor(index, array)
-        interpreter._safe_to_run()
-        invoke()
-        return [interpreter.get_tensor(output) for output in outputs]
-
-    return call
-
-
-def _held_request(engine: Any) -> RawCall:
-    request, (place,), outputs = engine._request, engine._input_buffers, engine._output_buffers
-
-    def call(array: Array) -> object:
-        np.copyto(place, array)
-        request.infer(share_outputs=True)
-        return [output.copy() for output in outputs]
-
-    return call

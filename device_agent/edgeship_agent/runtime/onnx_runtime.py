@@ -48,6 +48,8 @@ class OnnxRuntimeEngine:
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = _FATAL_ONLY
+        if options.reference:  # source: onnxruntime_session_options_config_keys.h
+            session_options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(model), session_options, providers=["CPUExecutionProvider"]

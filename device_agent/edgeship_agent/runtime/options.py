@@ -12,8 +12,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
         threads: threads of one inference; one unless asked for.
         precision: ``fp32`` (also for int8 files, whose float operators then run in f32), or ``fp16`` / ``bf16`` where
             the runtime may choose the arithmetic (OpenVINO). Nothing is ever lowered in silence.
-        reference: LiteRT's reference kernels instead of its fast ones: slow, and of the arithmetic that TensorFlow Lite
-            Micro has.
+        reference: what the file says instead of what is fast. LiteRT: its reference kernels, of the arithmetic that
+            TensorFlow Lite Micro has. ONNX Runtime: operators between QuantizeLinear and DequantizeLinear in float.
     """
 
     threads: int = 1

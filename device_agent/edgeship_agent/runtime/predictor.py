@@ -35,7 +35,6 @@ class Predictor:
         #: Of every input in the file's order; empty where one of them is calculated.
         self._short_ways = [] if self._bound.state else _short_ways(manifest, variant)
         self._engine = engine
-        self._in_order = tuple(binding.name for binding in variant.outputs) == self._output_names
         missing = set(self._output_names) - {binding.name for binding in variant.outputs}
         if missing:
             raise ContractError(
@@ -83,7 +82,7 @@ class Predictor:
                 outputs[name] = found[index] if way_out is None else way_out(found[index])
             return outputs
         results = self._bound.run(prepare(self._contracts, raw))
-        return results if self._in_order else {name: results[name] for name in self._output_names}
+        return {name: results[name] for name in self._output_names}
 
     def close(self) -> None:
         """Release the engine."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -19,12 +19,10 @@ from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConversionError, EngineError
 from edgeship_agent.runtime import open_engine
 from edgeship_agent.runtime.bound import from_artifact
-from edgeship_agent.runtime.engine import Array, run_steps
+from edgeship_agent.runtime.engine import Array, EngineOptions, run_steps
 
 #: Formats that a runtime of the agent runs as they are.
 RUNS_IN: Final = {"onnx": "onnxruntime", "tflite": "litert"}
-#: ONNX Runtime's errors are raised; it need not print them as well.
-_FATAL_ONLY: Final = 4
 
 
 class Oracle(Protocol):
@@ -44,13 +42,16 @@ class Oracle(Protocol):
 class EngineOracle:
     """A source that is a runtime's own file: in fp32 arithmetic and one thread.
 
-    Outputs that are quantized in the file are given as the numbers that they stand for.
+    Outputs that are quantized in the file are given as the numbers that they stand for. An ONNX file in QDQ form is run
+    operator by operator, rounded where it says so: as one integer operator each, they saturate on x86 without VNNI, and
+    a ResNet-20 lies at relative RMS .20–.28 from itself there. Source: ONNX Runtime, quantization guide; ADR 0028.
     """
 
     def __init__(self, source: SourceModel, model: Path) -> None:
         self._source = source
         with quiet():  # LiteRT greets
-            self._engine = open_engine(RUNS_IN[source.format], model)
+            options = EngineOptions(reference=source.rounds_elsewhere)
+            self._engine = open_engine(RUNS_IN[source.format], model, options)
 
     def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
         """One call a sample."""
@@ -76,48 +77,6 @@ class EngineOracle:
     def close(self) -> None:
         """Release the engine."""
         self._engine.close()
-
-
-class UnfusedOracle:
-    """An ONNX source that is quantized: each of its operators in float, each rounding where the file has it.
-
-    ONNX Runtime makes one integer operator of an operator and the DequantizeLinear and QuantizeLinear around it. On x86
-    without VNNI such operators add pairs of u8s8 products in 16 bits, which saturate: a ResNet-20 lies at relative RMS
-    .20–.28 from itself there. What is integer in the file (QLinearConv and the like) runs as it is, here too.
-    Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, ``session.disable_quant_qdq``; quantization guide.
-    """
-
-    def __init__(self, source: SourceModel, model: Path) -> None:
-        import onnxruntime  # a build that finds everything remembered runs no source
-
-        self._source = source
-        self._model = model
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise EngineError(_first_line(error), file=model) from error
-
-    def run(self, samples: Samples, label: str, progress: Progress) -> list[Mapping[str, Array]]:
-        """One call a sample."""
-        names = [spec.name for spec in self._source.outputs]
-        answers: list[Mapping[str, Array]] = []
-        for index, sample in enumerate(samples):
-            feed = {spec.name: np.asarray(sample[spec.name], order="C") for spec in self._source.inputs}
-            try:
-                results = self._session.run(names, feed)
-            except Exception as error:
-                raise EngineError(f"ONNX Runtime failed: {_first_line(error)}", file=self._model) from error
-            answers.append(dict(zip(names, results, strict=True)))
-            progress.count(label, index + 1, len(samples))
-        return answers
-
-    def close(self) -> None:
-        """Release the session."""
-        self._session = None
 
 
 class WorkerOracle:
@@ -199,19 +158,10 @@ def open_oracle(source: SourceModel, folder: Path) -> Oracle:
     try:
         with closing(Prober()) as prober:  # a file that kills its runtime must not kill the build
             prober.refusal(RUNS_IN[source.format], model)
-        return UnfusedOracle(source, model) if _is_unfused(source) else EngineOracle(source, model)
+        return EngineOracle(source, model)
     except EngineError as error:
         raise ConversionError(f"{RUNS_IN[source.format]} refuses the source: {error.message}",
                               file=source.path) from error  # fmt: skip
-
-
-def _is_unfused(source: SourceModel) -> bool:
-    """Whether a source's answers are those of its operators one by one, not of what its runtime makes of them."""
-    return source.format == "onnx" and source.quantized
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
 
 
 def stacked(answers: list[Mapping[str, Array]], label: str) -> dict[str, Array]:
