@@ -99,12 +99,12 @@ class EngineConformance:
         assert len(held) == 15
 
     def test_arrays_that_are_not_contiguous_are_taken(self, engine):
-        sample = self.samples()[0]
+        sample = self.samples()[-1]
         strided = np.repeat(sample, 2, axis=-1)[..., ::2]
         np.testing.assert_array_equal(engine.run([strided])[0], engine.run([sample])[0])
 
     def test_read_only_arrays_are_taken(self, engine):
-        sample = self.samples()[0]
+        sample = self.samples()[-1]
         frozen = np.frombuffer(sample.tobytes(), np.float32).reshape(sample.shape)
         np.testing.assert_array_equal(engine.run([frozen])[0], engine.run([sample])[0])
 
