@@ -207,6 +207,26 @@ class OnnxSourceConformance(EngineConformance):
         assert (result.dtype, result.tolist()) == (np.int32, [[1, 2, 255]])
         engine.close()
 
+    @pytest.mark.parametrize("name", ["uint8", "int8", "int32", "int64"])
+    @pytest.mark.parametrize("count", [2, 5000])
+    def test_few_and_many_integers_arrive_as_they_are(self, tmp_path, name, count):
+        kind = np.dtype(name)
+        onnx_kind = helper.np_dtype_to_tensor_dtype(kind)
+        file = save_onnx(
+            tmp_path / "many.onnx",
+            [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+            [value("x", ["N", count], onnx_kind)],
+            [value("y", ["N", count])],
+        )
+        engine = open_engine(self.runtime, self.convert(file))
+        lowest, highest = max(np.iinfo(kind).min, -(2**24)), min(np.iinfo(kind).max, 2**24)  # that a float holds
+        sample = np.linspace(lowest, highest, count).astype(kind).reshape(1, count)
+        for way in (sample, np.repeat(sample, 2, axis=1)[:, ::2], sample.astype(kind.newbyteorder(">"))):
+            np.testing.assert_array_equal(engine.run([way])[0], sample.astype(np.float32))
+        with pytest.raises(EngineError, match="wrong input"):
+            engine.run([sample.view(f"{'i' if kind.kind == 'u' else 'u'}{kind.itemsize}")])
+        engine.close()
+
     def test_a_free_axis_besides_the_batch_is_refused(self, tmp_path):
         file = save_onnx(
             tmp_path / "free.onnx",

@@ -12,7 +12,16 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from edgeship_agent.contract.errors import EngineError
-from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, copies, fill, pinned_shape
+from edgeship_agent.runtime.engine import (
+    Array,
+    EngineOptions,
+    Signature,
+    TensorInfo,
+    copies,
+    fill,
+    pinned_shape,
+    places_of,
+)
 
 #: Every exception that ONNX Runtime's native part defines, and what its Python part raises.
 _FOREIGN: Final[tuple[type[BaseException], ...]] = (
@@ -62,7 +71,7 @@ class OnnxRuntimeEngine:
         self._output_buffers: list[Array | None] = [
             None if -1 in info.shape else np.zeros(info.shape, info.dtype) for info in self._signature.outputs
         ]
-        self._places = list(enumerate(self._input_buffers))
+        self._places = places_of(self._input_buffers)
         self._unsized = [info.name for info in self._signature.outputs if -1 in info.shape]
         self._binding: Any = self._bind()
         self._run_bound: Callable[[], object] | None = _bare_call(self._session, self._binding)

@@ -11,7 +11,16 @@ import numpy as np
 import openvino
 
 from edgeship_agent.contract.errors import ConfigError, EngineError
-from edgeship_agent.runtime.engine import Array, EngineOptions, Signature, TensorInfo, copies, fill, pinned_shape
+from edgeship_agent.runtime.engine import (
+    Array,
+    EngineOptions,
+    Signature,
+    TensorInfo,
+    copies,
+    fill,
+    pinned_shape,
+    places_of,
+)
 
 #: What OpenVINO raises, for a bad file as for a bad call.
 _FOREIGN: Final = (RuntimeError, ValueError, TypeError, KeyError)
@@ -35,7 +44,7 @@ class OpenVinoEngine:
             self._request: Any = self._compiled.create_infer_request()
             self._signature = signature_of(self._compiled)
             self._input_buffers = [np.zeros(info.shape, info.dtype) for info in self._signature.inputs]
-            self._places = list(enumerate(self._input_buffers))
+            self._places = places_of(self._input_buffers)
             self._output_buffers: list[Array | None] = [
                 None if -1 in info.shape else np.zeros(info.shape, info.dtype) for info in self._signature.outputs
             ]
