@@ -62,8 +62,12 @@ def dtype_of(name: str, dtype: str) -> np.dtype[Any]:
     """
     found = _DTYPES.get(dtype)
     if found is None:
-        raise ContractError("unknown dtype", key=name, expected=" ".join(_DTYPES), got=dtype[:32])
+        raise _unknown(name, dtype)
     return found
+
+
+def _unknown(name: str, dtype: str) -> ContractError:
+    return ContractError("unknown dtype", key=name, expected=" ".join(_DTYPES), got=dtype[:32])
 
 
 def is_possible_shape(shape: tuple[int, ...]) -> bool:
@@ -80,27 +84,26 @@ def to_array(tensor: Tensor) -> Array:
     >>> to_array(to_tensor("x", np.eye(2))).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    dtype, shape = dtype_of(tensor.name, tensor.dtype), tensor.shape
+    dtype, shape, data = _DTYPES.get(tensor.dtype), tensor.shape, tensor.data
+    if dtype is None or len(shape) > _MAX_AXES:  # numpy takes more axes from version 2 on
+        raise _impossible(tensor)
     try:
-        array: Array = np.frombuffer(tensor.data, dtype).reshape(shape)
-    except (ValueError, OverflowError):  # nothing in it, or not what it says
-        return _empty(tensor, dtype)
-    # numpy takes -1 for any size, and from version 2 on more axes
-    return array if array.shape == shape and len(shape) <= _MAX_AXES else _empty(tensor, dtype)
+        array: Array = np.ndarray(shape, dtype, data)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _impossible(tensor) from error
+    if array.nbytes != len(data) or array.shape != shape:  # numpy takes more bytes, and -1 for any size
+        raise _impossible(tensor)
+    return array
 
 
-def _empty(tensor: Tensor, dtype: np.dtype[Any]) -> Array:
-    """An array of no values, where that is what the tensor says.
-
-    Raises:
-        ContractError: negative size, or not exactly as many bytes as the shape needs.
-    """
+def _impossible(tensor: Tensor) -> ContractError:
+    """What is wrong with a tensor that is no array."""
+    if tensor.dtype not in _DTYPES:
+        return _unknown(tensor.name, tensor.dtype)
     if not is_possible_shape(tensor.shape):
-        raise ContractError("impossible shape", key=tensor.name, got=str(tensor.shape)[:80])
-    needed = math.prod(tensor.shape) * dtype.itemsize
-    if needed != len(tensor.data):
-        raise ContractError("wrong number of bytes", key=tensor.name, expected=needed, got=len(tensor.data))
-    return np.zeros(tensor.shape, dtype)
+        return ContractError("impossible shape", key=tensor.name, got=str(tensor.shape)[:80])
+    needed = math.prod(tensor.shape) * _DTYPES[tensor.dtype].itemsize
+    return ContractError("wrong number of bytes", key=tensor.name, expected=needed, got=len(tensor.data))
 
 
 def encode_tensor_file(samples: Sequence[Mapping[str, Array]]) -> bytes:

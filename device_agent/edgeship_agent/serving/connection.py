@@ -60,6 +60,7 @@ class Connection:
         self._on_lost = on_lost
         self._max_frame_bytes = max_frame_bytes
         self._buffer = memoryview(bytearray(_SMALLEST_BUFFER_BYTES))
+        self._room = (self._buffer,)  # where the next bytes go
         self._filled = 0
         self._frame_end = 0
         self._unsent = bytearray()
@@ -84,44 +85,56 @@ class Connection:
             self._loop.remove_reader(self._socket)
 
     def _readable(self) -> None:
-        """Bytes wait in the socket: all of a frame is read at once where it is there."""
+        """Bytes wait in the socket: all of a frame is read at once where it is there.
+
+        Whoever asks waits for this, after an inference that has filled the caches: as few calls as can be.
+        """
         if self._is_busy or self._unsent:
             self._pause()
             return
         self._patience_end_ns = 0
         for _ in range(_READS_AT_ONCE):
-            if not self._read_some():
+            endpoint = self._socket
+            if endpoint is None:
                 return
+            try:
+                count, ancillary, flags, _ = endpoint.recvmsg_into(self._room, _ANCILLARY_BYTES, _CLOSE_ON_EXEC)
+            except OSError as error:
+                if not self._goes_on(endpoint, error):
+                    return
+                continue
+            if (ancillary or flags & _CUT or not count) and not self._take_other(count, ancillary, flags):
+                return
+            self._filled += count
+            if not self._next_frame(time.perf_counter_ns()):
+                return
+            self._make_room()
 
-    def _read_some(self) -> bool:
-        """Read what is there into the buffer; returns whether more of the same frame may be there."""
-        endpoint = self._socket
-        if endpoint is None:
-            return False
+    def _make_room(self) -> None:
+        """For what comes next, after what is in the buffer."""
         if self._filled == len(self._buffer):
             # grows with what has really come, not with what a length field claims
             larger = memoryview(bytearray(2 * len(self._buffer)))
             larger[: self._filled] = self._buffer
             self._buffer = larger
-        try:
-            count, ancillary, flags, _ = endpoint.recvmsg_into(
-                (self._buffer[self._filled :] if self._filled else self._buffer,), _ANCILLARY_BYTES, _CLOSE_ON_EXEC
-            )
-        except InterruptedError:
-            return False
-        except BlockingIOError:
+        self._room = (self._buffer[self._filled :],)
+
+    def _goes_on(self, endpoint: socket.socket, error: OSError) -> bool:
+        """Whether there is more to read after nothing could be read."""
+        if isinstance(error, BlockingIOError):
             return self._rest_comes(endpoint)
-        except OSError:
+        if not isinstance(error, InterruptedError):
             self._lose()
-            return False
+        return False
+
+    def _take_other(self, count: int, ancillary: list[tuple[int, int, bytes]], flags: int) -> bool:
+        """Something else than bytes came, or the end; returns whether there are bytes as well."""
         if (ancillary or flags & _CUT) and not self._take_descriptors(ancillary, flags):
             self._lose()
-        elif not count:
+            return False
+        if not count:
             self._see_end()
-        else:
-            self._filled += count
-            return self._next_frame()
-        return False
+        return count > 0
 
     def _rest_comes(self, endpoint: socket.socket) -> bool:
         """Wait for more of a frame that has begun; its sender is most likely still writing it.
@@ -163,10 +176,8 @@ class Connection:
         if not self._is_busy and not self._unsent:
             self._lose()
 
-    def _next_frame(self) -> bool:
+    def _next_frame(self, received_ns: int) -> bool:
         """Hand on the request in the buffer, if all of it is there; returns whether more of it is to be read."""
-        if self._socket is None or self._is_busy or self._unsent:
-            return False
         if self._filled < LENGTH_BYTES:
             return True
         (length,) = LENGTH.unpack_from(self._buffer)
@@ -176,7 +187,6 @@ class Connection:
         end = LENGTH_BYTES + length
         if self._filled < end:
             return True
-        received_ns = time.perf_counter_ns()
         try:
             request = decode_request(self._buffer[LENGTH_BYTES:end])
         except MALFORMED:
@@ -233,14 +243,15 @@ class Connection:
         elif len(self._buffer) > _SMALLEST_BUFFER_BYTES and self._frame_end < len(self._buffer) // 4:
             self._buffer = memoryview(bytearray(_SMALLEST_BUFFER_BYTES))
         self._filled, self._frame_end = rest, 0
+        self._make_room()
         self._is_busy = False
         if not self._unsent:
             self._go_on()
 
     def _go_on(self) -> None:
         """Nothing is in work and nothing waits to be sent: take the next frame, or close."""
-        if not self._is_last:
-            self._next_frame()
+        if not self._is_last and self._socket is not None:
+            self._next_frame(time.perf_counter_ns())
         if self._is_busy or self._unsent:
             return
         if self._is_last or self._saw_end:

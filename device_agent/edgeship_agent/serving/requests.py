@@ -52,15 +52,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     late: bool = False
 
 
-def decode_request(payload: memoryview) -> Request:
-    """The request in a frame; tensors are views into the payload.
-
-    Raises:
-        msgspec.MsgspecError, ValueError, RecursionError: it is not a request.
-    """
-    return _decoder.decode(payload)
-
-
+#: The request in a frame's payload, of which its tensors are views. Called for every request: no frame around it.
+decode_request: Final = _decoder.decode
 #: What :func:`decode_request` raises for bytes that are no request.
 MALFORMED: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
