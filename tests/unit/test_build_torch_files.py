@@ -86,6 +86,10 @@ def test_compiled_code_is_refused(tmp_path: Path) -> None:
         b'{"nodes": [{"target": "torch.os.system", "inputs": []}]}',
         b'{"nodes": [{"target": "torch.ops.load_library", "inputs": []}]}',
         b'{"nodes": [{"target": "torch.load", "inputs": []}]}',
+        b'{"nodes": [{"target": "torch.ops.aten.__class__", "inputs": []}]}',
+        b'{"nodes": [{"target": "torch.ops.aten.__or__.__globals__", "inputs": []}]}',
+        b'{"nodes": [{"target": "torch.ops.aten.add.__class__", "inputs": []}]}',
+        b'{"nodes": [{"target": "torch.ops.os.__or__", "inputs": []}]}',
         b'{"inputs": [{"as_tensor": {"name": "x=print(1)"}}]}',
         b'{"signature": {"forward_arg_names": ["x", "y=print(1)"]}}',
     ],
@@ -93,6 +97,22 @@ def test_compiled_code_is_refused(tmp_path: Path) -> None:
 def test_code_inside_a_graph_is_refused(tmp_path: Path, graph: bytes) -> None:
     with pytest.raises(InputError, match="code where a graph has none"):
         recognise(_archive(tmp_path / "m.pt2", {"models/model.json": graph}))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.ops.aten.conv2d.default", "torch.ops.aten._softmax.default", "torch.ops.aten.relu_.default",
+        "torch.ops.higher_order.cond", "torch.ops.torchvision.nms", "_operator.getitem", "math.trunc",
+        "torch.sym_float", "torch._sym_sqrt", "torch._C._set_grad_enabled",
+        *(f"torch.ops.aten.__{name}__.{overload}" for name in ("and", "or", "xor", "ior", "lshift", "irshift")
+          for overload in ("Tensor", "Scalar")),
+    ],
+)  # fmt: skip
+def test_what_a_graph_calls_is_no_code(tmp_path: Path, target: str) -> None:
+    """``a & b``, ``a | b`` and shifts of tensors are operators with the names of Python's own."""
+    graph = f'{{"nodes": [{{"target": "{target}", "inputs": []}}]}}'.encode()
+    assert recognise(_archive(tmp_path / "m.pt2", {"models/model.json": graph})).kind == TorchKind.EXPORTED_PROGRAM
 
 
 @pytest.mark.parametrize("graph", [b"", b"{", b"[" * 100_000])

@@ -10,6 +10,8 @@ from typing import Any, Final
 import onnx
 from onnx import TensorProto, helper, version_converter
 
+from edgeship.build.backends.onnx_names import free, names_of, nodes_of
+
 _OTHER_FLOATS: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 #: Below the first opset, ``Upsample``, ``Pad`` and others have forms that onnx2tf does not read; the second has none.
 _OLD_OPSET: Final = 11
@@ -43,9 +45,9 @@ def with_float_ends(data: bytes) -> bytes:
     outputs = [each for each in graph.output if _kind(each) in _OTHER_FLOATS]
     if not inputs and not outputs:
         return data
-    names = {name for node in graph.node for name in (*node.input, *node.output)} | constants
-    inside = {each.name: _free(each.name, names) for each in (*inputs, *outputs)}
-    for node in _nodes(graph):
+    names = names_of(graph)
+    inside = {each.name: free(f"{each.name}_inside", names) for each in (*inputs, *outputs)}
+    for node in nodes_of(graph):
         for ends in (node.input, node.output):
             for index, name in enumerate(ends):
                 ends[index] = inside.get(name, name)
@@ -64,22 +66,3 @@ def with_float_ends(data: bytes) -> bytes:
 
 def _kind(value: Any) -> int:
     return int(value.type.tensor_type.elem_type)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    inner = f"{name}_inside"
-    while inner in taken:
-        inner += "_"
-    taken.add(inner)
-    return inner
-
-
-def _nodes(graph: Any) -> list[Any]:
-    """Every node, those of sub-graphs included: they read tensors of the graph around them."""
-    found = []
-    for node in graph.node:
-        found.append(node)
-        for attribute in node.attribute:
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                found += _nodes(inner)
-    return found

@@ -46,7 +46,8 @@ _NAME: Final = re.compile(r"[\w.]*")
 _NAME_KEYS: Final = frozenset({"name", "as_name", "forward_arg_names"})
 #: What a node may call; PyTorch looks it up as an attribute of itself, and has ``os`` among them.
 _CALLED: Final = re.compile(
-    r"torch\.ops\.(?!_)\w+\.(?!__)\w+(\.(?!__)\w+)?|(_operator|math)\.(?!__)\w+|torch\._?sym_\w+"
+    r"torch\.ops\.((?!_)\w+\.(?!__)\w+|aten\.__i?(and|or|xor|lshift|rshift)__)(\.(?!__)\w+)?"
+    r"|(_operator|math)\.(?!__)\w+|torch\._?sym_\w+"
     r"|torch\._C\._set_grad_enabled|torch\.amp\.autocast_mode\._(enter|exit)_autocast"
 )
 
