@@ -146,6 +146,37 @@ def grouped(path: Path) -> Path:
     return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
+def grouped_signal(path: Path) -> Path:
+    """A raw model of two convolutions over one dimension, in four groups: ``x`` [1, 8, 8, 8] to ``y`` [1, 8, 30]."""
+    rng = np.random.default_rng(6)
+    constants = [numpy_helper.from_array(rng.normal(0, 0.4, shape).astype(np.float32), name)
+                 for name, shape in (("v", (16, 2, 5)), ("w", (8, 4, 3)))]  # fmt: skip
+    constants.append(numpy_helper.from_array(np.array([1, 8, SIDE * SIDE], np.int64), "signal"))
+    nodes = [
+        helper.make_node("Reshape", ["x", "signal"], ["s"]),
+        helper.make_node("Conv", ["s", "v"], ["a"], strides=[2], pads=[2, 2], group=4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["y"], group=4),
+    ]
+    ends = [_value("x", [1, 8, SIDE, SIDE])], [_value("y", [1, 8, 30])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
+def spectrum(path: Path) -> Path:
+    """Squares of the spectrum of a signal of 64 steps: ``x`` [1, 1, 8, 8] to ``y`` [1, 7, 9]."""
+    window = np.hanning(16).astype(np.float32)
+    constants = [numpy_helper.from_array(value, name) for name, value in (
+        ("signal", np.array([1, SIDE * SIDE, 1], np.int64)), ("window", window), ("step", np.int64(8)),
+        ("length", np.int64(16)))]  # fmt: skip
+    nodes = [
+        helper.make_node("Reshape", ["x", "signal"], ["s"]),
+        helper.make_node("STFT", ["s", "step", "window", "length"], ["parts"], onesided=1),
+        helper.make_node("ReduceSumSquare", ["parts"], ["y"], axes=[3], keepdims=0),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, 7, 9])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def two_outputs(path: Path) -> Path:
     """A raw model: ``x`` [1, 2, 8, 8] to ``map`` [1, 3, 8, 8] and ``mean`` [1, 3]."""
     rng = np.random.default_rng(6)

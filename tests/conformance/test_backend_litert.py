@@ -94,6 +94,18 @@ class TestLiteRt(BackendTemplate):
         assert hashlib.sha256(copy.read_bytes()).hexdigest() != before, "onnx2tf no longer writes to its input"
         job.source.check_unchanged()
 
+    @pytest.mark.parametrize(("make", "channels"), [(models.grouped_signal, 8), (models.spectrum, 1)])
+    def test_forms_that_the_converter_does_not_lower_reach_it_in_others(
+        self, backend: Backend, tmp_path: Path, make: Callable[[Path], Path], channels: int
+    ) -> None:
+        job = self.job_for(make(tmp_path / "m.onnx"), tmp_path, channels=channels)
+        alone = job.source.copy_to(tmp_path)
+        with pytest.raises(ConversionError, match="custom operators"):
+            toolchains.convert_onnx(alone, tmp_path / "alone")
+        artifact = self.convert(backend, job)
+        assert self.error(artifact, job) < 1e-5
+        assert self.error(backend.quantize(job, artifact, S8S8), job) < 0.05
+
     def test_an_error_beside_a_plausible_file_is_an_error(self, float_artifact: Artifact, tmp_path: Path) -> None:
         source = models.beyond_the_converter(tmp_path / "model.onnx")
         (tmp_path / "out").mkdir()

@@ -80,9 +80,9 @@ def _plain(_source: SourceModel, model: Path, folder: Path) -> Made:
 
 def _onnx2tf(_source: SourceModel, model: Path, folder: Path) -> Path:
     from edgeship.build.backends.onnx_ends import with_float_ends, with_recent_operators
-    from edgeship.build.backends.onnx_planar import with_planar_groups
+    from edgeship.build.backends.onnx_lowered import with_lowered_forms
 
-    model.write_bytes(with_planar_groups(with_recent_operators(with_float_ends(model.read_bytes()))))  # a private copy
+    model.write_bytes(with_lowered_forms(with_recent_operators(with_float_ends(model.read_bytes()))))  # a private copy
     return convert_onnx(model, folder)
 
 

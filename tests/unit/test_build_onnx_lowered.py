@@ -1,4 +1,4 @@
-"""Grouped convolutions of one dimension as such of two, and everything else as it was."""
+"""Grouped convolutions of one dimension as such of two, STFTs of plain signals, and everything else as it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeship.build.backends.onnx_planar import with_planar_groups
+from edgeship.build.backends.onnx_lowered import with_lowered_forms
 
 CHANNELS, LENGTH = 8, 40
 
@@ -60,7 +60,7 @@ def answer(data: bytes, name: str = "x") -> np.ndarray:
 )
 def test_it_computes_the_same(opset: int, given: dict[str, Any]) -> None:
     data = model((12, 2, 3), opset=opset, group=4, **given)
-    planar = with_planar_groups(data)
+    planar = with_lowered_forms(data)
     onnx.checker.check_model(onnx.ModelProto.FromString(planar), full_check=True)
     assert kinds(planar) == ["Unsqueeze", "Conv4", "Squeeze"]
     expected = answer(data)
@@ -74,7 +74,7 @@ def test_it_computes_the_same(opset: int, given: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_the_converter_takes_stays_as_it_is(shape: tuple[int, ...], groups: int) -> None:
     data = model(shape, group=groups)
-    assert with_planar_groups(data) is data
+    assert with_lowered_forms(data) is data
 
 
 def test_weights_that_another_node_computes_stay_as_they_are() -> None:
@@ -83,12 +83,12 @@ def test_weights_that_another_node_computes_stay_as_they_are() -> None:
     document.graph.node[0].input[1] = "w"
     document.graph.node.insert(0, helper.make_node("Neg", ["held"], ["w"]))
     data = document.SerializeToString()
-    assert with_planar_groups(data) is data
+    assert with_lowered_forms(data) is data
 
 
 def test_names_that_are_taken_are_not_taken_again() -> None:
     data = model((12, 2, 3), group=4, names=("x", "x_planar", "y"))
-    planar = with_planar_groups(data)
+    planar = with_lowered_forms(data)
     onnx.checker.check_model(onnx.ModelProto.FromString(planar), full_check=True)
     np.testing.assert_allclose(answer(planar), answer(data), rtol=1e-5, atol=1e-6)
 
@@ -98,7 +98,34 @@ def test_two_convolutions_may_share_their_weights() -> None:
     document.graph.node.append(helper.make_node("Conv", ["inside", "w", "b"], ["y"], group=4, pads=[1, 1]))
     document.graph.output[0].name = "y"
     data = document.SerializeToString()
-    planar = with_planar_groups(data)
+    planar = with_lowered_forms(data)
     onnx.checker.check_model(onnx.ModelProto.FromString(planar), full_check=True)
     assert kinds(planar) == ["Unsqueeze", "Conv4", "Squeeze"] * 2
     np.testing.assert_allclose(answer(planar), answer(data), rtol=1e-5, atol=1e-6)
+
+
+def spectrum(axes: list[int | None]) -> bytes:
+    """``y = STFT(x)`` with frames of 16 steps."""
+    constants = [numpy_helper.from_array(value, name) for name, value in (
+        ("step", np.int64(8)), ("window", np.hanning(16).astype(np.float32)), ("length", np.int64(16)))]  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["s"]),
+         helper.make_node("STFT", ["s", "step", "window", "length"], ["y"], onesided=int(axes[-1] == 1))], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, axes)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)], constants)  # fmt: skip
+    document = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return document.SerializeToString()
+
+
+def test_a_real_signal_loses_its_last_axis() -> None:
+    graph = onnx.ModelProto.FromString(with_lowered_forms(spectrum([1, 64, 1]))).graph
+    assert [node.op_type for node in graph.node] == ["Identity", "Squeeze", "STFT"]
+    assert graph.node[2].input[0] == graph.node[1].output[0]
+    (axes,) = (each for each in graph.initializer if each.name == graph.node[1].input[1])
+    np.testing.assert_array_equal(numpy_helper.to_array(axes), [2])
+
+
+@pytest.mark.parametrize("axes", [[1, 64, 2], [1, 64, None]], ids=["complex", "unknown"])
+def test_other_signals_stay_as_they_are(axes: list[int | None]) -> None:
+    data = spectrum(axes)
+    assert with_lowered_forms(data) is data
