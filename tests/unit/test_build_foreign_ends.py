@@ -74,6 +74,25 @@ def test_a_constant_beyond_half_precision_stays_float32(tmp_path: Path) -> None:
     assert kinds == {TensorProto.FLOAT16, TensorProto.FLOAT}
 
 
+@pytest.mark.parametrize(("operator", "options"), [("Celu", {"alpha": 0.5}), ("CumSum", {})])
+def test_operators_without_half_precision_stay_float32(tmp_path: Path, operator: str, options: dict[str, float]) -> None:
+    """ONNX Runtime refuses a file in which they read halves."""
+    model = _scaled(TensorProto.FLOAT, 2.0)
+    place, node = next((place, each) for place, each in enumerate(model.graph.node) if each.op_type == "Tanh")
+    model.graph.node.remove(node)
+    axis = ["axis"] if operator == "CumSum" else []
+    model.graph.node.insert(place, helper.make_node(operator, [node.input[0], *axis], [node.output[0]], **options))
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(1), name) for name in axis)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    lower(tmp_path / "model.onnx", "fp16", tmp_path / "half.onnx")
+    x = np.random.default_rng(7).normal(size=(1, 6)).astype(np.float32)
+    whole, half = (_run((tmp_path / name).read_bytes(), x) for name in ("model.onnx", "half.onnx"))
+    assert 0 < metrics.relative_rms(half, whole) < 2e-3
+    assert [each.data_type for each in onnx.load(tmp_path / "half.onnx").graph.initializer if each.name == "w"] == [
+        TensorProto.FLOAT16
+    ]
+
+
 def test_operators_of_old_converters_get_their_present_numbers(tmp_path: Path) -> None:
     """With 0 in the newer field every operator is an ADD to the quantizer, which then quantizes a bias as if it were a
     tensor like any other, and LiteRT refuses the file."""

@@ -27,9 +27,11 @@ from edgeship.statistics import Disagreements
 from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import runtime_version
-from edgeship_agent.runtime.isa import isa_class, isa_class_of, isa_features
+from edgeship_agent.runtime.isa import isa_class, isa_class_of
 
 _HALF: Final = "fp16"
+#: Precisions without products of integers.
+_FLOATS: Final = frozenset({"fp32", _HALF})
 #: Runtime → precisions besides int8, fp16 and fp32, in order of preference; made on request or with the effort
 #: ``thorough``.
 MORE: Final = {
@@ -103,16 +105,15 @@ class Assessed(Struct, frozen=True, kw_only=True):
 
 def _conditions(one: Assessed) -> tuple[str, ...]:
     """Under which conditions a variant was judged, where they are not the target's."""
-    if one.built.artifact.precision == "fp32" or one.on_target or one.target.arch != "x86_64":
-        return ()
-    if "vnni" in one.target.isa and "vnni" not in isa_features():
+    artifact, target = one.built.artifact, one.target
+    if not one.on_target and "vnni" in target.isa and may_saturate(artifact.runtime, artifact.precision):
         return ("judged without VNNI, where 8-bit products saturate; with VNNI it is as close or closer",)
     return ()
 
 
 def may_saturate(runtime: str, precision: str) -> bool:
     """Whether a runtime may add pairs of a file's 8-bit products in 16 bits here: not LiteRT, on x86 without VNNI."""
-    return precision != "fp32" and runtime != "litert" and isa_class() == "x86_64"
+    return precision not in _FLOATS and runtime != "litert" and isa_class() == "x86_64"
 
 
 class Decision(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ def lower(model: Path, precision: str, file: Path) -> None:
 
 
 def _half(model: Path, file: Path) -> None:
-    """Everything in half precision but the ends, and what computes with constants that half precision does not hold."""
+    """Everything in half precision but the ends, operators that have no such form, and constants that do not fit in."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     document = onnx.load(str(model))
@@ -63,8 +63,9 @@ def _half(model: Path, file: Path) -> None:
               and any(_too_large(each.t) for each in node.attribute if each.HasField("t"))}  # fmt: skip
     names = {node.name for node in document.graph.node}
     blocked = []
+    opsets = {"" if each.domain == "ai.onnx" else each.domain: each.version for each in document.opset_import}
     for index, node in enumerate(document.graph.node):
-        if large.intersection(node.input):
+        if large.intersection(node.input) or not _takes_half(node, opsets):
             if not node.name:
                 node.name = next(name for count in itertools.count(index) if (name := f"float_{count}") not in names)
                 names.add(node.name)
@@ -72,6 +73,20 @@ def _half(model: Path, file: Path) -> None:
     made = convert_float_to_float16(document, keep_io_types=True, node_block_list=blocked)
     _without_detours(made.graph, frozenset(blocked))
     _save(made, file)
+
+
+def _takes_half(node: Any, opsets: Mapping[str, int]) -> bool:
+    """Whether an operator that takes floats takes half precision too, as ``Celu`` and others do not.
+
+    Operators of other domains are left to the converter, which knows those of ONNX Runtime.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain or not onnx.defs.has(node.op_type, domain):
+        return True
+    schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
+    free = {each.type_param_str for each in schema.type_constraints}  # the others are of one type, as sizes to resize to
+    kinds = [each.types for each in schema.inputs if each.type_str in free]
+    return all("tensor(float16)" in each for each in kinds if "tensor(float)" in each)
 
 
 def _without_detours(graph: Any, floats: Collection[str]) -> None:
