@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,9 @@ from msgspec import structs
 from edgeship.build import metrics, routes, sources, toolchains, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.progress import Silence
+from edgeship.build.quiet import quiet
 from edgeship.build.schemes import U8S7
+from edgeship.build.search.graph import patches
 from tests import models
 
 SAMPLES = 60
@@ -122,16 +125,37 @@ class BackendTemplate:
                 wanted = np.concatenate([sample[name] for sample in job.expected])
                 assert (metrics.relative_rms(found[name], wanted) or 0.0) < 0.05
 
+    @pytest.mark.parametrize("make", [models.grouped, models.grouped_signal])
     def test_convolutions_in_groups_are_rounded_by_what_they_are_multiplied_with(
-        self, backend: Backend, tmp_path: Path
+        self, backend: Backend, tmp_path: Path, make: Callable[[Path], Path]
     ) -> None:
-        job = self.job_for(models.grouped(tmp_path / "m.onnx"), tmp_path, channels=8)
+        job = self.job_for(make(tmp_path / "m.onnx"), tmp_path, channels=8)
         artifact = self.convert(backend, job)
         nearest, compensated = (
             self.error(backend.quantize(job, artifact, structs.replace(self.scheme, rounding=rounding)), job)
             for rounding in ("nearest", "compensated")
         )
         assert 0.0 < compensated < nearest < 0.05
+
+    @pytest.mark.parametrize("make", [models.grouped, models.grouped_signal])
+    def test_patches_times_weights_are_what_a_convolution_gives(
+        self, backend: Backend, tmp_path: Path, make: Callable[[Path], Path]
+    ) -> None:
+        """The last one's: its products without a bias, against the source's answer."""
+        job = self.job_for(make(tmp_path / "m.onnx"), tmp_path, channels=8)
+        calibration = backend.calibration(job, self.convert(backend, job))
+        convolutions = [each for each in calibration.operators if each.layer is not None and each.layer.convolution]
+        assert len(convolutions) >= 2
+        last = convolutions[-1]
+        assert last.layer is not None
+        with quiet():
+            tensors = next(calibration._watched(job.samples[:1]))
+        rows = patches(last.layer, tensors[last.inputs[0]])
+        weights = last.layer.weight.reshape(last.layer.groups, -1, last.layer.fan_in)
+        products = np.einsum("grk,gok->rgo", rows, weights).reshape(rows.shape[1], -1)
+        expected = np.moveaxis(job.expected[0]["y"], 1, -1).reshape(-1, products.shape[1])
+        assert len(products) == len(expected)
+        np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-5)
 
     def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)

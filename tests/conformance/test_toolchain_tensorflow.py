@@ -15,11 +15,13 @@ import onnx
 import pytest
 
 from edgeship.build import metrics, oracle, routes, sources, toolchains
+from edgeship.build.backends.tflite_edit import edited
 from edgeship.build.progress import Silence
 from edgeship.build.sources import InputShape, SourceModel, SourceRequest
 from edgeship.build.toolchains import workers
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
 from edgeship_agent.runtime import open_engine
+from tests.tflite_files import one_convolution
 
 TEST_DATA = Path(os.environ.get("EDGESHIP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TESTS = Path(__file__).parents[1]
@@ -295,6 +297,27 @@ def test_tflite_becomes_onnx_or_says_why_not(tmp_path: Path, path: str) -> None:
             error = metrics.relative_rms(found, wanted)
             assert error is not None
             assert error < CLOSE
+
+
+def test_what_no_operator_uses_is_no_reason_against_onnx(tmp_path: Path) -> None:
+    """The code of an operator that widened weights stays when these are widened, as of MediaPipe's sparse files."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def leave(model: schema.ModelT, _schema: object) -> bool:
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY, schema.BuiltinOperator.DENSIFY
+        model.operatorCodes.append(code)
+        return True
+
+    file = one_convolution(tmp_path / "model.tflite")
+    file.write_bytes(edited(file.read_bytes(), leave))
+    source = sources.load(file)
+    samples = _samples(source)
+    expected = oracle.open_oracle(source, tmp_path / "oracle").run(samples, "source", Silence())
+    found = _converted(source, ("tf2onnx",), tmp_path)
+    session = open_engine("onnxruntime", found)
+    (answer,) = session.run([samples[0]["x"]])
+    np.testing.assert_allclose(answer, expected[0]["y"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_small_tflite_file_becomes_onnx(made: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeship.build.backends.base import Samples, Scheme
 from edgeship.build.quiet import quiet
-from edgeship.build.search import rounding, saturation
+from edgeship.build.search import masks, rounding, saturation
 from edgeship.build.search.graph import Layer, Operator, patches, sized
 from edgeship.build.search.ranges import Range, Statistics
 from edgeship_agent.runtime.engine import Array
@@ -63,7 +63,7 @@ class Calibration:
     @cached_property
     def statistics(self) -> Statistics:
         """Of every tensor, over all samples."""
-        seen = Statistics()
+        seen = Statistics(dict.fromkeys(self.logits.scores | self.logits.terms, masks.MASKED))
         with quiet():
             for tensors in self._watched(self._samples):
                 seen.add(tensors)
@@ -95,8 +95,19 @@ class Calibration:
     def ranges(self, estimator: str) -> dict[str, Range]:
         """Tensor → range, by one of the estimators; worked out once."""
         if estimator not in self._ranges:
-            self._ranges[estimator] = self.statistics.ranges(estimator)
+            found = self.statistics.ranges(estimator)
+            self._ranges[estimator] = masks.with_room(found, self.statistics.lowest_masked, self.logits)
         return self._ranges[estimator]
+
+    @cached_property
+    def pure_masks(self) -> frozenset[str]:
+        """Tensors on the way to a softmax that say no more than which scores count."""
+        return masks.pure(self.statistics.ranges("minmax"), self.statistics.lowest_masked)
+
+    @cached_property
+    def logits(self) -> masks.Logits:
+        """Tensors on the way to a softmax."""
+        return masks.logits_of(self._plain)
 
     @cached_property
     def _ranges(self) -> dict[str, dict[str, Range]]:

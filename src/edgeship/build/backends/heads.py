@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
+from edgeship.build.backends.tflite_edit import text_of
 from edgeship.build.folding import operations_of, scale_of
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
@@ -207,7 +208,7 @@ class _TfliteHead:
         """A tensor of bytes of the same shape."""
         old, new = self._graph.tensors[index], self._schema.TensorT()
         new.shape, new.shapeSignature, new.hasRank = old.shape, old.shapeSignature, old.hasRank
-        new.name = f"{_text(old.name)}_bytes"
+        new.name = f"{text_of(old.name)}_bytes"
         new.type, new.buffer = self._schema.TensorType.UINT8, 0
         self._graph.tensors.append(new)
         return len(self._graph.tensors) - 1
@@ -224,7 +225,3 @@ class _TfliteHead:
         code.version = 1
         codes.append(code)
         return len(codes) - 1
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from edgeship.build.backends.base import Samples
-from edgeship.build.search.graph import Layer, Operator, Pair
+from edgeship.build.search.graph import Layer, Operator, pair, planar
 from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
@@ -87,7 +87,8 @@ class OnnxGraph:
         constants = {tensor.name: tensor for tensor in document.graph.initializer}
         for node in document.graph.node:
             if node.name in weights:
-                _put(constants[node.input[1]], _stored(node, weights[node.name]))
+                stored = constants[node.input[1]]
+                _put(stored, _stored(node, weights[node.name]).reshape(tuple(stored.dims)))
             if node.name in biases:
                 bias = constants[node.input[2]]
                 _put(bias, numpy_helper.to_array(bias) + biases[node.name].reshape(tuple(bias.dims)))
@@ -104,7 +105,7 @@ class OnnxGraph:
         bias = len(node.input) > 2 and node.input[2] in self._constants and not self._shared(node.input[2])
         if node.op_type != "Conv":
             return _product(node, weight, attributes, bias=bias)
-        return _convolution(weight, attributes, bias=bias) if weight.ndim == 4 else None
+        return _convolution(weight, attributes, bias=bias)
 
     def _fan_in(self, node: Any) -> int:
         """Products that one output value sums, from the weights' sizes; 0 where they are computed."""
@@ -134,22 +135,21 @@ def _product(node: Any, weight: Array, attributes: Mapping[str, Any], *, bias: b
 
 def _convolution(weight: Array, attributes: Mapping[str, Any], *, bias: bool) -> Layer | None:
     automatic = attributes.get("auto_pad", b"NOTSET").decode()
-    if automatic not in {"NOTSET", "SAME_UPPER", "VALID"}:
+    dimensions = weight.ndim - 2
+    if automatic not in {"NOTSET", "SAME_UPPER", "VALID"} or dimensions not in {1, 2}:
         return None
-    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    ends = attributes.get("pads", (0,) * 2 * dimensions)
+    (top, left), (bottom, right) = (pair(each, height=0) for each in (ends[:dimensions], ends[dimensions:]))
+    ones = (1,) * dimensions
     return Layer(
-        weight=weight,
+        weight=planar(weight),
         convolution=True,
         bias=bias,
         groups=int(attributes.get("group", 1)),
-        strides=_pair(attributes.get("strides", (1, 1))),
-        dilations=_pair(attributes.get("dilations", (1, 1))),
-        pads=None if automatic == "SAME_UPPER" else ((int(top), int(bottom)), (int(left), int(right))),
+        strides=pair(attributes.get("strides", ones)),
+        dilations=pair(attributes.get("dilations", ones)),
+        pads=None if automatic == "SAME_UPPER" else ((top, bottom), (left, right)),
     )
-
-
-def _pair(values: Sequence[int]) -> Pair:
-    return int(values[0]), int(values[1])
 
 
 def _stored(node: Any, weight: Array) -> Array:

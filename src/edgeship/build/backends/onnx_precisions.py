@@ -84,7 +84,7 @@ def _takes_half(node: Any, opsets: Mapping[str, int]) -> bool:
     if domain or not onnx.defs.has(node.op_type, domain):
         return True
     schema = onnx.defs.get_schema(node.op_type, opsets[domain], domain)
-    free = {each.type_param_str for each in schema.type_constraints}  # the others are of one type, as sizes to resize to
+    free = {each.type_param_str for each in schema.type_constraints}  # others are of one type, as sizes to resize to
     kinds = [each.types for each in schema.inputs if each.type_str in free]
     return all("tensor(float16)" in each for each in kinds if "tensor(float)" in each)
 

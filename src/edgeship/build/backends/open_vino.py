@@ -100,12 +100,14 @@ class OpenVinoBackend:
         float_file = calibration.file(scheme)
         if scheme.tool:
             network = openvino.Core().read_model(str(float_file))
+            openvino_quantizer.bound_masks(network, calibration)
             return openvino_quantizer.quantize(network, float_artifact.inputs, samples, scheme)
         plain = structs.replace(scheme, estimator="minmax")
         key = (float_file, plain.name)
         plain = structs.replace(plain, weight_bits=8)  # fewer bits on a grid of ours, afterwards
         if key not in self._quantized:
             network = openvino.Core().read_model(str(float_file))
+            openvino_quantizer.bound_masks(network, calibration)
             if is_fine(calibration.operators):
                 plain = structs.replace(plain, floats=_with_all_between_products(network, plain.floats))
             # a few samples do where the ranges are replaced afterwards

@@ -12,7 +12,7 @@ import numpy as np
 import openvino
 
 from edgeship.build.backends.base import Samples
-from edgeship.build.search.graph import Layer, Operator, Pair
+from edgeship.build.search.graph import Layer, Operator, pair, planar
 from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
@@ -134,29 +134,25 @@ def _layer(node: Any) -> Layer | None:
         if weight.ndim != 2 or attributes["transpose_a"]:
             return None
         return Layer(weight=weight if attributes["transpose_b"] else weight.T, convolution=False, bias=bias)
-    if weight.ndim != (5 if kind == "GroupConvolution" else 4):
-        return None
-    return _convolution(node, weight, bias=bias)
+    groups = int(weight.shape[0]) if kind == "GroupConvolution" else 1
+    if kind == "GroupConvolution":
+        weight = weight.reshape(-1, *weight.shape[2:])
+    return _convolution(node, weight, groups, bias=bias) if weight.ndim in {3, 4} else None
 
 
-def _convolution(node: Any, weight: Array, *, bias: bool) -> Layer:
+def _convolution(node: Any, weight: Array, groups: int, *, bias: bool) -> Layer:
     attributes = node.get_attributes()
-    groups = int(weight.shape[0]) if weight.ndim == 5 else 1
     automatic = str(attributes["auto_pad"])
-    begin, end = attributes["pads_begin"], attributes["pads_end"]
+    (top, left), (bottom, right) = (pair(attributes[f"pads_{side}"], height=0) for side in ("begin", "end"))
     return Layer(
-        weight=weight.reshape(-1, *weight.shape[-3:]),
+        weight=planar(weight),
         convolution=True,
         bias=bias,
         groups=groups,
-        strides=_pair(attributes["strides"]),
-        dilations=_pair(attributes["dilations"]),
-        pads=None if automatic == "same_upper" else ((int(begin[0]), int(end[0])), (int(begin[1]), int(end[1]))),
+        strides=pair(attributes["strides"]),
+        dilations=pair(attributes["dilations"]),
+        pads=None if automatic == "same_upper" else ((top, bottom), (left, right)),
     )
-
-
-def _pair(values: Sequence[int]) -> Pair:
-    return int(values[0]), int(values[1])
 
 
 def _bias_of(node: Any) -> tuple[Any, int]:

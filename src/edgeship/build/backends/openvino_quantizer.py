@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,9 @@ import openvino
 
 from edgeship.build.backends import nncf_settings
 from edgeship.build.backends.base import Samples, Scheme
+from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.openvino_graph import tensor_name
+from edgeship.build.search.masks import LOWEST
 from edgeship.build.search.ranges import Range, with_zero
 from edgeship.build.search.rounding import LARGEST
 from edgeship_agent.contract.errors import ConversionError
@@ -22,6 +24,8 @@ from edgeship_agent.runtime.bound import to_artifact
 _MIRRORED: Final = 0.02
 _PRODUCTS: Final = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution",
                               "GroupConvolutionBackpropData", "MatMul"})  # fmt: skip
+#: Operators by which a constant masks scores: a product where it makes the mask.
+_MASKING: Final = frozenset({"Add", "Multiply", "Select"})
 #: Operators that leave numbers as they are.
 _MOVES: Final = frozenset({"Reshape", "Transpose"})
 
@@ -44,6 +48,27 @@ def quantize(network: Any, bindings: Sequence[Binding], samples: Samples, scheme
         return library.IgnoredScope(names=list(scheme.floats)) if scheme.floats else None
 
     return nncf_settings.quantize(network, dataset, len(samples), scheme, ignored)
+
+
+def bound_masks(network: Any, calibration: Calibration) -> None:
+    """Make constants that mask scores :data:`edgeship.build.search.masks.LOWEST` at least, in place.
+
+    Args:
+        network: float.
+        calibration: says which tensors lead to a softmax.
+    """
+    for node in network.get_ordered_ops():
+        kind = node.get_type_name()
+        where: Container[str] = calibration.pure_masks if kind == "Multiply" else calibration.logits
+        if kind not in _MASKING or tensor_name(node.output(0)) not in where:
+            continue
+        for port in node.inputs():
+            constant = port.get_source_output().get_node()
+            if constant.get_type_name() == "Constant" and constant.get_element_type() == openvino.Type.f32:
+                values = np.asarray(constant.data)
+                if values.size and values.min() < LOWEST:
+                    bounded = openvino.opset13.constant(np.maximum(values, np.float32(LOWEST)))
+                    port.replace_source_output(bounded.output(0))
 
 
 def narrow_weights(network: Any) -> None:

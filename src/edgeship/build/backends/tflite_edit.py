@@ -24,3 +24,8 @@ def edited(data: bytes, change: Callable[[Any, Any], bool]) -> bytes:
     builder = flatbuffers.Builder(len(data) + 1024)
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def text_of(name: Any) -> str:
+    """A name as it is read from a file, bytes, text or none, as text."""
+    return name.decode() if isinstance(name, bytes) else str(name or "")

@@ -12,7 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from edgeship.build.backends.base import Samples
+from edgeship.build.backends.tflite_edit import text_of
 from edgeship.build.search.graph import Layer, Operator
+from edgeship.build.search.masks import logits_of
 from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime.bound import to_artifact
 from edgeship_agent.runtime.engine import Array
@@ -46,7 +48,7 @@ class TfliteGraph:
         self._model = self._parsed()
         self._graph = self._model.subgraphs[0]
         self._kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-        self._names = [_text(tensor.name) for tensor in self._graph.tensors]
+        self._names = [text_of(tensor.name) for tensor in self._graph.tensors]
 
     def operators(self) -> tuple[Operator, ...]:
         """In the order of their execution; an operator's name is that of its first output."""
@@ -73,13 +75,15 @@ class TfliteGraph:
         outputs = {index for each in self._graph.operators or () for index in each.outputs}
         watched = sorted(index for index in {*outputs, *self._graph.inputs}
                          if self._graph.tensors[index].type == self._schema.TensorType.FLOAT32)  # fmt: skip
+        logits = logits_of(self.operators())  # what masks a score is no padding
         for sample in samples:
             for each in self._inputs:
                 interpreter.set_tensor(entries[each.artifact_index]["index"], to_artifact(each, sample[each.name]))
             interpreter.reset_all_variables()  # samples do not follow one another
             interpreter.invoke()
-            held = ((index, _held(interpreter, index)) for index in watched)
-            yield {self._names[index]: _without_padding(value) for index, value in held if value is not None}
+            held = ((self._names[index], _held(interpreter, index)) for index in watched)
+            yield {name: value if name in logits else _without_padding(value) for name, value in held
+                   if value is not None}  # fmt: skip
 
     def write(self, weights: Mapping[str, Array], biases: Mapping[str, Array], file: Path) -> None:
         """The same file with other weights, and with something added to biases.
@@ -206,7 +210,3 @@ def _stored(kind: str, weight: Array) -> Array:
     if kind == "FULLY_CONNECTED":
         return weight
     return weight.transpose(1, 2, 3, 0) if kind == "DEPTHWISE_CONV_2D" else weight.transpose(0, 2, 3, 1)
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

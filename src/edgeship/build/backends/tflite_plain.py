@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgeship.build.backends.tflite_edit import edited
+from edgeship.build.backends.tflite_edit import edited, text_of
 from edgeship.build.quiet import quiet
 
 #: The custom operator that becomes a built-in one.
@@ -129,7 +129,7 @@ def _drop_unread(model: Any) -> None:
 
 def _transpose(model: Any, schema: Any) -> bool:
     """Write the custom transposed convolution as the built-in one; whether there were any."""
-    codes = [index for index, code in enumerate(model.operatorCodes) if _text(code.customCode) == TRANSPOSED]
+    codes = [index for index, code in enumerate(model.operatorCodes) if text_of(code.customCode) == TRANSPOSED]
     for index in codes:
         code = model.operatorCodes[index]
         number = schema.BuiltinOperator.TRANSPOSE_CONV
@@ -181,7 +181,7 @@ def _separate(model: Any, schema: Any) -> bool:
 def _addition(model: Any, graph: Any, operator: Any, schema: Any) -> Any:
     """Take the bias, and what is fused behind it, off a transposed convolution: the operator that does both."""
     between = copy.copy(graph.tensors[operator.outputs[0]])
-    between.name = f"{_text(between.name)}_without_bias"
+    between.name = f"{text_of(between.name)}_without_bias"
     code = schema.OperatorCodeT()
     code.builtinCode, code.deprecatedBuiltinCode, code.version = (*[schema.BuiltinOperator.ADD] * 2, 1)
     addition = schema.OperatorT()
@@ -207,7 +207,3 @@ def _held(model: Any, tensor: Any) -> bool:
         return False
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name or "")

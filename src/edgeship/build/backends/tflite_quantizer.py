@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeship.build.backends.base import Scheme
 from edgeship.build.backends.calibration import Calibration
+from edgeship.build.backends.tflite_masks import with_bounded_masks
 from edgeship.build.backends.tflite_ranks import with_equal_ranks
 from edgeship_agent.contract.errors import ConversionError
 
@@ -35,7 +36,10 @@ def quantize(calibration: Calibration, scheme: Scheme) -> bytes:
     path = str(calibration.file(scheme))
     recipe = _PRECISIONS[scheme.precision](scheme, path)
     ranges = _ranges(calibration, scheme) if scheme.precision in _STATIC else None
-    model = bytearray(with_equal_ranks(Path(path).read_bytes()))
+    data = Path(path).read_bytes()
+    if scheme.precision in _STATIC:
+        data = with_bounded_masks(data, sums=calibration.logits, products=calibration.pure_masks)
+    model = bytearray(with_equal_ranks(data))
     result = quantizer.Quantizer(model, recipe).quantize(
         ranges, enable_progress_bar=False, enable_progress_report=False
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-from edgeship.build.backends.tflite_edit import edited
+from edgeship.build.backends.tflite_edit import edited, text_of
 
 #: Source: TensorFlow Lite schema v3, ``TensorType``.
 _FLOAT32: Final = 0
@@ -42,7 +42,7 @@ def _spread(model: Any, graph: Any, operator: Any) -> bool:
         wider = copy.copy(tensor)  # with bytes of its own: others may read the old one in another scale
         wider.shape = [1] * missing + _shape(tensor)
         wider.shapeSignature = None
-        wider.name = f"{_text(tensor.name)}_spread_{len(graph.tensors)}"
+        wider.name = f"{text_of(tensor.name)}_spread_{len(graph.tensors)}"
         wider.buffer = len(model.buffers)
         model.buffers.append(copy.copy(model.buffers[tensor.buffer]))
         inputs[place] = len(graph.tensors)
@@ -59,7 +59,3 @@ def _shape(tensor: Any) -> list[int]:
 def _is_constant(model: Any, tensor: Any) -> bool:
     held = model.buffers[tensor.buffer].data
     return held is not None and len(held) > 0
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

@@ -15,6 +15,7 @@ _SMALL: Final = 0.02
 _GROWTH: Final = 0.1
 _FEW_BYTES: Final = 12_288
 #: Kinds that put tensors side by side, in the three formats' words.
+_LOGARITHMS: Final = frozenset({"Log", "LOG"})
 _JOINS: Final = frozenset({"Concat", "CONCATENATION", "Pack", "PACK", "Stack"})
 
 
@@ -70,6 +71,36 @@ def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
     names = tuple(each.name for each in operators if each.name in behind)
     joins = any(each.kind in _JOINS for each in operators if each.name in behind)
     return names if joins else ()
+
+
+def front(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Names of what lies before the first layers behind a logarithm: spectra and their powers, as sound is looked at.
+
+    A spectrum's quiet parts lie thousands of times below its loud ones, and a logarithm makes them as large: 8 bits
+    hold either. None where no logarithm is followed by a layer, nor where layers elsewhere read the same input.
+
+    Args:
+        operators: in the order of their execution.
+
+    >>> from edgeship.build.search.graph import Layer
+    >>> layer = Layer(weight=np.zeros((1, 1), np.float32), convolution=False)
+    >>> names = [("power", "Mul", None), ("log", "Log", None), ("dense", "Gemm", layer), ("end", "Softmax", None)]
+    >>> front([Operator(name=name, kind=kind, inputs=(f"{place}",), outputs=(f"{place + 1}",), layer=layer)
+    ...        for place, (name, kind, layer) in enumerate(names)])
+    ('power', 'log')
+    """
+    behind_log: set[str] = set()
+    behind_layer: set[str] = set()
+    kept: list[Operator] = []
+    for operator in operators:
+        inputs = set(operator.inputs)
+        if inputs & behind_layer or (operator.layer is not None and inputs & behind_log):
+            behind_layer.update(operator.outputs)
+            continue
+        kept.append(operator)
+        if operator.kind in _LOGARITHMS or inputs & behind_log:
+            behind_log.update(operator.outputs)
+    return tuple(each.name for each in kept) if behind_layer else ()
 
 
 def worst_first(errors: Mapping[str, float], operators: Sequence[Operator]) -> tuple[str, ...]:

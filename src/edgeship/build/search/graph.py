@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from edgeship_agent.runtime.engine import Array
 
 Pair = tuple[int, int]
+#: Axes of the weights, and of the values, of a convolution over one dimension.
+_ONE_DIMENSION: Final = 3
 #: Bytes that a weight takes in float beside those that it takes in 8 bits.
 _MORE_BYTES: Final = 3
 #: Patches of one layer that one sample gives at most: they overlap, and more of them say the same.
@@ -21,7 +23,7 @@ PRODUCTS: Final = frozenset({"MatMul", "Gemm", "BATCH_MATMUL", "FULLY_CONNECTED"
 
 
 class Layer(Struct, frozen=True, kw_only=True):
-    """The weights of one operator, in one layout for all formats.
+    """The weights of one operator, in one layout for all formats; convolutions over one dimension are one high.
 
     Attributes:
         convolution: whether patches of the input are multiplied, or its rows.
@@ -76,6 +78,28 @@ class Operator(Struct, frozen=True, kw_only=True):
     growth_bytes: int = 0
 
 
+def planar(weight: Array) -> Array:
+    """Weights of a convolution over one dimension as of one over two that is one high; of two, as they are.
+
+    >>> planar(np.zeros((4, 2, 3))).shape, planar(np.zeros((4, 2, 5, 3))).shape
+    ((4, 2, 1, 3), (4, 2, 5, 3))
+    """
+    return weight[:, :, None] if weight.ndim == _ONE_DIMENSION else weight
+
+
+def pair(values: Sequence[int], *, height: int = 1) -> Pair:
+    """Numbers of a convolution as height and width.
+
+    Args:
+        values: of one dimension or two.
+        height: for one dimension.
+
+    >>> pair([2]), pair([2, 3]), pair([1], height=0)
+    ((1, 2), (2, 3), (0, 1))
+    """
+    return (height, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+
 def sized(operators: Sequence[Operator], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Operator, ...]:
     """The same operators with sizes, from the shapes that their tensors had in a run."""
     found = []
@@ -113,10 +137,15 @@ def patches(layer: Layer, activation: Array) -> Array:
     >>> image = Layer(weight=np.ones((1, 1, 3, 3)), convolution=True, pads=None)
     >>> patches(image, np.ones((1, 1, 4, 4))).shape
     (1, 16, 9)
+    >>> signal = Layer(weight=planar(np.ones((1, 1, 3))), convolution=True)
+    >>> patches(signal, np.arange(4.0).reshape(1, 1, 4)).tolist()
+    [[[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]]
     """
     if not layer.convolution:
         return _thinned(activation.reshape(-1, activation.shape[-1]))[None]
     image = np.moveaxis(activation, -1, 1) if layer.channels_last else activation
+    if image.ndim == _ONE_DIMENSION:
+        image = image[:, :, None]
     kernel = layer.weight.shape[2:]
     pads = layer.pads
     if pads is None:

@@ -33,15 +33,21 @@ _SHRINKS: Final = tuple(float(share) for share in np.linspace(0.4, 1.0, 31))
 class TensorStatistics:
     """What is known of one tensor after some samples.
 
+    Args:
+        masked: at or below this a value counts for nothing, where the highest of its sample lies above; None for all.
+
     >>> seen = TensorStatistics()
     >>> seen.add(np.array([0.0, 1.0], np.float32)); seen.add(np.array([-3.0, 2.0], np.float32))
     >>> seen.range("minmax"), seen.range("mean")
     ((-3.0, 2.0), (-1.5, 1.5))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masked: float | None = None) -> None:
         self.low = np.inf
         self.high = -np.inf
+        #: Lowest value that counted for nothing, None without one.
+        self.lowest_masked: float | None = None
+        self._masked = masked
         self.samples = 0
         self.shape: tuple[int, ...] = ()
         self._mean = self._average = (0.0, 0.0)
@@ -55,6 +61,10 @@ class TensorStatistics:
             return
         # numbers and not arrays of two: a graph of thousands of small tensors spends its time in such calls
         ends = (float(values.min()), float(values.max()))
+        if self._masked is not None and ends[0] <= self._masked < ends[1]:
+            self.lowest_masked = min(ends[0], self.lowest_masked or 0.0)
+            values = values[values > self._masked]
+            ends = (float(values.min()), ends[1])
         if not (math.isfinite(ends[0]) and math.isfinite(ends[1])):
             values = values[np.isfinite(values)]
             if not values.size:
@@ -145,15 +155,28 @@ class TensorStatistics:
 
 
 class Statistics:
-    """Of every tensor of a float file, by name."""
+    """Of every tensor of a float file, by name.
 
-    def __init__(self) -> None:
+    Args:
+        masked: tensor → see :class:`TensorStatistics`.
+    """
+
+    def __init__(self, masked: Mapping[str, float] | None = None) -> None:
         self.tensors: dict[str, TensorStatistics] = {}
+        self._masked = masked or {}
 
     def add(self, tensors: Mapping[str, Array]) -> None:
         """Take one sample in."""
         for name, array in tensors.items():
-            self.tensors.setdefault(name, TensorStatistics()).add(array)
+            if name not in self.tensors:
+                self.tensors[name] = TensorStatistics(self._masked.get(name))
+            self.tensors[name].add(array)
+
+    @property
+    def lowest_masked(self) -> dict[str, float]:
+        """Name → lowest value that counted for nothing, of those that had one."""
+        return {name: tensor.lowest_masked for name, tensor in self.tensors.items()
+                if tensor.lowest_masked is not None}  # fmt: skip
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -111,11 +111,13 @@ def _check_convertible(model: Any) -> None:
     Raises:
         Refused: custom operators, operators without a counterpart, or state between calls.
     """
-    custom = [code.customCode.decode() for code in model.operatorCodes if code.customCode]
+    used = {operator.opcodeIndex for graph in model.subgraphs for operator in graph.operators or ()}
+    codes = [code for index, code in enumerate(model.operatorCodes) if index in used]  # others a former step left
+    custom = [code.customCode.decode() for code in codes if code.customCode]
     if custom:
         raise Refused(f"ONNX has no operator for the custom {', '.join(custom[:_MOST_NAMED])}", kind="conversion")
     builtin = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    names = [builtin.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?") for code in model.operatorCodes]
+    names = [builtin.get(max(code.builtinCode, code.deprecatedBuiltinCode), "?") for code in codes]
     hidden = [name for name in names if name in _STATE]
     if not hidden and any(tensor.isVariable for graph in model.subgraphs for tensor in graph.tensors):
         hidden = [name for name in names if "LSTM" in name or "RNN" in name or name == "SVDF"] or ["variable tensors"]
