@@ -75,7 +75,9 @@ def test_a_constant_beyond_half_precision_stays_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("operator", "options"), [("Celu", {"alpha": 0.5}), ("CumSum", {})])
-def test_operators_without_half_precision_stay_float32(tmp_path: Path, operator: str, options: dict[str, float]) -> None:
+def test_operators_without_half_precision_stay_float32(
+    tmp_path: Path, operator: str, options: dict[str, float]
+) -> None:
     """ONNX Runtime refuses a file in which they read halves."""
     model = _scaled(TensorProto.FLOAT, 2.0)
     place, node = next((place, each) for place, each in enumerate(model.graph.node) if each.op_type == "Tanh")

@@ -15,7 +15,9 @@ from edgeship.build.backends.onnx_lowered import with_lowered_forms
 CHANNELS, LENGTH = 8, 40
 
 
-def model(shape: tuple[int, ...], *, opset: int = 17, names: tuple[str, str, str] = ("x", "w", "y"), **given: Any) -> bytes:
+def model(
+    shape: tuple[int, ...], *, opset: int = 17, names: tuple[str, str, str] = ("x", "w", "y"), **given: Any
+) -> bytes:
     """``y = Conv(x, w, b)`` of ``x`` [1, 8, 40], or [1, 8, 40, 5] with weights of four axes."""
     x, w, y = names
     rng = np.random.default_rng(2)

@@ -60,6 +60,57 @@ def test_what_joins_outputs_is_found_with_everything_before_it_up_to_the_layers(
     assert "ends" in [part.word for part in space.parts(_detector())]
 
 
+def _listener() -> list[Operator]:
+    """Sound by its spectrum: a logarithm between two parts of a net."""
+    return [
+        _operator("waves", ["x"], work=60_000, size=4_000),
+        _operator("power", ["waves:0"], "Mul", size=4_000),
+        _operator("mel", ["power:0"], "MatMul", work=40_000, size=800),
+        _operator("log", ["mel:0"], "Log", size=800),
+        _operator("even", ["log:0"], "Sub", size=800),
+        _operator("first", ["even:0"], work=90_000, size=4_000),
+        _operator("second", ["first:0"], work=90_000, size=4_000),
+        _operator("dense", ["second:0"], "Gemm", work=640, size=10),
+    ]
+
+
+def test_the_front_is_what_lies_before_the_first_layer_behind_a_logarithm() -> None:
+    assert floats.front(_listener()) == ("waves", "power", "mel", "log", "even")
+    assert floats.front(_classifier()) == ()
+    logits = [*_classifier()[:-1], _operator("softmax", ["dense:0"], "Softmax"), _operator("end", ["softmax:0"], "Log")]
+    assert floats.front(logits) == (), "no layer lies behind it"
+    found = space.fronts(_listener())
+    assert [part.word for part in found] == ["front", "front+head"]
+    assert found[1].names == ("waves", "power", "mel", "log", "even", "dense")
+    assert {part.exact for part in found} == {("waves", "power", "mel", "log", "even")}
+
+
+def test_the_front_stays_in_float_only_where_nothing_holds_without() -> None:
+    def error(scheme: Scheme) -> float:
+        return 0.01 if "front" in scheme.part else 0.4 if "waves" not in scheme.floats else 0.3
+
+    found = Search([S8S8], _listener(), Table(error), _terms()).run()
+    assert found is not None
+    assert found.chosen.part.startswith("front")
+    assert found.chosen.exact == ("waves", "power", "mel", "log", "even")
+    bench = Table(lambda scheme: 0.04 if "front" not in scheme.part else 0.001)
+    held = Search([S8S8], _listener(), bench, _terms()).run()
+    assert held is not None
+    assert "front" not in held.chosen.part
+    assert not [name for name, _ in bench.asked if "exact" in name], "nobody asked for it"
+
+
+def test_a_front_does_not_hide_which_type_saturates() -> None:
+    """Every type loses the output unless the front is in float, and then one of them saturates."""
+
+    def error(scheme: Scheme) -> float:
+        return math.inf if "front" not in scheme.part else 0.5 if scheme.types == "u8s8" else 0.02
+
+    found = Search([U8S8, S8S8], _listener(), Table(error), _terms()).run()
+    assert found is not None
+    assert (found.chosen.types, found.chosen.part.startswith("front")) == ("s8s8", True)
+
+
 def test_sizes_come_from_the_shapes_of_a_run() -> None:
     plain = [Operator(name="a", kind="Conv", inputs=("x",), outputs=("y",), layer=_WEIGHT)]
     (found,) = sized(plain, {"y": (1, 4, 8, 8)})
@@ -303,6 +354,12 @@ def test_a_larger_graph_is_never_given_more_candidates() -> None:
         assert counts[-1] == 6
         # graphs of some hundred operators are searched as before
         assert counts[3] >= {10_000: 33, 40_000: 133, 160_000: 533}[effort.work]
+
+
+def test_the_clock_expects_the_front_too() -> None:
+    effort = space.EFFORT["normal"]
+    plain = [structs.replace(each, kind="Abs") if each.kind == "Log" else each for each in _listener()]
+    assert most_candidates([S8S8], _listener(), effort) > most_candidates([S8S8], plain, effort)
 
 
 def test_the_clock_expects_no_more_than_the_bound_allows() -> None:

@@ -57,6 +57,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
         symmetric: whether activations of both signs have no zero point.
         integer_ends: whether inputs and outputs are int8 too, for hardware that takes nothing else.
         floats: names of operators that stay in float; ``part`` says in a word which those are.
+        exact: those of them whose weights are not stored in 8 bits either.
     """
 
     precision: str = "int8"
@@ -70,6 +71,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
     symmetric: bool = False
     integer_ends: bool = False
     floats: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
     part: str = ""
 
     @property
@@ -90,6 +92,7 @@ class Scheme(Struct, frozen=True, kw_only=True):
             self.estimator if self.estimator != "minmax" else "",
             self.rounding if self.rounding != "nearest" else "",
             f"float-{hashlib.sha256(repr(self.floats).encode()).hexdigest()[:8]}" if self.floats else "",
+            "exact" if self.exact else "",
         ]
         return "-".join(word for word in words if word)
 

@@ -184,9 +184,10 @@ def _eight_bits(scheme: Scheme, *, float_ends: bool, float_outputs: bool) -> Any
         manager.add_quantization_config(regex=kept, operation_name=TFLOperationName.ALL_SUPPORTED,
                                         algorithm_key=AlgorithmName.NO_QUANTIZE)  # fmt: skip
         # a product in float reads weights that are stored in 8 bits, and widened when the file is loaded
+        packed = _any_of([name for name in scheme.floats if name not in set(scheme.exact)])
         for product, granularity in ((TFLOperationName.FULLY_CONNECTED, QuantGranularity.CHANNELWISE),
                                      (TFLOperationName.BATCH_MATMUL, QuantGranularity.CHANNELWISE)):  # fmt: skip
-            manager.add_weight_only_config(kept, product, 8, granularity)
+            manager.add_weight_only_config(packed, product, 8, granularity)
     _keep_ends(manager, inputs=float_ends, outputs=float_outputs)
     return manager.get_quantization_recipe()
 

@@ -98,8 +98,9 @@ class Search:
     def run(self) -> Outcome | None:
         """The best that was found, or None where no candidate can be made.
 
-        The waves: plain ranges; rounded weights and float parts; neighbours of the best; worst layers in float. Then
-        the survivors on all selection samples, the other types in the winner's manner, and the choice among types.
+        The waves: plain ranges; rounded weights and float parts; neighbours of the best; what makes spectra in float,
+        where none of those holds; worst layers in float. Then the survivors on all selection samples, the other types
+        in the winner's manner, and the choice among types.
         """
         first = self._first_base()
         if first is None:
@@ -109,6 +110,9 @@ class Search:
         if not self._close_enough(first):
             self._wave(space.rounding_wave(first, effort, parts))
             self._wave(space.around_wave(self._best(first), effort, parts))
+            fronts = space.fronts(self._operators)
+            if fronts and not self._holds(self._proxies[self._best(first).name]):
+                self._wave(space.rounding_wave(first, effort, fronts))
             self._layer_wave(first)
             self._wave(self._tool_schemes(first, parts))
         winner = self._settle(first)
@@ -128,7 +132,7 @@ class Search:
         compared with the net's ends in float then.
         """
         tried = self._by_base(None)
-        for part in space.parts(self._operators):
+        for part in (*space.parts(self._operators), *space.fronts(self._operators)):
             if any(not trial.faulty for _, trial in tried):
                 break
             tried = self._by_base(part) or tried
@@ -175,12 +179,16 @@ class Search:
         trial = halving.best(self._of_type(base))
         return not trial.faulty and trial.error <= _CLOSE_ENOUGH
 
+    def _holds(self, trial: Trial) -> bool:
+        """Whether it is as close as it has to be, and loses no output."""
+        return not trial.faulty and trial.error <= self._terms.limit
+
     def _layer_wave(self, base: Scheme) -> None:
         """The worst layers in float, one alone first, then together."""
         best = self._best(base)
         trial = self._proxies[best.name]
         effort = self._terms.effort
-        if trial.faulty or trial.error > self._terms.limit:
+        if not self._holds(trial):
             effort = structs.replace(effort, suspects=max(effort.suspects, _RESCUE_SUSPECTS),
                                      float_share=max(effort.float_share, _RESCUE_SHARE))  # fmt: skip
         gains: dict[str, float] = {}
@@ -213,7 +221,7 @@ class Search:
         if plain and self._has_layers(best.name):
             without = halving.best(plain)
             as_close = _WORTH_A_LAYER * without.error < best.error or without.error <= _CLOSE_ENOUGH
-            if as_close and not without.faulty and without.error <= self._terms.limit:
+            if as_close and self._holds(without):
                 best = without
         return self._worth_its_bytes(best)
 
@@ -223,7 +231,7 @@ class Search:
         if scheme.part and (bare := self._complete(space.in_float(scheme, None))) is not None:
             grows = best.size_bytes > halving.SAME_SIZE * bare.size_bytes
             as_close = _WORTH_BYTES * bare.error < best.error or bare.error <= _CLOSE_ENOUGH
-            if grows and as_close and not bare.faulty and bare.error <= self._terms.limit:
+            if grows and as_close and self._holds(bare):
                 return self._schemes[bare.name]
         return scheme
 

@@ -29,10 +29,12 @@ def most_candidates(
     11
     """
     first = bases[0]
-    parts = space.parts(operators)
+    parts, fronts = space.parts(operators), space.fronts(operators)
     waves = len(bases) - 1 + sum(map(len, (space.ranges_wave(first, effort), space.rounding_wave(first, effort, parts),
                                            space.around_wave(first, effort, parts))))  # fmt: skip
-    again = (len(bases) - 1) * len(parts)  # the types with the ends in float, where plain ones lose an output
+    waves += len(space.rounding_wave(first, effort, fronts)) if fronts else 0
+    # the types with the ends in float, where plain ones lose an output
+    again = (len(bases) - 1) * (len(parts) + len(fronts))
     suspects = len(space.suspects(operators, first, effort))
     layers = suspects + min(suspects, MOST_LAYERS)
     tools = len(effort.tools) * (3 if parts else 2)

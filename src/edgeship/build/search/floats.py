@@ -76,17 +76,15 @@ def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
 def front(operators: Sequence[Operator]) -> tuple[str, ...]:
     """Names of what lies before the first layers behind a logarithm: spectra and their powers, as sound is looked at.
 
-    A spectrum's quiet parts lie thousands of times below its loud ones, and a logarithm makes them as large: 8 bits
-    hold either. None where no logarithm is followed by a layer, nor where layers elsewhere read the same input.
+    The quiet parts of a spectrum lie thousands of times below the loud ones, and a logarithm makes them as large as
+    those: 8 bits hold the one or the other. None where no logarithm is followed by a layer.
 
     Args:
         operators: in the order of their execution.
 
-    >>> from edgeship.build.search.graph import Layer
-    >>> layer = Layer(weight=np.zeros((1, 1), np.float32), convolution=False)
-    >>> names = [("power", "Mul", None), ("log", "Log", None), ("dense", "Gemm", layer), ("end", "Softmax", None)]
-    >>> front([Operator(name=name, kind=kind, inputs=(f"{place}",), outputs=(f"{place + 1}",), layer=layer)
-    ...        for place, (name, kind, layer) in enumerate(names)])
+    >>> names = [("power", "Mul", 0), ("log", "Log", 0), ("dense", "Gemm", 10), ("end", "Softmax", 0)]
+    >>> front([Operator(name=name, kind=kind, inputs=(f"{place}",), outputs=(f"{place + 1}",), fan_in=fan_in)
+    ...        for place, (name, kind, fan_in) in enumerate(names)])
     ('power', 'log')
     """
     behind_log: set[str] = set()
@@ -94,13 +92,17 @@ def front(operators: Sequence[Operator]) -> tuple[str, ...]:
     kept: list[Operator] = []
     for operator in operators:
         inputs = set(operator.inputs)
-        if inputs & behind_layer or (operator.layer is not None and inputs & behind_log):
+        if inputs & behind_layer or (_has_weights(operator) and inputs & behind_log):
             behind_layer.update(operator.outputs)
             continue
         kept.append(operator)
         if operator.kind in _LOGARITHMS or inputs & behind_log:
             behind_log.update(operator.outputs)
     return tuple(each.name for each in kept) if behind_layer else ()
+
+
+def _has_weights(operator: Operator) -> bool:
+    return operator.layer is not None or operator.fan_in > 0
 
 
 def worst_first(errors: Mapping[str, float], operators: Sequence[Operator]) -> tuple[str, ...]:

@@ -73,10 +73,15 @@ def most_tried(effort: Effort, operator_count: int) -> int:
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """Operators that stay in float together."""
+    """Operators that stay in float together.
+
+    Attributes:
+        exact: those of them whose weights stay in float too.
+    """
 
     word: str
     names: tuple[str, ...]
+    exact: tuple[str, ...] = ()
 
 
 def parts(operators: Sequence[Operator]) -> tuple[Part, ...]:
@@ -86,6 +91,19 @@ def parts(operators: Sequence[Operator]) -> tuple[Part, ...]:
     if not (head and joined):
         del found["head+ends"]
     return tuple(Part(word=word, names=names) for word, names in found.items() if names)
+
+
+def fronts(operators: Sequence[Operator]) -> tuple[Part, ...]:
+    """What makes spectra, alone and with each other part; none where nothing does.
+
+    It is no cheap part: its weights stay as large as they are. It is for nets that do not hold without it.
+    """
+    front = floats.front(operators)
+    if not front:
+        return ()
+    both = (Part(word=f"front+{each.word}", names=tuple(dict.fromkeys((*front, *each.names))), exact=front)
+            for each in parts(operators))  # fmt: skip
+    return (Part(word="front", names=front, exact=front), *both)
 
 
 def ranges_wave(base: Scheme, effort: Effort) -> list[Scheme]:
@@ -135,7 +153,9 @@ def in_float(scheme: Scheme, part: Part | None) -> Scheme:
     >>> in_float(Scheme(), Part(word="head", names=("pool",))).text
     's8s8 per channel, min–max, head in float'
     """
-    return structs.replace(scheme, floats=part.names if part else (), part=part.word if part else "")
+    if part is None:
+        return structs.replace(scheme, floats=(), exact=(), part="")
+    return structs.replace(scheme, floats=part.names, exact=part.exact, part=part.word)
 
 
 def with_layers(scheme: Scheme, names: Sequence[str]) -> Scheme:
