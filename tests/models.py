@@ -177,6 +177,36 @@ def spectrum(path: Path) -> Path:
     return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
+def attention(path: Path, lowest: float) -> Path:
+    """Eight rows that look at each other, three of them hidden: ``x`` [1, 1, 8, 8] to ``y`` [1, 8, 8].
+
+    Which are hidden is worked out in each call, as if it could differ.
+
+    Args:
+        path: where to write.
+        lowest: what is added to a hidden score.
+    """
+    rng = np.random.default_rng(8)
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in (
+        ("rows", np.array([1, SIDE, SIDE], np.int64)), ("zero", np.float32(0)), ("lowest", np.float32(lowest)),
+        ("three", np.isin(np.arange(SIDE), [1, 4, 5]).astype(np.float32).reshape(1, 1, SIDE)),
+        *((name, rng.normal(0, 0.5, (SIDE, SIDE)).astype(np.float32)) for name in ("q", "k", "v")))]  # fmt: skip
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"]),
+        *(helper.make_node("MatMul", ["r", name], [f"r{name}"]) for name in ("q", "k", "v")),
+        helper.make_node("Transpose", ["rk"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["rq", "turned"], ["scores"]),
+        helper.make_node("Mul", ["r", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "three"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "lowest"], ["mask"]),
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "rv"], ["y"]),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, SIDE, SIDE])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def two_outputs(path: Path) -> Path:
     """A raw model: ``x`` [1, 2, 8, 8] to ``map`` [1, 3, 8, 8] and ``mean`` [1, 3]."""
     rng = np.random.default_rng(6)

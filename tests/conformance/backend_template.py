@@ -157,6 +157,21 @@ class BackendTemplate:
         assert len(products) == len(expected)
         np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("lowest", [-100.0, -10_000.0, float(np.finfo(np.float32).min)])
+    def test_masked_scores_take_no_part_in_a_softmax_of_eight_bits(
+        self, backend: Backend, tmp_path: Path, lowest: float
+    ) -> None:
+        """They cost no more than the steps that they take; without room for them it is some ten times as much."""
+        errors = []
+        for name, value in (("open", 0.0), ("masked", lowest)):
+            folder = tmp_path / name
+            folder.mkdir()
+            job = self.job_for(models.attention(folder / "m.onnx", value), folder)
+            artifact = self.convert(backend, job)
+            assert self.error(artifact, job) < 1e-5
+            errors.append(self.error(backend.quantize(job, artifact, self.scheme), job))
+        assert errors[1] < 1.5 * errors[0] < 0.1
+
     def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)
         artifact = backend.quantize(job, self.convert(backend, job), self.scheme)

@@ -126,3 +126,19 @@ def test_a_search_measures_each_channel_group_by_its_own_size() -> None:
     assert errors["dead"] == pytest.approx(np.sqrt(0.4**2 / 2))
     whole = {name: trial_figures.error_of(each, grouped=False) for name, each in found.items()}
     assert whole["dead"] < 0.001 < whole["coarse"]
+
+
+def test_a_map_of_classes_is_close_where_what_it_shows_is() -> None:
+    """Half a percent of all pixels is a fifth of what is looked for: the background makes no map close."""
+    source = np.zeros((4, 40, 40), np.int64)
+    source[:, :10, :4] = 2
+    variant = source.copy()
+    variant[1, 9, :4] = 0  # 4 of 40
+    variant[2, 8:10, :4] = 0  # 8 of 40
+    variant[3] = 0
+    paired = metrics.Closeness(limit=0.1).compare({"map": source}, {"map": variant})
+    assert paired.cells is not None
+    assert (paired.cells.both, paired.cells.only_reference) == (2, 2)
+    single = metrics.Closeness(limit=0.1).compare({"c": np.array([1, 2, 3])}, {"c": np.array([1, 2, 4])})
+    assert single.cells is not None
+    assert (single.cells.both, single.cells.only_reference) == (2, 1)

@@ -20,6 +20,19 @@ def test_a_model_is_described(tmp_path: Path) -> None:
     assert source.copy_to(tmp_path / "copy").read_bytes() == source.path.read_bytes()
 
 
+def test_weights_that_stand_in_the_graph_as_constants_are_counted(tmp_path: Path) -> None:
+    """As PaddlePaddle writes them; the sizes and axes beside them are no weights."""
+    file = models.classifier(tmp_path / "m.onnx")
+    expected = sources.load(file).parameters
+    document = onnx.load(file)
+    tensors = [each for each in document.graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+    for tensor in tensors:
+        document.graph.initializer.remove(tensor)
+        document.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    onnx.save(document, file)
+    assert sources.load(file).parameters == expected > 0
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_unusable_input(tmp_path: Path, share: float) -> None:
     whole = models.classifier(tmp_path / "m.onnx").read_bytes()

@@ -229,8 +229,11 @@ def _metric(candidate: Candidate, limits: Limits) -> GateReport:
         name, answer = field.metric, judge_field(field, limit)
     found, sentence, hint = answer.difference, answer.sentence, answer.hint
     if name == "closeness" and answer.holds is False:
-        sentence += (f": closeness is the share of samples within relative RMS {limits.max_relative_rms:g} of the "
-                     "source's answer, each measured by its own size")  # fmt: skip
+        far = limits.max_relative_rms
+        measured = f"within relative RMS {far:g} of the source's answer, each measured by its own size"
+        if comparison.first_is_exact:
+            measured = f"with at most {100 * far:g} % of the values unlike the source's, the commonest left out"
+        sentence += f": closeness is the share of samples {measured}"
         hint = _CLOSER
     return structs.replace(
         _gate(candidate, name, f"{name} drop_high ≤ {limit:g}", answer.holds, sentence),

@@ -116,7 +116,7 @@ def predictions(first: Array, *, classes: bool) -> list[object]:
 
 
 def sample_rms(candidate: Array, reference: Array) -> list[float]:
-    """Relative RMS of every sample on its own; infinite where it has no value, or is exact and not the same.
+    """Relative RMS of every sample on its own, infinite where it has no value; of exact ones :func:`_unlike`.
 
     Args:
         candidate: [N, …].
@@ -125,12 +125,26 @@ def sample_rms(candidate: Array, reference: Array) -> list[float]:
     >>> sample_rms(np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]])), sample_rms(np.array([3.0]), np.array([2.0]))
     ([0.0, 0.5], [0.5])
     """
-    if is_exact(reference):
-        same = (candidate == reference).reshape(len(reference), -1).all(axis=1)
-        return [0.0 if one else math.inf for one in same]
+    distance = _unlike if is_exact(reference) else relative_rms
     rows = (each.reshape(len(each), -1) for each in (candidate, reference))
-    values = (relative_rms(a, b) for a, b in zip(*rows, strict=True))
+    values = (distance(a, b) for a, b in zip(*rows, strict=True))
     return [math.inf if value is None else value for value in values]
+
+
+def _unlike(candidate: Array, reference: Array) -> float:
+    """Share of the values that differ, among those that are not the commonest of the reference in both.
+
+    So the few pixels of what is looked for count, however large the background is; of one value it is 0 or 1.
+
+    >>> ground = np.zeros(100, np.int64)
+    >>> cat = np.where(np.arange(100) < 4, 3, ground)
+    >>> _unlike(cat, cat), _unlike(ground, cat), _unlike(np.roll(cat, 1), cat), _unlike(ground, ground)
+    (0.0, 1.0, 0.4, 0.0)
+    """
+    kinds, counts = np.unique(reference, return_counts=True)
+    commonest = kinds[counts.argmax()] if len(kinds) else 0
+    told = (candidate != commonest) | (reference != commonest)
+    return float((candidate != reference).sum() / max(told.sum(), 1))
 
 
 def _ratio(error: float, scale: float) -> float | None:

@@ -48,7 +48,7 @@ class Agreement(Struct, frozen=True, kw_only=True):
 class Closeness(Struct, frozen=True, kw_only=True):
     """The variant's first output lies within a relative RMS of the source's, sample by sample; no labels needed.
 
-    Integers (classes, counts) are close where they are the same.
+    Integers (classes, counts) are close where no more than that share of them differs, the commonest left out.
     """
 
     limit: float

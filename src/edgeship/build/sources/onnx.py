@@ -21,6 +21,8 @@ from edgeship_agent.contract.manifest import TensorSpec
 KNOWN_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 _QUANTIZED: Final = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
                                "MatMulInteger", "DynamicQuantizeLinear"})  # fmt: skip
+_FLOATS: Final = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16,
+                            onnx.TensorProto.DOUBLE})  # fmt: skip
 _DAMAGED: Final = "not a readable ONNX model: the file is damaged or truncated"
 
 
@@ -73,7 +75,7 @@ def load(request: SourceRequest) -> SourceModel:
         size_bytes=sum(file.stat().st_size for file in files),
         opset=max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0),
         operators=len(nodes),
-        parameters=sum(math.prod(tensor.dims) for tensor in model.graph.initializer),
+        parameters=_parameters(model.graph),
         inputs=inputs,
         outputs=outputs,
         quantized=any(node.op_type in _QUANTIZED for node in nodes),
@@ -95,6 +97,13 @@ def _read(path: Path) -> Any:
                          next_step="copy or export the file again")  # fmt: skip
     _free_negative_axes(model)
     return model
+
+
+def _parameters(graph: Any) -> int:
+    """Numbers that a graph holds; of what ``Constant`` holds the floats: PaddlePaddle writes all weights so."""
+    held = [attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute
+            if attribute.t.data_type in _FLOATS]  # fmt: skip
+    return sum(math.prod(tensor.dims) for tensor in (*graph.initializer, *held))
 
 
 def _free_negative_axes(model: Any) -> None:
