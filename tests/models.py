@@ -177,28 +177,34 @@ def spectrum(path: Path) -> Path:
     return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
-def attention(path: Path, lowest: float) -> Path:
+def attention(path: Path, lowest: float, *, fixed: bool = False) -> Path:
     """Eight rows that look at each other, three of them hidden: ``x`` [1, 1, 8, 8] to ``y`` [1, 8, 8].
-
-    Which are hidden is worked out in each call, as if it could differ.
 
     Args:
         path: where to write.
         lowest: what is added to a hidden score.
+        fixed: whether the mask stands in the file, or is worked out in each call as if it could differ.
     """
     rng = np.random.default_rng(8)
     constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in (
         ("rows", np.array([1, SIDE, SIDE], np.int64)), ("zero", np.float32(0)), ("lowest", np.float32(lowest)),
         ("three", np.isin(np.arange(SIDE), [1, 4, 5]).astype(np.float32).reshape(1, 1, SIDE)),
         *((name, rng.normal(0, 0.5, (SIDE, SIDE)).astype(np.float32)) for name in ("q", "k", "v")))]  # fmt: skip
+    if fixed:
+        hidden = numpy_helper.to_array(next(each for each in constants if each.name == "three")) > 0
+        mask = np.where(hidden, np.float32(lowest), np.float32(0))
+        constants.append(numpy_helper.from_array(mask, "mask"))
+    worked_out = [
+        helper.make_node("Mul", ["r", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "three"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "lowest"], ["mask"]),
+    ]
     nodes = [
         helper.make_node("Reshape", ["x", "rows"], ["r"]),
         *(helper.make_node("MatMul", ["r", name], [f"r{name}"]) for name in ("q", "k", "v")),
         helper.make_node("Transpose", ["rk"], ["turned"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["rq", "turned"], ["scores"]),
-        helper.make_node("Mul", ["r", "zero"], ["nothing"]),
-        helper.make_node("Add", ["nothing", "three"], ["hidden"]),
-        helper.make_node("Mul", ["hidden", "lowest"], ["mask"]),
+        *([] if fixed else worked_out),
         helper.make_node("Add", ["scores", "mask"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["shares"], axis=-1),
         helper.make_node("MatMul", ["shares", "rv"], ["y"]),

@@ -24,6 +24,7 @@ from tests import models
 SAMPLES = 60
 #: One calibration sample is so many times as large as the others: an average of ranges would clip it.
 OUTLIER = 20.0
+LOWEST = float(np.finfo(np.float32).min)
 
 
 class BackendTemplate:
@@ -157,16 +158,19 @@ class BackendTemplate:
         assert len(products) == len(expected)
         np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.parametrize("lowest", [-100.0, -10_000.0, float(np.finfo(np.float32).min)])
+    @pytest.mark.parametrize(
+        ("lowest", "fixed"),
+        [(-100.0, False), (-10_000.0, False), (LOWEST, False), (-100.0, True), (LOWEST, True), (-np.inf, True)],
+    )
     def test_masked_scores_take_no_part_in_a_softmax_of_eight_bits(
-        self, backend: Backend, tmp_path: Path, lowest: float
+        self, backend: Backend, tmp_path: Path, lowest: float, *, fixed: bool
     ) -> None:
         """They cost no more than the steps that they take; without room for them it is some ten times as much."""
         errors = []
         for name, value in (("open", 0.0), ("masked", lowest)):
             folder = tmp_path / name
             folder.mkdir()
-            job = self.job_for(models.attention(folder / "m.onnx", value), folder)
+            job = self.job_for(models.attention(folder / "m.onnx", value, fixed=fixed), folder)
             artifact = self.convert(backend, job)
             assert self.error(artifact, job) < 1e-5
             errors.append(self.error(backend.quantize(job, artifact, self.scheme), job))

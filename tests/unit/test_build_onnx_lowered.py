@@ -131,3 +131,14 @@ def test_a_real_signal_loses_its_last_axis() -> None:
 def test_other_signals_stay_as_they_are(axes: list[int | None]) -> None:
     data = spectrum(axes)
     assert with_lowered_forms(data) is data
+
+
+def test_a_file_of_another_domain_alone_stays_as_it_is() -> None:
+    """As those of trees, which import no operators of ONNX's own."""
+    document = onnx.ModelProto.FromString(spectrum([1, 64, 1]))
+    del document.graph.node[:]
+    document.graph.node.append(helper.make_node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml"))
+    del document.opset_import[:]
+    document.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    data = document.SerializeToString()
+    assert with_lowered_forms(data) is data

@@ -48,7 +48,7 @@ class _Forms:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._graph = model.graph
-        self._opset = next(each.version for each in model.opset_import if each.domain in _ONNX)
+        self._opset = max((each.version for each in model.opset_import if each.domain in _ONNX), default=0)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._taken = names_of(model.graph)
 

@@ -11,6 +11,7 @@ import onnx
 
 from edgeship.build.backends import nncf_settings
 from edgeship.build.backends.base import Samples, Scheme
+from edgeship.build.backends.onnx_masks import bound_masks
 from edgeship_agent.contract.manifest import Binding
 from edgeship_agent.runtime.bound import to_artifact
 
@@ -39,5 +40,6 @@ def quantize(prepared: Prepared, inputs: Sequence[Binding], samples: Samples, sc
         return library.IgnoredScope(names=list(scheme.floats)) if scheme.floats else None
 
     document = onnx.load(str(prepared.calibration.file(scheme)))
+    bound_masks(document, prepared.calibration)
     made = nncf_settings.quantize(document, nncf.Dataset(fed), len(fed), scheme, ignored)
     model.write_bytes(made.SerializeToString(deterministic=True))

@@ -21,6 +21,7 @@ from edgeship.build.backends.base import Artifact, Job, Samples, Scheme
 from edgeship.build.backends.calibration import Calibration
 from edgeship.build.backends.onnx_ends import with_float_ends
 from edgeship.build.backends.onnx_graph import OnnxGraph
+from edgeship.build.backends.onnx_masks import bound_masks
 from edgeship.build.backends.onnx_quantizer import WholeTensorQuantizer
 from edgeship.build.backends.onnx_scales import fold_scales
 from edgeship.build.backends.products import refuse_without_products
@@ -135,6 +136,7 @@ def _quantize(prepared: Prepared, scheme: Scheme, model: Path) -> None:
     ranges = prepared.calibration.ranges(scheme.estimator)
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     document = onnx.load(str(prepared.calibration.file(scheme)))
+    bound_masks(document, prepared.calibration)
     # the quantizer sets the range of every softmax, and breaks off where there was none: in double precision
     doubles = [node.name for node in document.graph.node if node.op_type == "Softmax" and node.output[0] not in known]
     quantizer = WholeTensorQuantizer(

@@ -57,6 +57,8 @@ def bound_masks(network: Any, calibration: Calibration) -> None:
         network: float.
         calibration: says which tensors lead to a softmax.
     """
+    if not calibration.statistics.lowest_masked:
+        return
     for node in network.get_ordered_ops():
         kind = node.get_type_name()
         where: Container[str] = calibration.pure_masks if kind == "Multiply" else calibration.logits

@@ -37,7 +37,7 @@ def quantize(calibration: Calibration, scheme: Scheme) -> bytes:
     recipe = _PRECISIONS[scheme.precision](scheme, path)
     ranges = _ranges(calibration, scheme) if scheme.precision in _STATIC else None
     data = Path(path).read_bytes()
-    if scheme.precision in _STATIC:
+    if scheme.precision in _STATIC and calibration.statistics.lowest_masked:
         data = with_bounded_masks(data, sums=calibration.logits, products=calibration.pure_masks)
     model = bytearray(with_equal_ranks(data))
     result = quantizer.Quantizer(model, recipe).quantize(
