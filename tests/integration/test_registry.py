@@ -57,12 +57,13 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _refused(place: str, folder: Path, kind: type[EdgeshipError], sentence: str, **more) -> None:
-    """A pull that is refused leaves nothing."""
+def _refusal(place: str, folder: Path, kind: type[EdgeshipError], **more) -> str:
+    """What is said of a pull that is refused, which leaves nothing."""
     before = sorted(folder.parent.iterdir())
-    with pytest.raises(kind, match=sentence):
+    with pytest.raises(kind) as caught:
         _pull(place, folder, **more)
     assert sorted(folder.parent.iterdir()) == before
+    return str(caught.value)
 
 
 def test_what_is_pulled_is_what_was_pushed_and_a_second_time_nothing_moves(
@@ -121,7 +122,7 @@ def test_the_signature_survives_skopeo_where_it_is_copied_along(registry: str, b
     _push(bundle, f"{registry}/team/here:1.0")
     plain = ("--all", "--src-tls-verify=false", "--dest-tls-verify=false")
     _skopeo("copy", *plain, f"docker://{registry}/team/here:1.0", f"docker://{registry}/team/there:1.0")
-    _refused(f"{registry}/team/there:1.0", tmp_path / "out", VerificationError, "not signed")
+    assert "not signed" in _refusal(f"{registry}/team/there:1.0", tmp_path / "out", VerificationError)
     tag = bundle.digest.replace(":", "-")
     _skopeo("copy", *plain, f"docker://{registry}/team/here:{tag}", f"docker://{registry}/team/there:{tag}")
     pulled = _pull(f"{registry}/team/there:1.0", tmp_path / "out", author_key=bundle.author_key)
@@ -142,7 +143,7 @@ def test_a_registry_that_lists_referrers_needs_no_tag_for_them(registry: str, bu
 def test_the_wanted_author_key(registry: str, bundle: Bundle, tmp_path: Path) -> None:
     place = f"{registry}/team/key:1.0"
     _push(bundle, place)
-    _refused(place, tmp_path / "out", VerificationError, "another author key", author_key="0" * 64)
+    assert "another author key" in _refusal(place, tmp_path / "out", VerificationError, author_key="0" * 64)
     # the same content, signed by someone else too: both signatures are there, each is found by its key
     other = AuthorKey.load_or_create(tmp_path / "other.key")
     second = Bundle.open(write_bundle(tmp_path / "second", certificates.draft(), other).directory)
@@ -162,9 +163,10 @@ def test_bytes_that_were_altered_in_the_registry_are_refused(bundle: Bundle, tmp
         data = bytearray(stored.read_bytes())
         data[10] ^= 1
         stored.write_bytes(data)
-        _refused(f"{address}/team/gauge:1.0", tmp_path / "out", VerificationError, "other bytes")
+        assert "other bytes" in _refusal(f"{address}/team/gauge:1.0", tmp_path / "out", VerificationError)
         stored.write_bytes(data + b"more")
-        _refused(f"{address}/team/gauge:1.0", tmp_path / "out", VerificationError, "more bytes|other bytes")
+        said = _refusal(f"{address}/team/gauge:1.0", tmp_path / "out", VerificationError)
+        assert "more bytes" in said or "other bytes" in said
 
 
 def _big(tmp_path: Path) -> Bundle:
@@ -247,7 +249,7 @@ def test_a_registry_that_is_not_there(bundle: Bundle, tmp_path: Path) -> None:
     place = f"127.0.0.1:{registries.free_port()}/team/gauge:1.0"
     with pytest.raises(TransferError, match="does not answer"):
         _push(bundle, place)
-    _refused(place, tmp_path / "out", TransferError, "does not answer")
+    assert "does not answer" in _refusal(place, tmp_path / "out", TransferError)
 
 
 @pytest.fixture(scope="module")
@@ -354,15 +356,25 @@ def test_a_challenge_that_names_an_unsafe_token_server(registry: str, bundle: Bu
         assert not asked, "no secret was looked up for it"
 
 
+#: Answer → what is said of it; nothing that is not signed is looked into.
 HOSTILE = {
-    "not JSON": b"\xff\xfe{",
-    "an image": json.dumps({"schemaVersion": 2, "mediaType": oci.MANIFEST_TYPE, "config": {}, "layers": []}).encode(),
-    "a list of nothing": json.dumps({"schemaVersion": 2, "mediaType": oci.INDEX_TYPE, "manifests": []}).encode(),
-    "a path for a digest": json.dumps({
-        "schemaVersion": 2, "mediaType": oci.INDEX_TYPE,
-        "manifests": [{"mediaType": oci.MANIFEST_TYPE, "digest": "sha256:../../etc/passwd", "size": 3}],
-    }).encode(),
-    "more than a document": b" " * (4 * 1024 * 1024 + 1),
+    "not JSON": (b"\xff\xfe{", "not a bundle"),
+    "an image": (
+        json.dumps({"schemaVersion": 2, "mediaType": oci.MANIFEST_TYPE, "config": {}, "layers": []}).encode(),
+        "not a bundle",
+    ),
+    "a list of nothing": (
+        json.dumps({"schemaVersion": 2, "mediaType": oci.INDEX_TYPE, "manifests": []}).encode(),
+        "the bundle is not signed",
+    ),
+    "a path for a digest": (
+        json.dumps({
+            "schemaVersion": 2, "mediaType": oci.INDEX_TYPE,
+            "manifests": [{"mediaType": oci.MANIFEST_TYPE, "digest": "sha256:../../etc/passwd", "size": 3}],
+        }).encode(),
+        "the bundle is not signed",
+    ),
+    "more than a document": (b" " * (4 * 1024 * 1024 + 1), "the registry's answer is too long"),
 }  # fmt: skip
 
 
@@ -372,9 +384,9 @@ def test_answers_that_are_no_bundle(registry: str, bundle: Bundle, tmp_path: Pat
         place = f"{proxy.address}/team/hostile:1.0"
         _push(bundle, place)
         proxy.answer_instead = lambda asked: (
-            (200, {"Content-Type": oci.INDEX_TYPE}, HOSTILE[what]) if asked.path.endswith("/manifests/1.0") else None
+            (200, {"Content-Type": oci.INDEX_TYPE}, HOSTILE[what][0]) if asked.path.endswith("/manifests/1.0") else None
         )
-        _refused(place, tmp_path / "out", EdgeshipError, ".")
+        assert HOSTILE[what][1] in _refusal(place, tmp_path / "out", EdgeshipError)
 
 
 def test_a_signature_of_something_else_is_none(registry: str, tmp_path: Path) -> None:
@@ -391,7 +403,9 @@ def test_a_signature_of_something_else_is_none(registry: str, tmp_path: Path) ->
             return None
 
         proxy.answer_instead = swapped
-        _refused(f"{proxy.address}/team/swapped:2.0", tmp_path / "out", VerificationError, "signature does not fit")
+        assert "signature does not fit" in _refusal(
+            f"{proxy.address}/team/swapped:2.0", tmp_path / "out", VerificationError
+        )
 
 
 def test_places_that_hold_something_else(registry: str, bundle: Bundle, tmp_path: Path) -> None:
@@ -399,10 +413,10 @@ def test_places_that_hold_something_else(registry: str, bundle: Bundle, tmp_path
     _push(bundle, place)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    _refused(place, tmp_path / "mine", ConfigError, "no pull wrote")
-    _refused(place, tmp_path / "mine" / "thesis.txt", ConfigError, "in the way")
+    assert "no pull wrote" in _refusal(place, tmp_path / "mine", ConfigError)
+    assert "in the way" in _refusal(place, tmp_path / "mine" / "thesis.txt", ConfigError)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
-    _refused(f"{registry}/team/places:missing", tmp_path / "out", ConfigError, "not in the registry")
+    assert "not in the registry" in _refusal(f"{registry}/team/places:missing", tmp_path / "out", ConfigError)
 
 
 def test_an_unsigned_or_altered_bundle_is_not_pushed(registry: str, bundle: Bundle, tmp_path: Path) -> None:
