@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from itertools import pairwise
@@ -522,8 +524,10 @@ def test_a_worker_dies_with_its_supervisor_even_while_a_model_runs(start, tmp_pa
     worker.wait_for(Ready)
     connection = connect(worker.socket_path)
     connection.sendall(raw_frame(request_of({"image": np.zeros((size, size), np.float32)})))
+    while any(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))):  # then the model runs: nothing is looked at before
+        time.sleep(0.01)
     worker.control.close()
-    worker.process.wait(60)
+    assert worker.process.wait(60) == 1, "cut off, not left in good order: that would take minutes"
     connection.close()
 
 
