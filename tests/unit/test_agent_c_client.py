@@ -54,11 +54,20 @@ def run(example: Path, *words: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_header_may_be_included_alone_and_by_cpp(tmp_path):
-    (tmp_path / "plain.c").write_text(
-        '#include "edgeship.h"\nint main(void) { return sizeof(edgeship_answer) == 0; }\n'
-    )
-    compiled(tmp_path / "plain.c", tmp_path / "plain")
+def test_one_file_implements_and_the_others_just_include(tmp_path):
+    (tmp_path / "one.c").write_text('#define EDGESHIP_IMPLEMENTATION\n#include "edgeship.h"\n')
+    (tmp_path / "plain.c").write_text("""
+#include "edgeship.h"
+#include "edgeship.h"
+int main(int count, char **words)
+{
+    edgeship_client client;
+    return count == 2 ? edgeship_open(&client, words[1], 0.1) : 99;
+}
+""")
+    program = compiled(tmp_path / "plain.c", tmp_path / "plain", str(tmp_path / "one.c"))
+    assert run(program, tmp_path / "w.sock") == (0, "", "")
+    assert run(program, "/" + "x" * 120) == (3, "", ""), "no socket has so long a name"
 
 
 def test_it_answers_what_the_python_client_answers(example, worker, tmp_path):
