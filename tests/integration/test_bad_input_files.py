@@ -229,7 +229,8 @@ def test_names_with_spaces_and_letters_of_every_kind(folder: Path) -> None:
 @pytest.mark.parametrize("limit_bytes", [10_000, 60_000])
 def test_a_limit_on_file_sizes_ends_in_a_sentence(folder: Path, limit_bytes: int) -> None:
     done = _build(folder, "mödel 模型.onnx", "out", RLIMIT_FSIZE=limit_bytes)
-    _refused_whole(done, folder)
+    assert "error: cannot be written: File too large" in done.stderr
+    assert_refused_whole(done, folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted as root only: a full disk was not tried")
@@ -242,12 +243,12 @@ def test_a_full_disk_ends_in_a_sentence(folder: Path, size_kb: int) -> None:
     try:
         done = _build(folder, "mödel 模型.onnx", "small/out")
         assert "no space is left on this disk" in done.stderr
-        _refused_whole(done, folder / "small")
+        assert_refused_whole(done, folder / "small")
     finally:
         subprocess.run(["umount", str(folder / "small")], check=True)
 
 
-def _refused_whole(done: subprocess.CompletedProcess[str], place: Path) -> None:
+def assert_refused_whole(done: subprocess.CompletedProcess[str], place: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "error:" in done.stderr

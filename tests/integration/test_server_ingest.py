@@ -62,6 +62,10 @@ def test_a_silent_device_is_offline_and_a_heartbeat_brings_it_back(server: Serve
     wait_for(lambda: _online(server, "press-3") is False, "silence to be noticed")
     device.say(Kind.HEARTBEAT, heartbeat("press-3"))
     wait_for(lambda: _online(server, "press-3") is True, "the heartbeat")
+    events = server.get("events?subject=device/press-3")["events"]
+    kinds = [event["kind"] for event in events]  # the latest first
+    assert kinds[-3:] == ["device_online", "device_offline", "device_registered"]
+    assert events[-2]["sentence"].endswith("(limit 2 s)")
     device.close()
 
 
