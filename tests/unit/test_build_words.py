@@ -38,6 +38,16 @@ def test_what_ships_and_what_does_not() -> None:
     assert words.chosen_line("box", nothing, None)[2] == "undecided"
 
 
+def test_what_ships_for_its_size_alone_is_said_to_be_slow() -> None:
+    int8 = structs.replace(builds.variant("box", "litert", "int8", chosen=True), on_target=True, speedup=0.25)
+    ((label, text, glyph),) = words.slow_lines(int8)
+    assert (label, glyph) == ("note", "note")
+    assert text.startswith("int8 takes 4× the time of fp32 on box: it ships for its size; --latency-p99-ms")
+    assert words.slow_lines(structs.replace(int8, speedup=0.9)) == []  # a tenth slower is no news
+    assert words.slow_lines(structs.replace(int8, on_target=False)) == []  # the target may well be another matter
+    assert words.slow_lines(None) == []
+
+
 def test_the_next_commands_lead_on() -> None:
     passed = words.next_commands(builds.document(), "build")
     assert passed[:2] == ["edgeship verify build/bundle", "edgeship releases add build/bundle"]

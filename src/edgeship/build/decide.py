@@ -22,7 +22,7 @@ from edgeship.build.target_gates import target_gates
 from edgeship.build.trials import Bench, Trials
 from edgeship.build.unlabelled import Field
 from edgeship.build.verify import Comparison
-from edgeship.build.words import chosen_line, fp32_lines, int8_lines
+from edgeship.build.words import chosen_line, fp32_lines, int8_lines, slow_lines
 from edgeship.statistics import Disagreements
 from edgeship.targets import RuntimeEntry, Target
 from edgeship_agent.contract.errors import ConversionError
@@ -161,8 +161,9 @@ def decide(workshop: Workshop, target: Target, options: BuildOptions, benches: B
     if not assessed:
         choice = structs.replace(choice, reason=f"there is no way from this model to {target.id}: {refused[-1]}")
     decision = Decision(target=target, choice=choice, assessed=tuple(assessed), refused=tuple(refused))
-    shipped = decision.shipped
-    progress.step(*chosen_line(target.id, choice, shipped.report("", chosen=True) if shipped else None))
+    shipped = decision.shipped.report("", chosen=True) if decision.shipped else None
+    for line in (chosen_line(target.id, choice, shipped), *slow_lines(shipped)):
+        progress.step(*line)
     return decision
 
 

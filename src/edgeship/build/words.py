@@ -21,6 +21,8 @@ from edgeship.build.select import Choice
 _MOST_LOOKS: Final = 2
 #: Share of the squared error that an operator in float must take off to be worth naming.
 _HELPS: Final = 0.05
+#: Times the float file's time from which a variant that ships for its size is said to be slow.
+_SLOW: Final = 1.25
 #: Names that are spoken letter by letter, the first of which begins with a vowel.
 _SPELLED: Final = ("LSTM", "RNN")
 #: Label, text, glyph.
@@ -51,6 +53,18 @@ def chosen_line(target: str, choice: Choice, shipped: VariantReport | None) -> L
         glyph = "failed" if choice.verdict == "fail" else "undecided"
         return ("chosen", f"{target} · nothing · {choice.verdict}", glyph)
     return ("chosen", f"{target} · {shipped.runtime} {shipped.precision} · {size(shipped.size_bytes)}", "done")
+
+
+def slow_lines(shipped: VariantReport | None) -> list[Line]:
+    """That what ships is slower than its float sibling, where that was seen on the target's ISA class.
+
+    The smaller file ships all the same, since no budget asked for speed: who would rather have speed has to know.
+    """
+    if shipped is None or not shipped.on_target or shipped.speedup is None or 1 / shipped.speedup < _SLOW:
+        return []
+    text = (f"{shipped.precision} takes {1 / shipped.speedup:.3g}× the time of fp32 on {shipped.target}: it ships for "
+            "its size; --latency-p99-ms MS refuses what is too slow")  # fmt: skip
+    return [("note", text, "note")]
 
 
 def next_commands(document: BuildDocument, folder: str) -> list[str]:
