@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from edgeship.build.toolchains.environment import is_installed, named
 from edgeship_agent.contract.errors import ConversionError, InputError
@@ -66,40 +66,47 @@ def call(
         raise ConversionError(f"the toolchain {toolchain} is not installed",
                               next_step=f"edgeship toolchains install {toolchain}")  # fmt: skip
     script = resources.files(_PACKAGE).joinpath(f"{toolchain}_worker.py")
-    with resources.as_file(script) as path, tempfile.TemporaryFile() as said:
-        lines = _talk(
-            [str(environment.python), "-s", "-P", str(path)], request, said, (timeout_s, on_count, folder), toolchain
-        )
-    return _checked(lines, toolchain)
+    with resources.as_file(script) as path, tempfile.TemporaryFile() as said, _scratch() as scratch:
+        command = [str(environment.python), "-s", "-P", str(path)]
+        told = {"memory_bytes": _memory_bytes(), **request}
+        answer = _talk(command, told, said, _Terms(toolchain, timeout_s, on_count, folder, scratch))
+    return _checked(answer, toolchain)
 
 
-def _talk(
-    command: list[str],
-    request: Mapping[str, Any],
-    said: IO[bytes],
-    terms: tuple[float, Callable[[int, int], None] | None, Path | None],
-    toolchain: str,
-) -> dict[str, Any]:
+class _Terms(NamedTuple):
+    """How a worker runs: ``scratch`` is where it and its libraries put temporary files."""
+
+    toolchain: str
+    timeout_s: float
+    on_count: Callable[[int, int], None] | None
+    folder: Path | None
+    scratch: str
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for a worker's temporary files: workers end abruptly, and some of their libraries never tidy up."""
+    return tempfile.TemporaryDirectory(prefix="edgeship-worker-", ignore_cleanup_errors=True)
+
+
+def _talk(command: list[str], request: Mapping[str, Any], said: IO[bytes], terms: _Terms) -> dict[str, Any]:
     """Run the worker to its end and return its last JSON line; its stderr goes to ``said``."""
-    timeout_s, on_count, folder = terms
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | _SAME_HASHES
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=kept,
-                          cwd=folder) as process:  # fmt: skip
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+                          env=_environment(terms.scratch), cwd=terms.folder) as process:  # fmt: skip
         late = threading.Event()
 
         def end() -> None:
             late.set()
             process.kill()
 
-        timer = threading.Timer(timeout_s, end)
+        timer = threading.Timer(terms.timeout_s, end)
         timer.start()
         try:
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps({"memory_bytes": _memory_bytes(), **request}).encode())
+                process.stdin.write(json.dumps(request).encode())
                 process.stdin.close()
-            answer = _last_answer(process.stdout, on_count)
+            answer = _last_answer(process.stdout, terms.on_count)
             process.wait()
         except BaseException:
             process.kill()
@@ -107,10 +114,15 @@ def _talk(
         finally:
             timer.cancel()
     if late.is_set():
-        raise _passing(f"{toolchain} took longer than {timeout_s:g} s")
+        raise _passing(f"{terms.toolchain} took longer than {terms.timeout_s:g} s")
     if answer is None:
-        raise _passing(f"{toolchain}: {_why(process.returncode, said)}")
+        raise _passing(f"{terms.toolchain}: {_why(process.returncode, said)}")
     return answer
+
+
+def _environment(scratch: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | _SAME_HASHES | {"TMPDIR": scratch}
 
 
 def _memory_bytes() -> int:
