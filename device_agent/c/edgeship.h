@@ -5,7 +5,7 @@
  *     #define EDGESHIP_IMPLEMENTATION
  *     #include "edgeship.h"
  *
- * in the others just include it. C11, Linux. The protocol: docs/reference/protocol.md.
+ * in the others just include it: they may be C++ too, that one is C11. Linux. The protocol: docs/reference/protocol.md.
  *
  *     edgeship_client client;
  *     edgeship_open(&client, "/var/lib/edgeship/run/infer.sock", 5.0);
@@ -28,6 +28,10 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 #define EDGESHIP_MAX_AXES 8
 #define EDGESHIP_MAX_TENSORS 16
@@ -127,6 +131,10 @@ size_t edgeship_size_bytes(const edgeship_tensor *tensor);
 
 /* Closes the connection and lets all memory go. */
 void edgeship_close(edgeship_client *client);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* EDGESHIP_H */
 

@@ -19,11 +19,12 @@ from edgeship_agent.contract.frames import InferReply, InferRequest, Request
 from edgeship_agent.contract.manifest import InputContract, OutputContract
 from edgeship_agent.serving.client import Client
 from edgeship_agent.serving.control import Drain, Drained, Ready, WindowClosed
-from tests.c_programs import COMPILER, INCLUDE, compiled
+from tests.c_programs import COMPILER, INCLUDE, STRICT, compiled
 from tests.conformance.engine_template import save_onnx, value
 from tests.conformance.slots import classifier_onnx, images, make_slot
 from tests.conformance.workers import RunningWorker
 from tests.contract.examples import FRAMES, GOLDEN
+from tests.programs import require_program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,9 +55,8 @@ def run(example: Path, *words: object) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def test_one_file_implements_and_the_others_just_include(tmp_path):
-    (tmp_path / "one.c").write_text('#define EDGESHIP_IMPLEMENTATION\n#include "edgeship.h"\n')
-    (tmp_path / "plain.c").write_text("""
+#: Opens the client at the given place; ends with what that answered.
+PLAIN = """
 #include "edgeship.h"
 #include "edgeship.h"
 int main(int count, char **words)
@@ -64,8 +64,27 @@ int main(int count, char **words)
     edgeship_client client;
     return count == 2 ? edgeship_open(&client, words[1], 0.1) : 99;
 }
-""")
-    program = compiled(tmp_path / "plain.c", tmp_path / "plain", str(tmp_path / "one.c"))
+"""
+
+
+def linked_cpp(source: Path, implementation: Path, program: Path) -> Path:
+    """A program of C++, compiled as strictly as those of C, around an implementation that stays C."""
+    language = ["-std=c++11", *(flag for flag in STRICT if not flag.startswith("-std"))]
+    command = [require_program("g++"), *language, f"-I{INCLUDE}", "-o", program, source, implementation]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.mark.parametrize("suffix", ["c", "cc"])
+def test_one_file_implements_and_the_others_just_include(tmp_path, suffix):
+    (tmp_path / "one.c").write_text('#define EDGESHIP_IMPLEMENTATION\n#include "edgeship.h"\n')
+    implementation = compiled(tmp_path / "one.c", tmp_path / "one.o", "-c")
+    (plain := tmp_path / f"plain.{suffix}").write_text(PLAIN)
+    if suffix == "cc":
+        program = linked_cpp(plain, implementation, tmp_path / "plain")
+    else:
+        program = compiled(plain, tmp_path / "plain", str(implementation))
     assert run(program, tmp_path / "w.sock") == (0, "", "")
     assert run(program, "/" + "x" * 120) == (3, "", ""), "no socket has so long a name"
 
