@@ -271,6 +271,21 @@ def test_a_model_that_onnx_runtime_itself_refuses(prober: Prober, tmp_path: Path
     assert [kind for _, kind in found.fault.operators] in (["Softplus"], ["Selu"])
 
 
+def test_an_old_file_lists_its_weights_as_inputs_and_its_parts_do_not(prober: Prober, tmp_path: Path) -> None:
+    """Before version 4 of the representation every weight was an input; a part cut out of such a file was refused."""
+
+    def age(model: Any) -> None:
+        model.ir_version = 3
+        model.graph.input.extend(
+            helper.make_tensor_value_info(each.name, each.data_type, list(each.dims))
+            for each in model.graph.initializer
+        )
+
+    old = _changed(models.classifier(tmp_path / "m.onnx"), tmp_path / "old.onnx", age)
+    found = _search(old, prober, runtime="openvino")
+    assert found.fault is None, found.whole.sentence
+
+
 def test_what_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
     source = models.classifier(tmp_path / "m.onnx")
     np.savez(tmp_path / "wrong.npz", x=np.zeros((3, 5), np.float32))
@@ -292,5 +307,7 @@ def test_what_cannot_be_used_is_refused_in_words(tmp_path: Path) -> None:
         assert isinstance(outcome.exception, EdgeshipError), (case, outcome.exception, outcome.output)
         assert outcome.exception.exit_code == 2, case
         assert outcome.exception.next_step, case
+    shape = _run("bisect", source, "--inputs", tmp_path / "wrong.npz", "-o", tmp_path / "out").exception
+    assert getattr(shape, "expected", None) == "float32 [N, 1, 8, 8]"
     assert not (tmp_path / "out").exists()
     assert [each.name for each in (tmp_path / "taken").iterdir()] == ["thesis.txt"]

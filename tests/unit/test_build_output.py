@@ -44,3 +44,17 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="in the way"):
         output.check(tmp_path / "file")
+
+
+def test_a_folder_that_no_build_wrote_is_left_alone_whatever_its_files_are_called(tmp_path: Path) -> None:
+    kept = tmp_path / "own" / "bundle" / "app.js"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    (tmp_path / "own" / "report.html").write_text("mine too")
+    with pytest.raises(ConfigError, match=r"no build wrote.*bundle, report\.html"):
+        _write(tmp_path / "own", "one")
+    assert kept.read_text() == "mine"
+    kept.unlink()
+    (tmp_path / "own" / "bundle" / "oci-layout").write_text("{}")  # as pulled: a build may take its place
+    _write(tmp_path / "own", "two")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["build.json"]

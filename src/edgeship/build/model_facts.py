@@ -16,6 +16,8 @@ from edgeship.targets import ModelFacts, OperatorUse, Partitions
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.runtime import RUNTIMES, runtime_version
 
+#: Weights need not be inputs from this version of ONNX's representation on. Source: ONNX, docs/IR.md.
+CONSTANT_WEIGHTS_IR: Final = 4
 _STANDARD: Final = ("", "ai.onnx")
 #: Operators that only a quantized model has. Source: ONNX operators, "QuantizeLinear" and the integer ones.
 _INTEGER_OPERATORS: Final = frozenset(

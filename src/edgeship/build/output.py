@@ -15,6 +15,8 @@ from typing import Final
 from msgspec import Struct
 
 from edgeship.build.survival import journal
+from edgeship.bundle.disk import strangers
+from edgeship.bundle.layout import LAYOUT_FILE
 from edgeship_agent.contract.errors import ConfigError, EdgeshipError
 
 #: What an output folder may hold; a folder with anything else in it is not ours to replace.
@@ -31,7 +33,8 @@ ENTRIES: Final = frozenset(
         "to_label.csv",
     }
 )
-
+#: One of them is in every folder that a build or a pull wrote.
+_MARKS: Final = ("build.json", f"bundle/{LAYOUT_FILE}")
 #: Where a former result waits while the new one takes its place.
 _FORMER: Final = "former"
 #: With less than this free, what fails is the disk's doing.
@@ -132,10 +135,9 @@ def check(final: Path) -> None:
         return
     if not final.is_dir():
         raise ConfigError("is in the way", file=final, expected="a folder", next_step="name another folder with -o DIR")
-    strangers = sorted(entry.name for entry in final.iterdir() if entry.name not in ENTRIES)
-    if strangers:
+    if found := strangers(final, ENTRIES, _MARKS):
         raise ConfigError("holds something that no build wrote", file=final, expected=", ".join(sorted(ENTRIES)),
-                          got=", ".join(strangers[:5]), next_step="name another folder with -o DIR")  # fmt: skip
+                          got=", ".join(found[:5]), next_step="name another folder with -o DIR")  # fmt: skip
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,19 @@ def replacing(directory: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"cannot be written: {error.strerror}", file=directory,
                           next_step="name another folder with -o DIR") from error  # fmt: skip
+
+
+def strangers(directory: Path, own: Collection[str], marks: Collection[str]) -> list[str]:
+    """What stands in the way of replacing a folder: all that is not ours in it.
+
+    Args:
+        directory: an existing folder.
+        own: names that ours have.
+        marks: files one of which every folder of ours holds, as paths inside it; where none is there, the folder is
+            somebody else's, whatever its entries are called.
+    """
+    is_ours = any((directory / mark).is_file() for mark in marks)
+    return sorted(entry.name for entry in directory.iterdir() if not is_ours or entry.name not in own)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ from edgeship.build.backends.onnx_masks import bound_masks
 from edgeship.build.backends.onnx_quantizer import WholeTensorQuantizer
 from edgeship.build.backends.onnx_scales import fold_scales
 from edgeship.build.backends.products import refuse_without_products
+from edgeship.build.model_facts import CONSTANT_WEIGHTS_IR
 from edgeship.build.quiet import quiet
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -32,8 +33,6 @@ from edgeship_agent.runtime import open_engine
 RUNTIME: Final = "onnxruntime"
 #: DequantizeLinear has an axis from here on, so weights can be quantized per channel. Source: ONNX operator changelog.
 PER_CHANNEL_OPSET: Final = 13
-#: Weights need not be inputs from here on. Source: ONNX, docs/IR.md, version 4.
-_CONSTANT_WEIGHTS_IR: Final = 4
 #: Layers whose third input is a bias.
 _BIASED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _TYPES: Final = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -112,7 +111,7 @@ def _with_constant_weights(data: bytes) -> tuple[bytes, tuple[str, ...]]:
         return data, ()
     for value in listed:
         document.graph.input.remove(value)
-    document.ir_version = max(document.ir_version, _CONSTANT_WEIGHTS_IR)
+    document.ir_version = max(document.ir_version, CONSTANT_WEIGHTS_IR)
     return (
         document.SerializeToString(deterministic=True),
         (f"{len(listed)} weights that the model listed among its inputs are constants",),

@@ -78,13 +78,14 @@ def _named(arrays: Mapping[str, Array], spec: TensorSpec, count: int, path: Path
 
 def _samples(spec: TensorSpec, array: Array, path: Path) -> Array:
     call = spec.call_shape
-    wanted = f"{spec.dtype} [N, {', '.join(map(str, call))}]"
+    one = call[1:] if spec.batched else call
+    wanted = f"{spec.dtype} [{', '.join(map(str, ('N', *one)))}]"
     if array.dtype.name != spec.dtype:
         raise InputError("not what the model takes", file=path, key=spec.name, expected=wanted,
                          got=f"{array.dtype} {list(array.shape)}", next_step=_DESCRIBE)  # fmt: skip
     if array.ndim == len(call) + 1 and array.shape[1:] == call:
         found = array
-    elif spec.batched and array.ndim == len(call) and array.shape[1:] == call[1:]:
+    elif spec.batched and array.ndim == len(call) and array.shape[1:] == one:
         found = array[:, None]
     else:
         raise InputError("not what the model takes", file=path, key=spec.name, expected=wanted,

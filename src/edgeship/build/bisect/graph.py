@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from msgspec import Struct
 from onnx import helper, numpy_helper, shape_inference
 
+from edgeship.build.model_facts import CONSTANT_WEIGHTS_IR
 from edgeship_agent.contract.errors import InputError
 from edgeship_agent.runtime.engine import Array
 
@@ -153,7 +154,8 @@ class Graph:
             graph,
             opset_imports=self.document.opset_import,
             functions=self.document.functions,
-            ir_version=self.document.ir_version,
+            # the part's weights are constants, even where an old file lists the whole's among its inputs
+            ir_version=max(self.document.ir_version, CONSTANT_WEIGHTS_IR),
             producer_name="edgeship",
         )
 

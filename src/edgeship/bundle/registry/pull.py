@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from edgeship.bundle.disk import replacing, write_file
+from edgeship.bundle.disk import replacing, strangers, write_file
 from edgeship.bundle.layout import INDEX_FILE, LAYOUT_BYTES, LAYOUT_FILE, blob_path
 from edgeship.bundle.read import Bundle
 from edgeship.bundle.registry.client import Manifest, RegistryClient
@@ -33,6 +33,8 @@ T = TypeVar("T")
 _MAX_MANIFESTS: Final = 1000
 _MAX_EVIDENCE_BYTES: Final = 256 << 20
 _ENTRIES: Final = frozenset({"bundle", *EVIDENCE})
+#: Every pull writes it.
+_MARK: Final = f"bundle/{LAYOUT_FILE}"
 
 
 class Pulled(Struct, frozen=True, kw_only=True):
@@ -98,10 +100,9 @@ def _check_place(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise ConfigError("is in the way", file=directory, expected="a folder", next_step="name another with -o DIR")
-    strangers = sorted(entry.name for entry in directory.iterdir() if entry.name not in _ENTRIES)
-    if strangers:
+    if found := strangers(directory, _ENTRIES, [_MARK]):
         raise ConfigError("holds something that no pull wrote", file=directory, expected=", ".join(sorted(_ENTRIES)),
-                          got=", ".join(strangers[:5]), next_step="name another folder with -o DIR")  # fmt: skip
+                          got=", ".join(found[:5]), next_step="name another folder with -o DIR")  # fmt: skip
 
 
 def _signed(client: RegistryClient, index: Manifest, referrers: tuple[oci.Descriptor, ...], author_key: str) -> Signed:
