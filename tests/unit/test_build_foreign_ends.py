@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -93,6 +94,32 @@ def test_operators_without_half_precision_stay_float32(
     assert [each.data_type for each in onnx.load(tmp_path / "half.onnx").graph.initializer if each.name == "w"] == [
         TensorProto.FLOAT16
     ]
+
+
+@pytest.mark.parametrize(
+    ("operator", "options"),
+    [("Imputer", {"imputed_value_floats": [0.5], "replaced_value_float": 9.0}), ("Binarizer", {"threshold": 0.25}),
+     ("Scaler", {"offset": [0.25], "scale": [2.0]})],
+)  # fmt: skip
+def test_what_follows_a_classical_operator_goes_back_to_half_precision(
+    tmp_path: Path, operator: str, options: dict[str, Any]
+) -> None:
+    """Such operators stay in single precision; where their results' type was unknown, halves were multiplied by them."""
+    model = _scaled(TensorProto.FLOAT, 2.0)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    place, node = next((place, each) for place, each in enumerate(model.graph.node) if each.op_type == "Tanh")
+    model.graph.node.remove(node)
+    classical = helper.make_node(operator, [node.input[0]], ["classical"], domain="ai.onnx.ml", **options)
+    doubled = helper.make_node("Mul", ["classical", "double"], [node.output[0]])
+    model.graph.node.insert(place, classical)
+    model.graph.node.insert(place + 1, doubled)
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1), 2.0, np.float32), "double"))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    lower(tmp_path / "model.onnx", "fp16", tmp_path / "half.onnx")
+    x = np.random.default_rng(7).normal(size=(1, 6)).astype(np.float32)
+    whole, half = (_run((tmp_path / name).read_bytes(), x) for name in ("model.onnx", "half.onnx"))
+    assert np.any(whole)
+    assert metrics.relative_rms(half, whole) < 2e-3
 
 
 def test_operators_of_old_converters_get_their_present_numbers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper, shape_inference, version_converter
 
 from edgeship.build.model_facts import graphs_of
 from edgeship.build.quiet import quiet
@@ -24,6 +24,8 @@ _LARGEST_FOUR_BITS: Final = 7
 _BLOCKS_OPSET: Final = 21
 #: Source: IEEE 754, binary16.
 _LARGEST_HALF: Final = 65504.0
+#: Trees, scalers and their like, which ONNX Runtime computes in single precision.
+_CLASSICAL: Final = "ai.onnx.ml"
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 #: Dynamic int8 of convolutions lies further off than anything else (build.md, trap 3): products only.
 _DYNAMIC: Final = ("MatMul", "Gemm", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
@@ -70,9 +72,42 @@ def _half(model: Path, file: Path) -> None:
                 node.name = next(name for count in itertools.count(index) if (name := f"float_{count}") not in names)
                 names.add(node.name)
             blocked.append(node.name)
-    made = convert_float_to_float16(document, keep_io_types=True, node_block_list=blocked)
+    made = convert_float_to_float16(_classical_typed(document), keep_io_types=True, node_block_list=blocked)
     _without_detours(made.graph, frozenset(blocked))
     _save(made, file)
+
+
+def _classical_typed(document: Any) -> Any:
+    """The model with the floats that classical operators give declared as such.
+
+    ONNX's inference knows few of these operators; where the type of a result is unknown, the converter puts no way back
+    to half precision behind it.
+    """
+    for _ in document.graph.node:
+        document = shape_inference.infer_shapes(document)
+        if not (found := _floats_of_classical(document.graph)):
+            break
+        document.graph.value_info.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in found
+        )  # fmt: skip
+    return document
+
+
+def _floats_of_classical(graph: Any) -> tuple[str, ...]:
+    """Results of classical operators that are float32 by their schema, or as their input is, and not declared."""
+    kinds = {each.name: each.type.tensor_type.elem_type for each in (*graph.input, *graph.value_info, *graph.output)}
+    kinds |= {each.name: each.data_type for each in graph.initializer}
+    found = []
+    for node in graph.node:
+        if node.domain != _CLASSICAL or not onnx.defs.has(node.op_type, _CLASSICAL):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, domain=_CLASSICAL)
+        taken = {formal.type_str: kinds.get(name, 0) for formal, name in zip(schema.inputs, node.input, strict=False)}
+        for formal, name in zip(schema.outputs, node.output, strict=False):
+            is_float = formal.type_str == "tensor(float)" or taken.get(formal.type_str) == TensorProto.FLOAT
+            if name and is_float and not kinds.get(name):
+                found.append(name)
+    return tuple(found)
 
 
 def _takes_half(node: Any, opsets: Mapping[str, int]) -> bool:
