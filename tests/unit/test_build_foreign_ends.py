@@ -104,7 +104,7 @@ def test_operators_without_half_precision_stay_float32(
 def test_what_follows_a_classical_operator_goes_back_to_half_precision(
     tmp_path: Path, operator: str, options: dict[str, Any]
 ) -> None:
-    """Such operators stay in single precision; where their results' type was unknown, halves were multiplied by them."""
+    """They stay in single precision; where the type of what they give was unknown, halves were multiplied by it."""
     model = _scaled(TensorProto.FLOAT, 2.0)
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
     place, node = next((place, each) for place, each in enumerate(model.graph.node) if each.op_type == "Tanh")

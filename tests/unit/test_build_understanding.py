@@ -148,28 +148,51 @@ def dataset(**given: object) -> Dataset:
 
 
 SCORE = np.linspace(0, 1, 4)[:, None].astype(np.float32)
+FED = [{"x": np.zeros((1, 2, 2, 3), np.uint8)}] * 4
 
 
 def test_one_score_beside_zeros_and_ones_is_judged_by_auc() -> None:
     for given in ({"labels": (0, 1, 1, 0)}, {"targets": np.array([0.0, 1.0, 1.0, 0.0])}):
-        options, found = understanding.judged(OPTIONS, dataset(**given), SCORE, Listener())
+        options, found = understanding.judged(OPTIONS, dataset(**given), FED, SCORE, Listener())
         assert (options.metric, found.labels) == ("auc", (0, 1, 1, 0))
-    options, found = understanding.judged(OPTIONS, dataset(targets=np.array([0.0, 0.5, 1.0, 0.0])), SCORE, Listener())
+    between = dataset(targets=np.array([0.0, 0.5, 1.0, 0.0]))
+    options, found = understanding.judged(OPTIONS, between, FED, SCORE, Listener())
     assert (options.metric, found.labels) == ("auto", None)
+
+
+def test_an_input_given_back_beside_zeros_and_ones_is_judged_by_auc() -> None:
+    """Its highest entry names no class: by top1 an autoencoder was right by chance, before and after."""
+    labels = tuple([0, 1] * 20)
+    heard = Listener()
+    for shape in ((4, 4, 1), (6,)):
+        x = np.random.default_rng(2).random((40, *shape)).astype(np.float32)
+        fed = [{"x": each[None]} for each in x]
+        options, _ = understanding.judged(OPTIONS, dataset(labels=labels), fed, x + 0.01, heard)
+        assert options.metric == "auc"
+    assert heard.lines[0].startswith("metric note: an output of the input's shape")
+
+
+def test_as_many_scores_as_features_are_still_scores_of_classes() -> None:
+    labels = tuple([0, 1] * 20)
+    fed = [{"x": np.zeros((1, 3), np.float32)}] * 40
+    scores = np.eye(3, dtype=np.float32)[list(labels)]
+    assert understanding.judged(OPTIONS, dataset(labels=labels), fed, scores, Listener())[0].metric == "auto"
+    three = structs.replace(OPTIONS, metric="top1")
+    assert understanding.judged(three, dataset(labels=labels), fed, scores[:, ::-1], Listener())[0].metric == "top1"
 
 
 def test_whole_numbers_are_targets_of_errors() -> None:
     options = structs.replace(OPTIONS, metric="mae")
-    _, found = understanding.judged(options, dataset(labels=(3, 1, 0, 2)), SCORE, Listener())
+    _, found = understanding.judged(options, dataset(labels=(3, 1, 0, 2)), FED, SCORE, Listener())
     assert found.labels is None and found.targets is not None and found.targets.tolist() == [3.0, 1.0, 0.0, 2.0]
 
 
 def test_several_whole_numbers_a_sample_need_a_metric_of_ones_own() -> None:
     masks = np.zeros((4, 3, 3), np.uint8)
     with pytest.raises(InputError, match="several whole numbers"):
-        understanding.judged(OPTIONS, dataset(targets=masks), SCORE, Listener())
+        understanding.judged(OPTIONS, dataset(targets=masks), FED, SCORE, Listener())
     mine = structs.replace(OPTIONS, metric="mine:dice")
-    assert understanding.judged(mine, dataset(targets=masks), SCORE, Listener())[1].targets is masks
+    assert understanding.judged(mine, dataset(targets=masks), FED, SCORE, Listener())[1].targets is masks
 
 
 TRAINED = (

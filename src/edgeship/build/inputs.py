@@ -153,7 +153,8 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (_stacked(each, source) for each in answers)
         _check_finite(outputs, source)
-        options, evaluation = understanding.judged(options, evaluation, next(iter(outputs.values())), progress)
+        first = next(iter(outputs.values()))
+        options, evaluation = understanding.judged(options, evaluation, evaluation_inputs, first, progress)
         fed = _fold(options, (contracts, source), (calibration, evaluation), (calibration_inputs, evaluation_inputs))
         for sentence in fed.sentences:
             progress.step("input", sentence, "note")

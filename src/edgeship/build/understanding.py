@@ -47,16 +47,22 @@ def check_columns(calibration: Dataset, evaluation: Dataset) -> None:
 
 
 def judged(
-    options: BuildOptions, evaluation: Dataset, first: Array, progress: Progress
+    options: BuildOptions,
+    evaluation: Dataset,
+    fed: Sequence[Mapping[str, Array]],
+    first: Array,
+    progress: Progress,
 ) -> tuple[BuildOptions, Dataset]:
     """The metric that is meant and the right answers as it reads them, by what the source answers.
 
     Whole numbers that were saved as floats are classes where the output scores classes, and classes are numbers where
-    the metric is one of errors. One score beside the labels 0 and 1 is judged by how it ranks.
+    the metric is one of errors. One score beside the labels 0 and 1 is judged by how it ranks, and so is how far an
+    answer lies from the input that it gives back.
 
     Args:
         options: of the build.
         evaluation: as it was read.
+        fed: its samples as the source takes them, with a batch axis of 1.
         first: the source's first output, [N, …].
         progress: told what is not as the data's form alone says.
     """
@@ -75,11 +81,30 @@ def judged(
     if evaluation.targets is not None and evaluation.targets[0].size > 1 and np.isin(evaluation.targets, (0, 1)).all():
         progress.step("metric", "y holds zeros and ones, several a sample: judged by rmse; a metric of yours reads "
                       "them as labels or masks (--metric MODULE:FUNCTION)", "note")  # fmt: skip
-    one_score = first[0].size == 1 and not metrics.names_class(first)
-    if one_score and evaluation.labels is not None and set(evaluation.labels) == {0, 1}:
-        progress.step("metric", "one score beside the labels 0 and 1: judged by auc", "note")
-        return structs.replace(options, metric="auc"), evaluation
+    if evaluation.labels is None or set(evaluation.labels) != {0, 1}:
+        return options, evaluation
+    for is_meant, what in (
+        (first[0].size == 1 and not metrics.names_class(first), "one score"),
+        (_gives_back(fed, first, evaluation.labels), "an output of the input's shape (how far it is from the input)"),
+    ):
+        if is_meant:
+            progress.step("metric", f"{what} beside the labels 0 and 1: judged by auc", "note")
+            return structs.replace(options, metric="auc"), evaluation
     return options, evaluation
+
+
+def _gives_back(fed: Sequence[Mapping[str, Array]], first: Array, labels: Sequence[int]) -> bool:
+    """Whether the first output is the input once more, as an autoencoder's.
+
+    A row may be scores of as many classes as there are features: those are right more often than the commonest label.
+    """
+    given = list(fed[0].values())
+    if len(given) != 1 or given[0].shape[1:] != first.shape[1:] or first[0].size <= 2:
+        return False
+    if first[0].ndim > 1:
+        return True
+    said = [each[0] for each in metrics.answers(first, 1)]
+    return bool(label_check.no_better_than_chance(said, labels))
 
 
 def doubt(
