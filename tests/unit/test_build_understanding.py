@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from edgeship.build import data, feeding_check, inputs, understanding
+from edgeship.build import data, feeding_check, inputs, metrics, understanding
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
 from edgeship_agent.contract.errors import InputError
@@ -179,6 +179,23 @@ def test_as_many_scores_as_features_are_still_scores_of_classes() -> None:
     assert understanding.judged(OPTIONS, dataset(labels=labels), fed, scores, Listener())[0].metric == "auto"
     three = structs.replace(OPTIONS, metric="top1")
     assert understanding.judged(three, dataset(labels=labels), fed, scores[:, ::-1], Listener())[0].metric == "top1"
+
+
+def test_a_source_that_is_right_on_next_to_nothing_proves_nothing() -> None:
+    """Its share cannot fall by the margin, so any variant whatever would have passed."""
+    scores = {"y": np.eye(10, dtype=np.float32)[[3] * 100]}
+    for right, is_refused in ((1, True), (2, False)):
+        labels = (3,) * right + (4,) * (100 - right)
+        judge, evaluation = metrics.Top(labels=labels), dataset(labels=labels, samples=FED * 25)
+        if is_refused:
+            with pytest.raises(InputError, match=r"right on next to nothing.*would not show") as refusal:
+                understanding.check_found(judge, evaluation, scores)
+            assert (refusal.value.key, refusal.value.got) == ("top1", "0.0100")
+        else:
+            assert understanding.check_found(judge, evaluation, scores) is None
+    assert understanding.check_found(metrics.Agreement(), evaluation, scores) is None
+    few = dataset(labels=(4,) * 10, samples=FED[:2] * 5)
+    assert understanding.check_found(metrics.Top(labels=(4,) * 10), few, {"y": scores["y"][:10]}) is None
 
 
 def test_whole_numbers_are_targets_of_errors() -> None:

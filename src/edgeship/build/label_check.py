@@ -22,7 +22,7 @@ _GAIN: Final = 0.3
 #: The best of all orders is looked for with so many samples a class at least, and must find this share.
 _SAMPLES_PER_CLASS: Final = 10
 _FOUND_BY_ANY_ORDER: Final = 0.6
-_LEAST_SAMPLES: Final = 20
+LEAST_SAMPLES: Final = 20
 #: Standard deviations by which samples that only the other numbering gets right must outnumber the opposite ones.
 #: Source: McNemar's test; 4 is passed by chance once in 30,000 data sets, and by twenty reversed samples.
 _DEVIATIONS: Final = 4.0
@@ -81,7 +81,7 @@ def other_numbering(said: Sequence[int], labels: Sequence[int], classes: int, na
     ''
     """
     told, wanted = np.asarray(said), np.asarray(labels)
-    if len(wanted) < _LEAST_SAMPLES or classes < 2 or len(np.unique(wanted)) < 2:
+    if len(wanted) < LEAST_SAMPLES or classes < 2 or len(np.unique(wanted)) < 2:
         return ""  # labels of one class prove no order: the model may be wrong on that class
     own = float((told == wanted).mean())
     for words, changed, found in _numberings(told, wanted, classes, names):
@@ -105,7 +105,7 @@ def no_better_than_chance(said: Sequence[int], labels: Sequence[int]) -> str:
     told, wanted = np.asarray(said), np.asarray(labels)
     own = float((told == wanted).mean())
     commonest = float(np.bincount(wanted).max()) / len(wanted)
-    if len(wanted) < _LEAST_SAMPLES or len(np.unique(wanted)) < 2 or own > commonest:
+    if len(wanted) < LEAST_SAMPLES or len(np.unique(wanted)) < 2 or own > commonest:
         return ""
     shares = f"the source is right on {own:.0%} of the samples, and the commonest class makes {commonest:.0%}"
     return shares.replace("%", " %") + ": check labels and preprocessing"
@@ -117,7 +117,7 @@ def reversed_ranking(area: float, samples: int) -> str:
     >>> reversed_ranking(0.05, 100)
     'the source ranks the wrong way: its area under the curve is 0.050'
     """
-    if samples < _LEAST_SAMPLES or area >= _REVERSED_AUC:
+    if samples < LEAST_SAMPLES or area >= _REVERSED_AUC:
         return ""
     return f"the source ranks the wrong way: its area under the curve is {area:.3f}"
 

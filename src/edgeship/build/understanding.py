@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -17,6 +18,8 @@ from edgeship_agent.contract.errors import InputError
 from edgeship_agent.contract.manifest import OutputContract
 from edgeship_agent.runtime.engine import Array
 
+#: Metrics that are shares of right answers, of all samples or of those of a class.
+_SHARES: Final = re.compile(r"top\d+$|recall:|worst_recall$|f1(:|$)")
 #: Metrics without which an unlabelled set may have been meant to be labelled.
 _WITHOUT_LABELS: Final = frozenset({"auto", "agreement", "closeness"})
 
@@ -107,6 +110,23 @@ def _gives_back(fed: Sequence[Mapping[str, Array]], first: Array, labels: Sequen
     return bool(label_check.no_better_than_chance(said, labels))
 
 
+def check_found(task: metrics.Metric, evaluation: Dataset, outputs: Mapping[str, Array]) -> None:
+    """Refuse a share of right answers that is next to nothing for the source itself: no variant can fall far below.
+
+    Raises:
+        InputError: it is.
+    """
+    if not _SHARES.match(task.name) or len(evaluation) < label_check.LEAST_SAMPLES:
+        return
+    found = task.compare(outputs, outputs).figures.value
+    if found < metrics.LEAST_FOUND:
+        raise InputError("the source itself is right on next to nothing: whatever a variant lost, it would not show",
+                         file=evaluation.path, key=task.name, expected=f"≥ {metrics.LEAST_FOUND}", got=f"{found:.4f}",
+                         next_step="check labels and preprocessing; a model that does not answer with the labels' "
+                                   "classes is judged by a metric of yours (--metric MODULE:FUNCTION), or without "
+                                   "labels")  # fmt: skip
+
+
 def doubt(
     task: metrics.Metric,
     evaluation: Dataset,
@@ -128,6 +148,7 @@ def doubt(
         progress.step("data", f"ground truth: {note}", "note")
     if found := label_check.check(task, evaluation, outputs, output):
         progress.step("labels", found, "undecided")
+    check_found(task, evaluation, outputs)
     feeding_check.check(evaluation, fed[1], outputs, lambda samples: opened.run(samples, "source", progress))
     for found in feeding_check.doubts(*fed, outputs):
         progress.step("input", found, "undecided")

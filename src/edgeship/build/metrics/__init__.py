@@ -3,7 +3,7 @@
 A new metric is one class with a name and :meth:`Metric.compare`, and one line in :mod:`edgeship.build.metrics.choose`.
 """
 
-from edgeship.build.metrics.choose import ERRORS, NAMES, MetricRequest, check_name, choose, of_classes
+from edgeship.build.metrics.choose import ERRORS, LEAST_FOUND, NAMES, MetricRequest, check_name, choose, of_classes
 from edgeship.build.metrics.class_recalls import class_recalls, found_classes, lost_classes
 from edgeship.build.metrics.confusion import confusion
 from edgeship.build.metrics.fidelity import (
@@ -22,6 +22,7 @@ from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
 
 __all__ = [
     "ERRORS",
+    "LEAST_FOUND",
     "NAMES",
     "Agreement",
     "Cells",

@@ -269,10 +269,10 @@ def _map(request: MetricRequest) -> Metric:
     truth = read_objects(request.ground_truth, asked)
     metric = MeanAveragePrecision(name=request.name, truth=truth.objects, decoding=decoding, notes=truth.notes)
     found = metric.of(request.outputs)
-    if found < _LEAST_FOUND:
+    if found < LEAST_FOUND:
         raise InputError(
             "the source itself finds next to nothing: whatever a variant lost, it would not show",
-            file=request.postprocess or request.ground_truth, key=request.name, expected=f"≥ {_LEAST_FOUND}",
+            file=request.postprocess or request.ground_truth, key=request.name, expected=f"≥ {LEAST_FOUND}",
             got=f"{found:.4f}",
             next_step="check channels_first, format, width, height and the columns; that the ground truth lists the "
                       "images in the order of the data; and the preprocessing",
@@ -289,8 +289,8 @@ def _told_apart(decoding: Decoding, outputs: Outputs) -> int:
     return int(outputs[decoding.scores].shape[-2 if decoding.channels_first else -1])
 
 
-#: A detector that finds less by itself was decoded or fed wrongly, and a drop within one point of it proves nothing.
-_LEAST_FOUND: Final = 0.02
+#: A source that finds less by itself was decoded, fed or labelled wrongly: a drop within one point proves nothing.
+LEAST_FOUND: Final = 0.02
 _NEEDED: Final = {
     "postprocess": "--postprocess FILE.toml",
     "ground_truth": "--ground-truth FILE.json (COCO) or a folder of YOLO text files",
