@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeship.build import preprocess, project, project_template, sources
+from edgeship.build import preprocess, project, project_template, sources, target_files
 from edgeship.build.options import BuildOptions
 from edgeship_agent.contract.errors import ConfigError
 from edgeship_agent.contract.manifest import TensorSpec
+from edgeship_agent.runtime import isa
 from tests import models
 
 LEAST = '[model]\nsource = "net.onnx"\n[data]\ncalibration = "c.npz"\nevaluation = "e.npz"\n'
@@ -199,6 +200,23 @@ def test_init_looks_at_the_only_model_and_finds_the_data(tmp_path: Path) -> None
     assert (said.data.calibration, said.data.evaluation) == ("calibration.npz", "evaluation.npz")
     assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "calibration.npz", "evaluation.npz",
                                                          "edgeship.toml"}  # fmt: skip
+
+
+def test_init_chooses_a_target_whose_kernels_this_machine_has(tmp_path: Path) -> None:
+    models.classifier(tmp_path / "net.onnx")
+    done = _edgeship(tmp_path, "init")
+    assert done.returncode == 0, done.stderr
+    (name,) = project.read(tmp_path / "edgeship.toml").targets
+    assert set(target_files.load(name).isa) <= set(isa.isa_features())
+
+
+@pytest.mark.parametrize(
+    ("isa_class", "target"),
+    [("x86_64", "x86-64-v2"), ("x86_64+vnni", "x86-64-server"), ("aarch64", "raspberry-pi-4"),
+     ("aarch64+dotprod", "raspberry-pi-5"), ("riscv64", "raspberry-pi-5")],
+)  # fmt: skip
+def test_the_first_target_is_like_the_machine(isa_class: str, target: str) -> None:
+    assert project_template.first_target(isa_class) == target
 
 
 def test_init_overwrites_nothing_and_asks_nothing(tmp_path: Path) -> None:

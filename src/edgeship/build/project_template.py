@@ -22,6 +22,10 @@ _WIDTH: Final = 110
 _DATA: Final = frozenset({".npz", ".csv", ".parquet"})
 _ROLES: Final = {"calibration": ("calib", "train"), "evaluation": ("eval", "val", "test")}
 
+#: The target that a project starts with, by the ISA class of this machine: its own int8 kernels judge it.
+_FIRST_TARGET: Final = {"x86_64+vnni": "x86-64-server", "x86_64": "x86-64-v2", "aarch64": "raspberry-pi-4"}
+_OTHER_TARGET: Final = "raspberry-pi-5"
+
 
 class Answers(Struct, frozen=True, kw_only=True):
     """What the new file is to say.
@@ -33,6 +37,15 @@ class Answers(Struct, frozen=True, kw_only=True):
 
     values: Mapping[str, Any]
     found: tuple[str, ...] = ()
+
+
+def first_target(isa_class: str) -> str:
+    """The hardware target that is like a machine of this ISA class, so that figures taken on it hold for the target.
+
+    >>> first_target("x86_64+vnni"), first_target("x86_64")
+    ('x86-64-server', 'x86-64-v2')
+    """
+    return _FIRST_TARGET.get(isa_class, _OTHER_TARGET)
 
 
 def find_data(folder: Path) -> dict[str, str]:

@@ -14,9 +14,6 @@ from edgeship_agent.contract.errors import ConfigError
 
 #: Suffixes that no other kind of file has; a model of another kind is named.
 _CERTAIN: Final = (".onnx", ".tflite", ".keras", ".h5", ".pt2", ".skops", ".ubj")
-#: The target that a project starts with, by what this machine is.
-_FIRST_TARGET: Final = {"x86_64": "x86-64-server"}
-_OTHER_TARGET: Final = "raspberry-pi-5"
 _FILE: Final = click.Path(path_type=Path)
 
 
@@ -79,11 +76,12 @@ def init(
 
 def _values(source: str, targets: tuple[str, ...], found: dict[str, str], output: Path) -> dict[str, Any]:
     from edgeship.build.project import SCHEMA_VERSION
-    from edgeship_agent.runtime.isa import architecture
+    from edgeship.build.project_template import first_target
+    from edgeship_agent.runtime.isa import isa_class
 
     return {
         "schema_version": SCHEMA_VERSION,
-        "targets": list(targets) or [_FIRST_TARGET.get(architecture(), _OTHER_TARGET)],
+        "targets": list(targets) or [first_target(isa_class())],
         "model.source": _beside(source, output),
         "data.calibration": found.get("calibration", "calibration.npz"),
         "data.evaluation": found.get("evaluation", "evaluation.npz"),
