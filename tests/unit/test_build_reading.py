@@ -289,6 +289,14 @@ def test_what_a_folder_hides_is_said(tmp_path: Path) -> None:
     assert "1 images are turned by their EXIF tag" in notes
 
 
+def test_what_macos_packs_beside_a_folder_is_no_class(tmp_path: Path) -> None:
+    for place in ("cat", "dog", "__MACOSX/cat", "dog/__MACOSX"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(tmp_path / place / "p.png")
+    found = data.load(tmp_path, GREY)
+    assert (found.class_names, found.files, found.notes) == (("cat", "dog"), ("cat/p.png", "dog/p.png"), ())
+
+
 def test_halves_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
     for half in ("train", "val"):
         (tmp_path / half / "cat").mkdir(parents=True)

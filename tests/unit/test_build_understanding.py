@@ -147,6 +147,23 @@ def dataset(**given: object) -> Dataset:
     return Dataset(**whole)  # type: ignore[arg-type]
 
 
+def test_another_number_of_classes_is_told_with_their_names_and_what_is_empty(tmp_path: Path) -> None:
+    for half in ("c", "e"):
+        for name in ("cat", "dog"):
+            (tmp_path / half).mkdir(exist_ok=True)
+            pictures(tmp_path / half / name, "1.png")
+    (tmp_path / "e" / "tmp").mkdir()
+    folders = (tmp_path / "c", tmp_path / "e")
+    more = understanding.wrong_number_of_classes(("cat", "dog", "tmp"), 2, folders)
+    assert (more.expected, more.got, more.exit_code) == ("2", "3 (cat, dog, tmp; no sample in tmp)", 2)
+    assert more.next_step == f"remove what is no class: {tmp_path / 'e' / 'tmp'}"
+    fewer = understanding.wrong_number_of_classes(("cat", "dog"), 3, folders)
+    assert fewer.got == "2 (cat, dog)"
+    assert "--labels" in fewer.next_step
+    many = understanding.wrong_number_of_classes([f"n{index}" for index in range(13)], 3, ())
+    assert many.got is not None and many.got.endswith("n11, …)")
+
+
 SCORE = np.linspace(0, 1, 4)[:, None].astype(np.float32)
 FED = [{"x": np.zeros((1, 2, 2, 3), np.uint8)}] * 4
 

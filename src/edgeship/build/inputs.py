@@ -349,8 +349,8 @@ def _output_contract(
                                     "classes (0 and 1), or --task raw")  # fmt: skip
     labels = options.labels or source.classes or evaluation.class_names
     if labels and len(labels) != count:
-        raise ConfigError("not one label per class", key="labels", expected=count, got=len(labels),
-                          next_step="name every class, in the order of the output, with --labels")  # fmt: skip
+        folders = () if options.labels or source.classes else (options.calibration, options.evaluation)
+        raise understanding.wrong_number_of_classes(labels, count, folders)
     sums = first.reshape(len(first), -1).sum(axis=1)
     shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")

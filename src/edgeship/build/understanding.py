@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,8 +14,9 @@ from edgeship.build import data, feeding_check, label_check, metrics, oracle
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
+from edgeship.build.reading.folders import samples_in
 from edgeship.build.reading.listed import how_to_label
-from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.errors import ConfigError, InputError
 from edgeship_agent.contract.manifest import OutputContract
 from edgeship_agent.runtime.engine import Array
 
@@ -22,6 +24,8 @@ from edgeship_agent.runtime.engine import Array
 _SHARES: Final = re.compile(r"top\d+$|recall:|worst_recall$|f1(:|$)")
 #: Metrics without which an unlabelled set may have been meant to be labelled.
 _WITHOUT_LABELS: Final = frozenset({"auto", "agreement", "closeness"})
+#: Classes that a sentence names.
+_MOST_NAMED: Final = 12
 
 
 def tell(options: BuildOptions, progress: Progress, calibration: Dataset, evaluation: Dataset) -> None:
@@ -47,6 +51,30 @@ def check_columns(calibration: Dataset, evaluation: Dataset) -> None:
             raise InputError("columns in another order than in the calibration data", file=evaluation.path, key=tensor,
                              expected=f"{others[place]} in place {place}", got=names[place],
                              next_step="save both tables with the columns in the order of the training")  # fmt: skip
+
+
+def wrong_number_of_classes(labels: Sequence[str], count: int, folders: Sequence[Path]) -> ConfigError:
+    """What is said of another number of classes than the model has: which were found, and which have no sample.
+
+    Args:
+        labels: the classes found, in order.
+        count: of the model's.
+        folders: of the data where its sub-folders may be the classes; none where somebody named the classes.
+    """
+    named = ", ".join(labels[:_MOST_NAMED]) + (", …" if len(labels) > _MOST_NAMED else "")
+    empty = [name for name in labels if _without_samples(name, folders)]
+    found = f"{len(labels)} ({named}" + (f"; no sample in {', '.join(empty[:_MOST_NAMED])})" if empty else ")")
+    next_step = "name every class, in the order of the output, with --labels"
+    if empty and len(labels) > count:
+        there = [str(folder / name) for name in empty for folder in folders if (folder / name).is_dir()]
+        next_step = f"remove what is no class: {', '.join(there[:_MOST_NAMED])}"
+    return ConfigError("not one label per class", key="labels", expected=count, got=found, next_step=next_step)
+
+
+def _without_samples(name: str, folders: Sequence[Path]) -> bool:
+    """Whether a class has a folder, and a sample in none of its folders."""
+    own = [folder / name for folder in folders if (folder / name).is_dir()]
+    return bool(own) and not any(samples_in(folder, deep=True) for folder in own)
 
 
 def judged(

@@ -21,6 +21,8 @@ _ARRAYS: Final = frozenset({".npy"})
 SAMPLES: Final = IMAGES | SOUNDS | _ARRAYS
 #: What file browsers and shells leave behind.
 _LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
+#: Folder of resource forks in archives that macOS packs.
+_FORKS: Final = "__MACOSX"
 #: Tag of the way a camera was held. Source: EXIF 2.32, 4.6.4.A, Orientation; 1 is upright.
 _ORIENTATION: Final = 0x0112
 _MOST_NAMED: Final = 3
@@ -47,7 +49,7 @@ def read_folder(path: Path, contracts: Sequence[InputContract], role: str = "") 
         raise InputError("a folder feeds a model with one input", file=path,
                          expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
                          next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
-    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not _hidden(folder, path))
     _check_no_halves(path, [folder.name for folder in classes])
     found = [(file, label) for label, folder in enumerate(classes) for file in samples_in(folder, deep=True)]
     labelled = bool(found)
@@ -83,7 +85,7 @@ def samples_in(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return any(part.startswith(".") or part == _FORKS for part in file.relative_to(folder).parts)
 
 
 def read_file(file: Path, contract: InputContract) -> Array:
