@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec import structs
 
 from edgeship.build import words
+from edgeship.build.metric_gate import FieldEvidence, judge_field
 from edgeship.build.schemes import S8S8, U8S7, U8S8, guarded, schemes
 from edgeship.build.select import Choice
+from edgeship.cli.build import _print_result
+from edgeship.statistics.disagreements import Disagreements
 from edgeship.targets import RuntimeEntry, Target
 from tests import builds
 
@@ -28,6 +32,26 @@ def test_a_rule_that_does_not_hold_is_printed_with_what_would_decide() -> None:
     assert (label, glyph) == ("int8", "undecided")
     assert text == "the interval crosses the margin; 3,100 more labels would decide"
     assert words.int8_lines(int8, int8, [builds.gate(int8, False)])[-1][2] == "failed"
+
+
+def test_a_claim_on_unlabelled_samples_is_told_by_the_bound_that_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    int8 = builds.variant("box", "litert", "int8", chosen=True, drop_high=0.0543)
+    other = builds.variant("box", "litert", "fp32", chosen=False)
+    counts = Disagreements(samples=940, found=2, both=0, only_reference=0, only_candidate=0, neither=0)
+    answer = judge_field(FieldEvidence(counts=counts), 0.01)
+    own = structs.replace(
+        builds.gate(int8, answer.holds), high=answer.difference.high, n=answer.n, evidence=answer.evidence,
+        sentence=answer.sentence,
+    )  # fmt: skip
+    assert answer.holds
+    assert words.drop_high(int8, [builds.gate(other, True), own]) == "+0.0077 (top1, 940 unlabelled)"
+    assert words.drop_high(other, [own]) == f"{other.metric.drop_high:+.4f}"
+    assert ("unlabelled", answer.sentence, "done") in words.int8_lines(int8, other, [own])
+    assert not [line for line in words.int8_lines(int8, other, [builds.gate(int8, True)]) if line[0] == "unlabelled"]
+    document = structs.replace(builds.document(), variants=(int8, other), gates=(own,), bundle="")
+    _print_result(document)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "int8" in line]
+    assert "+0.0077 (top1, 940 unlabelled)" in row and "0.0543" not in row
 
 
 def test_what_ships_and_what_does_not() -> None:

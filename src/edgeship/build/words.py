@@ -34,9 +34,30 @@ def int8_lines(int8: VariantReport, fp32: VariantReport, gates: Sequence[GateRep
     lines: list[Line] = [(int8.precision, f"{int8.target} · {int8.runtime} · {int8.scheme}", "done")]
     lines += [("note", note, "note") for note in int8.notes]
     lines += [("measured", _place(int8), "done"), ("", _compared(int8, fp32), "note")]
+    moved = next((each for each in gates if _by_unlabelled(each)), None)
+    lines += [("unlabelled", moved.sentence, "done")] if moved is not None and moved.holds else []
     return lines + [
         (int8.precision, _with_next(gate), "failed" if gate.holds is False else "undecided") for gate in _open(gates)
     ]
+
+
+def drop_high(variant: VariantReport, gates: Sequence[GateReport]) -> str:
+    """The upper end of the drop that a table shows: where unlabelled samples judged, theirs, with what they judged.
+
+    Args:
+        variant: whose it is.
+        gates: of every variant of the build.
+    """
+    own = (variant.target, variant.runtime, variant.precision)
+    for gate in gates:
+        if (gate.target, gate.runtime, gate.precision) == own and _by_unlabelled(gate) and gate.high is not None:
+            return f"{gate.high:+.4f} ({gate.id}, {gate.n:,} unlabelled)"
+    return f"{variant.metric.drop_high:+.4f}"
+
+
+def _by_unlabelled(gate: GateReport) -> bool:
+    """Whether the claim was moved to unlabelled samples, and these judged it."""
+    return "unlabelled" in gate.evidence
 
 
 def fp32_lines(fp32: VariantReport, gates: Sequence[GateReport]) -> list[Line]:

@@ -292,10 +292,12 @@ class _Live:
 
 
 def _print_result(document: BuildDocument) -> None:
+    from edgeship.build.words import drop_high
+
     rows = [
         (
             each.target, each.runtime, each.precision, str(each.size_bytes), f"{each.latency_p99_ms:.3g}",
-            "yes" if each.on_target else "no", f"{each.metric.value:.4f}", f"{each.metric.drop_high:+.4f}",
+            "yes" if each.on_target else "no", f"{each.metric.value:.4f}", drop_high(each, document.gates),
             "none" if each.relative_rms is None else f"{each.relative_rms:.4f}",
             "chosen" if each.chosen else each.verdict,
         )
