@@ -19,7 +19,7 @@ from msgspec import structs
 
 from edgeship.build import fallback, pipeline, toolchains
 from edgeship.build.options import BuildOptions
-from edgeship.build.progress import Silence
+from edgeship.build.progress import CANDIDATES, Silence
 from edgeship.build.schema import BuildDocument
 from edgeship.bundle import Bundle, verify
 from edgeship_agent.contract.errors import ConfigError, ConversionError, InputError
@@ -90,6 +90,16 @@ class Workspace:
 @pytest.fixture
 def work(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
+
+
+class Counts(Silence):
+    """Listens to what is counted."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def count(self, label: str, done: int, total: int) -> None:
+        self.labels.append(label)
 
 
 def _build(options: BuildOptions) -> pipeline.BuildResult:
@@ -172,9 +182,11 @@ def test_an_operator_that_a_user_keeps_stays_in_float(work: Workspace) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     assert conv.input[1] in weights, "its weights are read as they are, not from 8 bits"
     assert {each.name for each in document.sensitivity[0].operators if each.in_float} >= {"Conv_0"}
+    heard = Counts()
     with pytest.raises(ConfigError, match="no operator of this name") as refusal:
-        _build(structs.replace(quick, keep_float=("Conv_00",)))
+        pipeline.build(structs.replace(quick, keep_float=("Conv_00",)), heard)
     assert "Conv_0" in str(refusal.value.expected)
+    assert not [label for label in heard.labels if label.endswith(CANDIDATES)], "nothing was searched"
 
 
 def test_full_precision_ships_where_the_size_budget_allows_it(work: Workspace) -> None:

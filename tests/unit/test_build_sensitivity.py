@@ -105,6 +105,14 @@ def test_a_name_that_no_file_has_is_refused_with_near_ones() -> None:
     assert "conv1" in str(refusal.value.expected)
 
 
+def test_a_name_that_no_file_has_is_refused_before_the_last_runtime_is_searched() -> None:
+    keep = KeepFloat(["conv_1"], ["onnxruntime", "litert", "onnxruntime"])
+    operators = [Operator(name=name, kind="Conv", inputs=("x",), outputs=("y",)) for name in ("conv1", "pool")]
+    assert keep.among(operators, "onnxruntime", allowed=True) == ()
+    with pytest.raises(ConfigError, match="expected conv1"):
+        keep.among(operators, "litert", allowed=True)
+
+
 def test_names_are_no_matter_where_nothing_was_searched() -> None:
     KeepFloat(["conv"]).check()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from edgeship.build import data, routes, verify
 from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
@@ -75,13 +75,13 @@ class Goals(Struct, frozen=True, kw_only=True):
         max_relative_rms: limit of a quantized variant.
         size_bytes: budget, 0 for none.
         effort: ``quick``, ``normal`` or ``thorough``.
-        keep_float: names of operators that int8 leaves in float.
+        keep_float: operators that int8 leaves in float.
     """
 
     max_relative_rms: float
     size_bytes: int = 0
     effort: str = "normal"
-    keep_float: tuple[str, ...] = ()
+    keep_float: KeepFloat = field(default_factory=KeepFloat)
 
 
 class Workshop:
@@ -114,7 +114,7 @@ class Workshop:
         self._prober = Prober()
         self.tried: list[Attempt] = []
         self.searches: dict[str, Outcome] = {}
-        self.keep_float = KeepFloat(goals.keep_float)
+        self.keep_float = goals.keep_float
 
     def float_variant(self, runtime: str, target: Target) -> Built:
         """The float variant of a runtime; of a source that was quantized before, the source's own.

@@ -17,10 +17,12 @@ class KeepFloat:
 
     Args:
         names: as given.
+        runtimes: all that the build may ask; empty where nobody says so, and names are checked at the end alone.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str] = (), runtimes: Sequence[str] = ()) -> None:
         self._names = tuple(dict.fromkeys(names))
+        self._unasked = set(runtimes)
         self._found: set[str] = set()
         self._known: dict[str, None] = {}
 
@@ -34,11 +36,16 @@ class KeepFloat:
 
         Raises:
             ConversionError: it does not, and a name is among them.
+            ConfigError: this is the last runtime that could have a name, and none has it: no search begins.
         """
         own = {each.name for each in operators}
         self._known.update(dict.fromkeys(each.name for each in operators))
         found = tuple(name for name in self._names if name in own)
         self._found.update(found)
+        if self._unasked:
+            self._unasked.discard(runtime)
+            if not self._unasked:
+                self.check()
         if found and not allowed:
             raise ConversionError(f"--keep-float {found[0]}: the target computes nothing in float", target=runtime)
         return found

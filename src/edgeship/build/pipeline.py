@@ -40,6 +40,7 @@ from edgeship.build.cache.basis import open_cache
 from edgeship.build.cache.memory import Memory
 from edgeship.build.candidates import Goals, Workshop
 from edgeship.build.decide import Assessed, Decision, decide, stopped
+from edgeship.build.keep_float import KeepFloat
 from edgeship.build.microcontroller.export import C_ARRAY, write_variant
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Agree, Progress, never
@@ -183,8 +184,9 @@ def _open_site(
     if not memory.cache.found("source"):  # a build that begins anew will convert: better refused now than half-way
         for toolchain in routes.toolchains(read.source.format, _runtimes(targets)):
             ready(toolchain)
+    asked = _runtimes([target for target in targets if target.id not in hopeless])
     goals = Goals(max_relative_rms=options.max_relative_rms, size_bytes=options.size_bytes or 0,
-                  effort=options.effort, keep_float=options.keep_float)  # fmt: skip
+                  effort=options.effort, keep_float=KeepFloat(options.keep_float, asked))  # fmt: skip
     forms = routes.Forms(read.source, scratch / "forms", ready)
     workshop = Workshop(read, scratch, forms, goals, progress)
     return _Site(read=read, workshop=workshop, hopeless=hopeless, enough=enough)
