@@ -94,5 +94,6 @@ def test_damaged_and_unknown_files(tmp_path: Path) -> None:
 def test_what_may_not_be_read_is_refused_as_a_build_refuses_it(tmp_path: Path) -> None:
     """A kind that is known: the reason is the pickle, not the suffix."""
     (tmp_path / "model.pkl").write_bytes(b"\x80\x04}.")
-    with pytest.raises(InputError, match="a pickle can run any code"):
+    with pytest.raises(InputError, match="a pickle can run any code") as refusal:
         inspect_path(tmp_path / "model.pkl")
+    assert "edgeship build model.pkl … --allow-pickle" in str(refusal.value.next_step), "inspect has no such option"

@@ -97,6 +97,17 @@ def test_cost_counts_each_confusion_and_a_better_variant_has_a_negative_drop(tmp
     )  # two other draws
 
 
+@pytest.mark.parametrize(
+    "matrix", ["[[0,0,0,0],[0,0,0,0],[0,0,0,0],[0,0,0,0]]", "[[1,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,0,1]]"]
+)
+def test_costs_that_no_error_has_are_refused(matrix: str, tmp_path: Path) -> None:
+    table = tmp_path / "costs.toml"
+    table.write_text(f"[cost]\nmatrix = {matrix}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no error can cost anything") as refusal:
+        _figures("cost", cost_matrix=table)
+    assert (refusal.value.exit_code, refusal.value.file) == (2, str(table))
+
+
 @pytest.mark.parametrize("name", ["f1", "f1:3", "worst_recall", "auc:3", "cost"])
 def test_a_variant_that_never_differs_is_not_proven_by_few_samples(name: str, tmp_path: Path) -> None:
     table = tmp_path / "costs.toml"

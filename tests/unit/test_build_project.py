@@ -90,6 +90,8 @@ def test_every_option_of_a_build_has_a_key(tmp_path: Path) -> None:
         ("[budgets]\nsize_bytes = 1.5\n", "budgets.size_bytes", "a whole number or nothing", "a number"),
         ("[budgets]\nlatency_p99_ms = 0\n", "budgets.latency_p99_ms", "more than 0", "0.0"),
         ("[budgets]\nlatency_p99_ms = nan\n", "budgets.latency_p99_ms", "more than 0", "nan"),
+        ("[budgets]\nlatency_p99_ms = inf\n", "budgets.latency_p99_ms", "finite", "inf"),
+        ("[metric]\nmax_drop = inf\n", "metric.max_drop", "finite", "inf"),
         ("[metric]\nmax_drop = -0.1\n", "metric.max_drop", "0 or more", "-0.1"),
         ("[preprocessing]\nfile = 'a'\n[[preprocessing.input]]\n", "preprocessing", "file or", "both"),
         ("[model.x]\ny = 1\n", "model.x", "source | name", "x"),
@@ -231,6 +233,14 @@ def test_init_overwrites_nothing_and_asks_nothing(tmp_path: Path) -> None:
     done = _edgeship(tmp_path, "init", "--force")
     assert done.returncode == 2
     assert "net.onnx, other.onnx" in done.stderr
+
+
+def test_init_names_pytorchs_files_and_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "net.pt").write_bytes(b"x")
+    done = _edgeship(tmp_path, "init")
+    assert done.returncode == 2
+    assert "got net.pt" in done.stderr
+    assert "next: edgeship init net.pt;" in done.stderr and "--weights net.pt" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["-t", "no-such-board"], ["--input-shape", "odd"]])

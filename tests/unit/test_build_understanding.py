@@ -13,7 +13,7 @@ from PIL import Image
 from edgeship.build import data, feeding_check, inputs, metrics, understanding
 from edgeship.build.data import Dataset
 from edgeship.build.options import BuildOptions
-from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.errors import ConfigError, InputError
 from edgeship_agent.contract.manifest import InputContract
 
 PIXELS = InputContract(tensor="x", dtype="uint8", shape=(2, 2, 3))
@@ -145,6 +145,14 @@ def dataset(**given: object) -> Dataset:
     whole = {"path": Path("e.npz"), "samples": (), "labels": None, "class_names": (), "targets": None, "files": (),
              "digests": (), "digest": "", "columns": {}, "notes": (), **given}  # fmt: skip
     return Dataset(**whole)  # type: ignore[arg-type]
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    understanding.check_labels(("a", "A", "c"))
+    options = structs.replace(OPTIONS, labels=("a", "c", "a"))
+    with pytest.raises(ConfigError, match="the same name for several classes") as refusal:
+        inputs.read(options, Path(), Listener())
+    assert (refusal.value.exit_code, refusal.value.got) == (2, "a")
 
 
 def test_another_number_of_classes_is_told_with_their_names_and_what_is_empty(tmp_path: Path) -> None:

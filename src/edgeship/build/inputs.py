@@ -135,6 +135,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     """
     memory = memory or Memory(Cache(None), folder / "memory")
     metrics.check_name(options.metric)
+    understanding.check_labels(options.labels)
     source = sources.load(options.request, remembering(memory))
     progress.step("read", _described(source))
     for note in source.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -18,12 +19,14 @@ from edgeship.build.sources import BY_MARKER, BY_SUFFIX
 from edgeship.build.tflite_file import TfliteTensor, read_tflite
 from edgeship.bundle import Bundle
 from edgeship.bundle.layout import LAYOUT_FILE
-from edgeship_agent.contract.errors import InputError
+from edgeship_agent.contract.errors import EdgeshipError, InputError
 from edgeship_agent.contract.manifest import output_contract_hash
 
 INSPECTION_VERSION: Final = 1
 _IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _MAX_CLASSES: Final = 1000
+#: The option of builds that reads what may run code, which an inspection has not.
+_TRUST: Final = "--allow-pickle"
 
 
 class InspectedTensor(Struct, frozen=True, kw_only=True):
@@ -99,8 +102,14 @@ def inspect_path(path: Path) -> Inspection:
 def _trained(path: Path) -> Inspection:
     """A model that a framework reads, in its own environment, as a build would."""
     request = sources.SourceRequest(text=str(path))
-    sources.toolchain_of(request)  # refuses what may not be read, before any framework is asked
-    model = sources.load(request)
+    try:
+        sources.toolchain_of(request)  # refuses what may not be read, before any framework is asked
+        model = sources.load(request)
+    except EdgeshipError as error:
+        if _TRUST in error.message or _TRUST in (error.next_step or ""):
+            trusting = f"to look inside there is edgeship build {shlex.quote(path.name)} … {_TRUST}"
+            error.next_step = f"{error.next_step}; {trusting}" if error.next_step else trusting
+        raise
     tensors = [_spec("input", each.name, each.dtype, each.shape) for each in model.inputs]
     tensors += [_spec("output", each.name, each.dtype, each.shape) for each in model.outputs]
     return Inspection(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -276,8 +277,8 @@ def _check_choices(project: Project, path: Path) -> None:
 
 def _check_ranges(project: Project, path: Path) -> None:
     drop, budgets = project.metric.max_drop, project.budgets
-    if drop is not None and not drop >= 0:
-        raise ConfigError("out of range", file=path, key="metric.max_drop", expected="0 or more", got=drop,
+    if drop is not None and not 0 <= drop < math.inf:
+        raise ConfigError("out of range", file=path, key="metric.max_drop", expected="0 or more, and finite", got=drop,
                           next_step=_READ)  # fmt: skip
     positive = {"latency_p99_ms": budgets.latency_p99_ms, "size_bytes": budgets.size_bytes,
                 "max_relative_rms": budgets.max_relative_rms}  # fmt: skip
@@ -285,9 +286,9 @@ def _check_ranges(project: Project, path: Path) -> None:
         raise ConfigError("out of range", file=path, key="jobs", expected=f"1 to {MOST_JOBS}", got=project.jobs,
                           next_step=_READ)  # fmt: skip
     for key, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError("out of range", file=path, key=f"budgets.{key}", expected="more than 0", got=value,
-                              next_step=_READ)  # fmt: skip
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError("out of range", file=path, key=f"budgets.{key}", got=value,
+                              expected="more than 0, and finite", next_step=_READ)  # fmt: skip
 
 
 def _check_once(project: Project, path: Path) -> None:

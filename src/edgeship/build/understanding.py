@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,19 @@ def check_columns(calibration: Dataset, evaluation: Dataset) -> None:
             raise InputError("columns in another order than in the calibration data", file=evaluation.path, key=tensor,
                              expected=f"{others[place]} in place {place}", got=names[place],
                              next_step="save both tables with the columns in the order of the training")  # fmt: skip
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse class names of which two are the same: what is called so could be either.
+
+    Raises:
+        ConfigError: names those that occur more than once.
+    """
+    twice = [name for name, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise ConfigError("the same name for several classes", key="labels", expected="another name for each class",
+                          got=", ".join(twice[:_MOST_NAMED]),
+                          next_step="name every class once, in the order of the output, with --labels")  # fmt: skip
 
 
 def wrong_number_of_classes(labels: Sequence[str], count: int, folders: Sequence[Path]) -> ConfigError:

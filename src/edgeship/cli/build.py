@@ -19,6 +19,7 @@ from edgeship.cli import console, interrupts
 from edgeship.cli.build_options import first_words, options_of
 from edgeship.cli.pace import Pace, shown
 from edgeship.cli.source_options import source_options
+from edgeship.cli.values import Finite, Named
 from edgeship.cli.watched import has_own_process
 from edgeship_agent.contract.errors import ConfigError
 
@@ -32,7 +33,7 @@ _REDRAW_S: Final = 0.1
 #: Objects after which Python looks for cycles, by generation. A build makes many objects and few cycles; what it has
 #: remembered is chosen from again a twentieth sooner (1.00 to .96 s, medians of 12 in turns).
 _COLLECT_AFTER: Final = (50_000, 20, 20)
-_FILE: Final = click.Path(path_type=Path)
+_FILE: Final = Named()
 
 
 #: Results for a CI: the same options for every command that ends in a verdict.
@@ -59,12 +60,10 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--postprocess", type=_FILE, help="TOML: from raw outputs to boxes, for --metric map.")
 @click.option("--ground-truth", type=_FILE, help="Boxes: COCO JSON or a folder of YOLO text files, for --metric map.")
 @click.option("--unlabelled", type=_FILE, help="Samples without labels (.npz or folder): only disagreements need one.")
-@click.option("--max-drop", type=click.FloatRange(0),
+@click.option("--max-drop", type=Finite(0),
               help="Largest drop that must be proven: a fraction, dB for snr.  [0.01, 0.1 dB]")  # fmt: skip
-@click.option(
-    "--max-relative-rms", type=click.FloatRange(0, min_open=True), help="Largest relative RMS of int8.  [0.1]"
-)
-@click.option("--latency-p99-ms", type=click.FloatRange(0, min_open=True), help="Latency budget.")
+@click.option("--max-relative-rms", type=Finite(0, min_open=True), help="Largest relative RMS of int8.  [0.1]")
+@click.option("--latency-p99-ms", type=Finite(0, min_open=True), help="Latency budget.")
 @click.option("--size-bytes", type=click.IntRange(1), help="Size budget of a variant.")
 @click.option("--measure", metavar="SSH_ADDRESS", default="",
               help="Run the candidates on this device: ssh://user@host or ssh://user@host:port.")  # fmt: skip
@@ -99,7 +98,7 @@ FORM_FILE_OPTION: Final = click.option("--format-file", type=_FILE, help="Where 
 @click.option("--log-mlflow", is_flag=True, help="Log results to the source's MLflow run, or to a new one.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True,
               help="Processes that build for different runtimes at the same time; each measures alone.")  # fmt: skip
-@click.option("--step-timeout-s", type=click.FloatRange(1), default=900.0, show_default=True,
+@click.option("--step-timeout-s", type=Finite(1), default=900.0, show_default=True,
               help="A step that says nothing for so long is ended, and the next way tried.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="A fallback is a failure.")
 @click.option("--yes", is_flag=True, help="Install a missing converter without asking.")

@@ -15,6 +15,9 @@ from edgeship_agent.contract.errors import ConfigError
 if TYPE_CHECKING:
     from edgeship.build.schema import BuildDocument, GateReport
 
+#: Forms of an ID that the server answers: its first part → the whole.
+_ON_SERVER: Final = {"rollout": "rollout/ID[/GATE]", "incident": "incident/ID", "refusal": "refusal/DEVICE/ATTEMPT"}
+_FORMS: Final = ("build/GATE[@DIR]", "cache/PASS", *_ON_SERVER.values())
 _MARKS: Final = {True: "✔ holds", False: "✖ broken", None: "? undecided"}
 
 
@@ -39,6 +42,7 @@ def explain(subject: str, server: str, as_json: bool) -> None:
     if subject.startswith("build/"):
         document = _explain_build(subject)
     else:
+        _check_form(subject)
         from edgeship.cli.api_client import ApiClient
 
         with ApiClient(server) as client:
@@ -47,6 +51,20 @@ def explain(subject: str, server: str, as_json: bool) -> None:
         console.result_json(document)
         return
     _print(document)
+
+
+def _check_form(subject: str) -> None:
+    """Refuse what no server could answer before one is asked.
+
+    Raises:
+        ConfigError: the ID has none of the documented forms.
+    """
+    kind, _, rest = subject.strip("/").partition("/")
+    if kind in _ON_SERVER and rest:
+        return
+    meant = _ON_SERVER.get(kind, f"build/{subject}")
+    raise ConfigError("not an ID that can be explained", key="ID", expected=" | ".join(_FORMS),
+                      got=subject or "nothing", next_step=f"edgeship explain {meant}")  # fmt: skip
 
 
 def _explain_cache(subject: str, *, as_json: bool) -> None:

@@ -12,6 +12,8 @@ from edgeship.cli import console
 from edgeship.cli.watched import watched
 from edgeship_agent.contract.errors import ConfigError
 
+#: Suffixes of PyTorch's files: weights alone, a whole model or a program, which only looking inside can tell.
+_PYTORCH: Final = (".pt", ".pth")
 #: Suffixes that no other kind of file has; a model of another kind is named.
 _CERTAIN: Final = (".onnx", ".tflite", ".keras", ".h5", ".pt2", ".skops", ".ubj")
 _FILE: Final = click.Path(path_type=Path)
@@ -112,6 +114,12 @@ def _only_model() -> str:
     if found and sys.stdin.isatty():
         answer = click.prompt("Which model?", type=click.Choice(found), err=True)
         return str(answer)
+    if not found and (weights := project_template.candidates(Path(), _PYTORCH)):
+        name = console.word(weights[0])
+        raise ConfigError("which model?", key="MODEL", expected="one model file in this folder",
+                          got=f"{', '.join(weights[:5])}, which may hold weights alone",
+                          next_step=f"edgeship init {name}; where it holds weights: edgeship init FILE.py:FUNCTION "
+                                    f"--weights {name}")  # fmt: skip
     raise ConfigError("which model?", key="MODEL", expected="one model file in this folder",
                       got=", ".join(found[:5]) or "none", next_step="edgeship init MODEL")  # fmt: skip
 

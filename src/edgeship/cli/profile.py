@@ -11,6 +11,7 @@ import click
 from edgeship.cli import console
 from edgeship.cli.pace import Pace, shown
 from edgeship.cli.server_option import server_option
+from edgeship.cli.values import Finite
 
 if TYPE_CHECKING:
     from edgeship_agent.contract.profiling import ProfileResult, TaskResult
@@ -35,7 +36,7 @@ _MB: Final = 1e6
 @click.option("--memory-bytes", type=click.IntRange(1), help="What a measuring process may take on the device.")
 @click.option("--timeout-s", type=click.FloatRange(1, 3600), default=600.0, show_default=True,
               help="How long the device may take.")  # fmt: skip
-@click.option("--latency-p99-ms", type=click.FloatRange(0, min_open=True), help="Latency budget: exit code 3 above it.")
+@click.option("--latency-p99-ms", type=Finite(0, min_open=True), help="Latency budget: exit code 3 above it.")
 @server_option
 @console.json_option
 def profile(model: str, device_id: str, variant: str, server: str, as_json: bool, latency_p99_ms: float | None,

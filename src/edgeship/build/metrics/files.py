@@ -46,7 +46,8 @@ def read_costs(path: Path, classes: int, names: Sequence[str]) -> tuple[tuple[fl
         names: of its classes, where known.
 
     Raises:
-        ConfigError: unreadable, of another size, with a negative cost, or with names that are not the model's.
+        ConfigError: unreadable, of another size, with a negative cost or none at all, or with names that are not the
+            model's.
     """
     matrix, given = _costs_from_csv(path) if path.suffix.lower() == ".csv" else _costs_from_toml(path)
     if len(matrix) != classes or any(len(row) != classes for row in matrix):
@@ -57,6 +58,10 @@ def read_costs(path: Path, classes: int, names: Sequence[str]) -> tuple[tuple[fl
     if not np.isfinite(costs).all() or (costs < 0.0).any():
         raise ConfigError("a cost that is negative or no number", file=path, key="matrix", expected="costs ≥ 0",
                           got=f"{costs[~(costs >= 0.0)][0]:g}", next_step=_SEE)  # fmt: skip
+    if not costs[~np.eye(classes, dtype=bool)].any():
+        raise ConfigError("no error can cost anything", file=path, key="matrix",
+                          expected="a cost above 0 where the said class is not the right one", got="zeros",
+                          next_step=_SEE)  # fmt: skip
     if not given:
         return matrix
     if sorted(given) != sorted(names):
