@@ -223,6 +223,32 @@ def test_a_source_that_is_right_on_next_to_nothing_proves_nothing() -> None:
     assert understanding.check_found(metrics.Top(labels=(4,) * 10), few, {"y": scores["y"][:10]}) is None
 
 
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        (np.array([[0.2, 0.8], [1.0, 0.0]]), "2 shares of one a sample: judged by rmse"),
+        (np.array([[0.2, 0.9], [1.0, 0.0]]), "y holds 2 numbers a sample, and no classes: judged by rmse"),
+        (np.array([[-0.2, 1.2], [1.0, 0.0]]), "y holds 2 numbers a sample, and no classes: judged by rmse"),
+        (np.array([[1.0, 1.0], [1.0, 0.0]]), "zeros and ones, several a sample: judged by rmse"),
+    ],
+)
+def test_several_numbers_a_sample_are_judged_by_rmse_and_it_is_said(targets: np.ndarray, says: str) -> None:
+    heard = Listener()
+    assert understanding.judged(OPTIONS, dataset(targets=targets), FED, targets, heard)[0].metric == "auto"
+    (line,) = heard.lines
+    assert line.startswith("metric note: ") and says in line
+    assert ("argmax" in line) == ("shares" in says)
+
+
+def test_one_number_a_sample_and_a_metric_that_was_named_need_no_word() -> None:
+    heard = Listener()
+    numbers = np.array([[0.2, 0.9], [1.0, 0.0]])
+    understanding.judged(OPTIONS, dataset(targets=numbers[:, :1]), FED, numbers, heard)
+    for named in ({"metric": "rmse"}, {"metric": "mine:dice"}, {"task": "raw"}):
+        understanding.judged(structs.replace(OPTIONS, **named), dataset(targets=numbers), FED, numbers, heard)
+    assert heard.lines == []
+
+
 def test_whole_numbers_are_targets_of_errors() -> None:
     options = structs.replace(OPTIONS, metric="mae")
     _, found = understanding.judged(options, dataset(labels=(3, 1, 0, 2)), FED, SCORE, Listener())

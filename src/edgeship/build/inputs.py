@@ -49,8 +49,6 @@ _OF_NUMBERS: Final = frozenset({"map", "map50", "rmse", "mae", "snr"})
 #: Metrics whose drop is measured in something of their own.
 _NO_FRACTIONS: Final = frozenset({"snr", "cost"})
 TASKS: Final = ("auto", "classification", "raw")
-#: Shares of a probability vector add up to one within this.
-_SUM_TOLERANCE: Final = 1e-3
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
@@ -353,7 +351,7 @@ def _output_contract(
         folders = () if options.labels or source.classes else (options.calibration, options.evaluation)
         raise understanding.wrong_number_of_classes(labels, count, folders)
     sums = first.reshape(len(first), -1).sum(axis=1)
-    shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= _SUM_TOLERANCE).all())
+    shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= understanding.SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
 
 

@@ -25,6 +25,10 @@ from edgeship_agent.runtime.engine import Array
 _SHARES: Final = re.compile(r"top\d+$|recall:|worst_recall$|f1(:|$)")
 #: Metrics without which an unlabelled set may have been meant to be labelled.
 _WITHOUT_LABELS: Final = frozenset({"auto", "agreement", "closeness"})
+#: Shares of a probability vector add up to one within this.
+SUM_TOLERANCE: Final = 1e-3
+#: Axes of one row of numbers a sample.
+_OF_ROWS: Final = 2
 #: Classes that a sentence names.
 _MOST_NAMED: Final = 12
 
@@ -123,9 +127,8 @@ def judged(
                          got=f"{evaluation.targets.dtype} {list(evaluation.targets.shape)}",
                          next_step="name a metric of yours, --metric MODULE:FUNCTION, for masks and several labels a "
                                    "sample; or --metric rmse")  # fmt: skip
-    if evaluation.targets is not None and evaluation.targets[0].size > 1 and np.isin(evaluation.targets, (0, 1)).all():
-        progress.step("metric", "y holds zeros and ones, several a sample: judged by rmse; a metric of yours reads "
-                      "them as labels or masks (--metric MODULE:FUNCTION)", "note")  # fmt: skip
+    if evaluation.targets is not None and options.task == "auto" and (chosen := _numbers_chosen(evaluation.targets)):
+        progress.step("metric", chosen, "note")
     if evaluation.labels is None or set(evaluation.labels) != {0, 1}:
         return options, evaluation
     for is_meant, what in (
@@ -167,6 +170,20 @@ def check_found(task: metrics.Metric, evaluation: Dataset, outputs: Mapping[str,
                          next_step="check labels and preprocessing; a model that does not answer with the labels' "
                                    "classes is judged by a metric of yours (--metric MODULE:FUNCTION), or without "
                                    "labels")  # fmt: skip
+
+
+def _numbers_chosen(targets: Array) -> str:
+    """Why several numbers a sample are judged as numbers, and what would judge them otherwise; empty for one number."""
+    if targets[0].size < 2:
+        return ""
+    if np.isin(targets, (0, 1)).all():
+        return ("y holds zeros and ones, several a sample: judged by rmse; a metric of yours reads them as labels or "
+                "masks (--metric MODULE:FUNCTION)")  # fmt: skip
+    if targets.ndim == _OF_ROWS and (targets >= 0).all() and (np.abs(targets.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
+        return (f"y holds {targets.shape[1]} shares of one a sample: judged by rmse, as numbers; where they are shares "
+                "of classes, save class labels (y.argmax(axis=1)), which top1 judges")  # fmt: skip
+    return (f"y holds {targets[0].size} numbers a sample, and no classes: judged by rmse; --metric names another, "
+            "class labels (one whole number a sample) are judged by top1")  # fmt: skip
 
 
 def doubt(
