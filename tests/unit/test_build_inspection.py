@@ -59,6 +59,55 @@ def test_images(tmp_path: Path) -> None:
     assert inspect_path(tmp_path).classes == {"cat": 2, "dog": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "label"),
+    [("t.csv", "a,b,kind\n1,0.5,cat\n2,,dog\n3,1.5,cat\n", "kind"),
+     ("t.tsv", "a\tb\tlabel\n1\t0.5\tcat\n2\t\tdog\n3\t1.5\tcat\n", "label")],
+)  # fmt: skip
+def test_tables_are_read_as_a_build_reads_them(tmp_path: Path, name: str, text: str, label: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    found = inspect_path(tmp_path / name)
+    assert (found.kind, found.facts["samples"], found.facts["columns"], found.facts["label"]) == (
+        "data",
+        "3",
+        "3",
+        label,
+    )
+    assert found.classes == {"cat": 2, "dog": 1}
+    assert [each.dtype for each in found.tensors] == ["int64", "float64", "text"]
+    columns = [(each.role, each.name, each.low, each.high, each.not_finite) for each in found.tensors]
+    assert columns == [
+        ("column", "a", 1, 3, 0), ("column", "b", 0.5, 1.5, 1), ("column", label, None, None, 0)
+    ]  # fmt: skip
+
+
+def test_a_table_without_names_and_without_a_label(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("1,2\n3,4\n", encoding="utf-8")
+    found = inspect_path(tmp_path / "t.csv")
+    assert found.facts["label"].startswith("none: ")
+    assert found.facts["first row"].startswith("a sample")
+    (tmp_path / "t.csv").write_text("a,b\n", encoding="utf-8")
+    with pytest.raises(InputError, match="empty"):
+        inspect_path(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "samples", "classes"),
+    [(("hum/1.wav", "hum/2.wav", "knock/1.wav", "__MACOSX/1.wav"), "data", "3 (.wav)", {"hum": 2, "knock": 1}),
+     (("a/1.npy", "b/deep/2.npy"), "data", "2 (.npy)", {"a": 1, "b": 1}),
+     (("1.png", "2.jpg"), "images", "2 (.jpg, .png)", {})],
+)  # fmt: skip
+def test_folders_of_samples(
+    tmp_path: Path, files: tuple[str, ...], kind: str, samples: str, classes: dict[str, int]
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = inspect_path(tmp_path)
+    assert (found.kind, found.facts["samples"], found.classes) == (kind, samples, classes)
+    assert bool(found.facts["labels"]) == (not classes)
+
+
 def test_bundle_and_the_folder_of_a_build(tmp_path: Path) -> None:
     written = bundles.written(tmp_path)
     for path in (tmp_path, written.directory):
@@ -87,8 +136,10 @@ def test_damaged_and_unknown_files(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
     with pytest.raises(InputError, match="no such file"):
         inspect_path(tmp_path / "missing.onnx")
-    with pytest.raises(InputError, match="neither a bundle"):
+    (tmp_path / "objects.npy").unlink()  # what a folder of samples may hold
+    with pytest.raises(InputError, match="neither a bundle") as refusal:
         inspect_path(tmp_path)
+    assert refusal.value.next_step
 
 
 def test_what_may_not_be_read_is_refused_as_a_build_refuses_it(tmp_path: Path) -> None:

@@ -10,27 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from edgeship.build import sources
 from edgeship.build.data import UNREADABLE, check_unpacked
 from edgeship.build.model_facts import nodes_of, read_onnx, weight_bytes
+from edgeship.build.reading.folders import SAMPLES, classes_in, samples_in
+from edgeship.build.reading.tables import TABLES, Heading, answers_in, likely_label, open_table
 from edgeship.build.sources import BY_MARKER, BY_SUFFIX
 from edgeship.build.tflite_file import TfliteTensor, read_tflite
 from edgeship.bundle import Bundle
 from edgeship.bundle.layout import LAYOUT_FILE
 from edgeship_agent.contract.errors import EdgeshipError, InputError
 from edgeship_agent.contract.manifest import output_contract_hash
+from edgeship_agent.patterns.pictures import IMAGES
 
 INSPECTION_VERSION: Final = 1
-_IMAGES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+#: Columns of a table that are shown, each with its range.
+_MOST_COLUMNS: Final = 64
 _MAX_CLASSES: Final = 1000
 #: The option of builds that reads what may run code, which an inspection has not.
 _TRUST: Final = "--allow-pickle"
 
 
 class InspectedTensor(Struct, frozen=True, kw_only=True):
-    """An input, an output, or an array of a data file.
+    """An input, an output, or an array or column of a data file.
 
     Attributes:
         shape: numbers, or names where a size varies.
@@ -75,7 +79,7 @@ class Inspection(Struct, frozen=True, kw_only=True):
 
 
 def inspect_path(path: Path) -> Inspection:
-    """Look at a model, a data file, a folder of images or a bundle.
+    """Look at a model, a data file, a folder of samples or a bundle.
 
     Raises:
         InputError: missing, damaged, or of a kind that is not known.
@@ -127,18 +131,20 @@ def _folder(path: Path) -> Inspection:
     for candidate in (path, path / "bundle"):
         if (candidate / LAYOUT_FILE).is_file():
             return _bundle(candidate)
-    classes = {
-        folder.name: sum(file.suffix.lower() in _IMAGES for file in folder.iterdir())
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-    classes = {name: count for name, count in classes.items() if count}
-    if not classes:
-        raise InputError("neither a bundle nor a folder with one sub-folder of images per class", file=path,
-                         expected=f"{LAYOUT_FILE}, or sub-folders with {', '.join(sorted(_IMAGES))}")  # fmt: skip
-    files = [file for folder in path.iterdir() if folder.is_dir() for file in folder.iterdir() if file.is_file()]
-    return Inspection(kind="images", path=str(path), size_bytes=sum(file.stat().st_size for file in files),
-                      classes=classes, facts={"samples": f"{sum(classes.values()):,}"})  # fmt: skip
+    found = classes_in(path)
+    classes = {name: len(files) for name, files in found.items() if files}
+    files = [file for each in found.values() for file in each] or samples_in(path)
+    if not files:
+        raise InputError("neither a bundle nor a folder of samples", file=path,
+                         expected=f"{LAYOUT_FILE}, or {', '.join(sorted(SAMPLES))}, in one sub-folder per class",
+                         next_step="name a model, a data file, or the folder of the samples itself")  # fmt: skip
+    kinds = ", ".join(sorted({file.suffix.lower() for file in files}))
+    labels = "" if classes else "none: there are no sub-folders of classes; a table in the folder may name them"
+    return Inspection(
+        kind="images" if all(file.suffix.lower() in IMAGES for file in files) else "data",
+        path=str(path), size_bytes=sum(file.stat().st_size for file in files), classes=classes,
+        facts={"samples": f"{len(files):,} ({kinds})", "labels": labels},
+    )  # fmt: skip
 
 
 def _bundle(path: Path) -> Inspection:
@@ -277,12 +283,6 @@ def _arrays(path: Path) -> Inspection:
         raise InputError(f"not a readable array file: {error}", file=path,
                          next_step="write it with numpy.savez(FILE, x=…, y=…)") from error  # fmt: skip
     tensors = tuple(_array(name, array) for name, array in arrays.items())
-    labels = arrays.get("y")
-    classes = {}
-    if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub":
-        values, counts = np.unique(labels, return_counts=True)
-        if values.size <= _MAX_CLASSES:
-            classes = {str(value): int(count) for value, count in zip(values, counts, strict=True)}
     samples = {len(array) for name, array in arrays.items() if array.ndim}
     return Inspection(
         kind="data",
@@ -290,8 +290,47 @@ def _arrays(path: Path) -> Inspection:
         digest=_digest(path),
         size_bytes=path.stat().st_size,
         tensors=tensors,
-        classes=classes,
+        classes=_classes(arrays.get("y")),
         facts={"samples": " or ".join(f"{count:,}" for count in sorted(samples)) or "none"},
+    )
+
+
+def _classes(labels: Any) -> dict[str, int]:
+    """How many samples each class has, where these are labels of classes."""
+    import numpy as np
+
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iubU":
+        return {}
+    values, counts = np.unique(labels, return_counts=True)
+    if values.size > _MAX_CLASSES:
+        return {}
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _columns(path: Path) -> Inspection:
+    """A table, as a build reads it where no model says which columns are its own."""
+    table = open_table(path)
+    label = likely_label(table)
+    columns = [answers_in([line[index] for line in table.lines], comma=table.decimal_comma)
+               for index in range(len(table.header))]  # fmt: skip
+    shown = list(zip(table.header, columns, strict=True))[:_MOST_COLUMNS]
+    first = {
+        Heading.SAMPLE: "a sample: the columns have no names",
+        Heading.UNCLEAR: "a header or a sample, which a build refuses: put a row of names at the top",
+    }
+    return Inspection(
+        kind="data",
+        path=str(path),
+        digest=_digest(path),
+        size_bytes=path.stat().st_size,
+        tensors=tuple(structs.replace(_array(name, column), role="column") for name, column in shown),
+        classes={} if label is None else _classes(columns[label]),
+        facts={
+            "samples": f"{len(table.lines):,}",
+            "columns": f"{len(columns):,}" + (f", the first {len(shown)} shown" if len(shown) < len(columns) else ""),
+            "label": "none: call the column of right answers label" if label is None else table.header[label],
+            "first row": first.get(table.heading, ""),
+        },
     )
 
 
@@ -305,7 +344,8 @@ def _array(name: str, array: Any) -> InspectedTensor:
         not_finite = int(array.size - finite.size)
         if finite.size:
             low, high = float(finite.min()), float(finite.max())
-    return InspectedTensor(role="array", name=name, dtype=str(array.dtype), shape=array.shape, low=low, high=high,
+    dtype = "text" if array.dtype.kind == "U" else str(array.dtype)
+    return InspectedTensor(role="array", name=name, dtype=dtype, shape=array.shape, low=low, high=high,
                            not_finite=not_finite)  # fmt: skip
 
 
@@ -324,4 +364,5 @@ _READERS: Final[dict[str, Callable[[Path], Inspection]]] = {
     ".xml": _openvino,
     ".npz": _arrays,
     ".npy": _arrays,
+    **dict.fromkeys(sorted(TABLES), _columns),
 }

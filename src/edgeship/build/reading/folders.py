@@ -49,9 +49,8 @@ def read_folder(path: Path, contracts: Sequence[InputContract], role: str = "") 
         raise InputError("a folder feeds a model with one input", file=path,
                          expected="an .npz file with one array per input", got=f"{len(contracts)} inputs",
                          next_step="save the samples with numpy.savez, one array per input name")  # fmt: skip
-    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not _hidden(folder, path))
-    _check_no_halves(path, [folder.name for folder in classes])
-    found = [(file, label) for label, folder in enumerate(classes) for file in samples_in(folder, deep=True)]
+    classes = classes_in(path)
+    found = [(file, label) for label, files in enumerate(classes.values()) for file in files]
     labelled = bool(found)
     if not labelled:
         found = [(file, 0) for file in samples_in(path)]
@@ -61,7 +60,7 @@ def read_folder(path: Path, contracts: Sequence[InputContract], role: str = "") 
     return Read(
         samples=tuple({contracts[0].tensor: read_file(file, contracts[0])} for file in files),
         labels=tuple(label for _, label in found) if labelled else given.labels,
-        class_names=tuple(folder.name for folder in classes) if labelled else given.class_names,
+        class_names=tuple(classes) if labelled else given.class_names,
         targets=given.targets,
         files=tuple(str(file.relative_to(path)) for file in files),
         notes=(*given.notes, *_unread(path, [*files, *([table] if table else [])]), *_image_notes(files)),
@@ -76,6 +75,17 @@ def _listed(path: Path, files: Sequence[Path], role: str) -> tuple[Answers, Path
         if role != "calibration":
             raise
         return Answers(), None
+
+
+def classes_in(path: Path) -> dict[str, list[Path]]:
+    """Sub-folders of a folder in alphabetical order, and the samples below each; a class may have none.
+
+    Raises:
+        InputError: they are halves or kinds of files of a data set.
+    """
+    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not _hidden(folder, path))
+    _check_no_halves(path, [folder.name for folder in classes])
+    return {folder.name: samples_in(folder, deep=True) for folder in classes}
 
 
 def samples_in(folder: Path, *, deep: bool = False) -> list[Path]:

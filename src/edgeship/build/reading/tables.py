@@ -62,10 +62,7 @@ def read_table(path: Path, contracts: Sequence[InputContract], names: Sequence[s
         InputError: unreadable, other columns than the model takes, a cell that is no number, or a first row that may be
             a header or a sample.
     """
-    table = _parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
-    if not table.lines:
-        raise InputError("the data set is empty", file=path, expected="a header and one sample a row", got="no rows",
-                         next_step="give at least one sample")  # fmt: skip
+    table = open_table(path)
     if table.heading is Heading.UNCLEAR:
         raise InputError("is the first row a header or a sample?", file=path, got=_few(table.header),
                          next_step="put a row of names at the top, such as a,b,label; if it is one, call the column of "
@@ -78,6 +75,37 @@ def read_table(path: Path, contracts: Sequence[InputContract], names: Sequence[s
     named = {tensor: tuple(table.header[index] for index in found) for tensor, found in columns.items()}
     told = table.heading is Heading.NAMES and len(set(table.header)) == len(table.header)
     return structs.replace(read, columns=named if told else {})
+
+
+def open_table(path: Path) -> Table:
+    """A table as it stands in its file.
+
+    Raises:
+        ConfigError: Parquet, and no package that reads it.
+        InputError: unreadable, or without a sample.
+    """
+    table = _parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
+    if not table.lines:
+        raise InputError("the data set is empty", file=path, expected="a header and one sample a row", got="no rows",
+                         next_step="give at least one sample")  # fmt: skip
+    return table
+
+
+def likely_label(table: Table) -> int | None:
+    """The column of right answers, where no model says which are its own: one that is called so, else the only text.
+
+    >>> likely_label(Table(header=("a", "b", "kind"), lines=(("1", "2", "cat"), ("3", "", "dog"))))
+    2
+    >>> likely_label(Table(header=("label", "b"), lines=(("1", "x"),)))
+    0
+    >>> likely_label(Table(header=("a", "b"), lines=(("1", "2"),))) is None
+    True
+    """
+    called = _label_column(table, set())
+    if called is not None:
+        return called
+    texts = [index for index in range(len(table.header)) if _holds_text(table, index)]
+    return texts[0] if len(texts) == 1 else None
 
 
 def check_names(
