@@ -46,8 +46,8 @@ def test_a_claim_on_unlabelled_samples_is_told_by_the_bound_that_judged(capsys: 
     assert answer.holds
     assert words.drop_high(int8, [builds.gate(other, True), own]) == "+0.0077 (top1, 940 unlabelled)"
     assert words.drop_high(other, [own]) == f"{other.metric.drop_high:+.4f}"
-    assert ("unlabelled", answer.sentence, "done") in words.int8_lines(int8, other, [own])
-    assert not [line for line in words.int8_lines(int8, other, [builds.gate(int8, True)]) if line[0] == "unlabelled"]
+    assert ("claim", f"on unlabelled samples: {answer.sentence}", "done") in words.int8_lines(int8, other, [own])
+    assert not [line for line in words.int8_lines(int8, other, [builds.gate(int8, True)]) if line[0] == "claim"]
     document = structs.replace(builds.document(), variants=(int8, other), gates=(own,), bundle="")
     _print_result(document)
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "int8" in line]

@@ -35,7 +35,8 @@ def int8_lines(int8: VariantReport, fp32: VariantReport, gates: Sequence[GateRep
     lines += [("note", note, "note") for note in int8.notes]
     lines += [("measured", _place(int8), "done"), ("", _compared(int8, fp32), "note")]
     moved = next((each for each in gates if _by_unlabelled(each)), None)
-    lines += [("unlabelled", moved.sentence, "done")] if moved is not None and moved.holds else []
+    if moved is not None and moved.holds:
+        lines.append(("claim", f"on unlabelled samples: {moved.sentence}", "done"))
     return lines + [
         (int8.precision, _with_next(gate), "failed" if gate.holds is False else "undecided") for gate in _open(gates)
     ]
