@@ -225,6 +225,24 @@ def two_outputs(path: Path) -> Path:
     return _save(path, nodes, [_value("x", [1, 2, SIDE, SIDE])], outputs, constants, [helper.make_opsetid("", 13)])
 
 
+def one_score(path: Path, *, logit: bool = False) -> Path:
+    """A binary classifier with a single end: ``x`` [N, 16] to ``score`` [N, 1], a probability or its logit.
+
+    About a fifth of standard normal samples is of class 1.
+    """
+    rng = np.random.default_rng(12)
+    weights = {"w": rng.normal(0, 0.5, (16, 128)), "h": rng.normal(0, 0.5, (128, 1)), "b": np.asarray([-8.0])}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Relu", ["m"], ["r"]),
+        helper.make_node("Gemm", ["r", "h", "b"], ["score" if logit else "g"]),
+        *([] if logit else [helper.make_node("Sigmoid", ["g"], ["score"])]),
+    ]
+    constants = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    ends = [_value("x", ["N", 16])], [_value("score", ["N", 1])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def double_softmax(path: Path) -> Path:
     """A raw model with a softmax in double precision: ``x`` [1, 1, 8, 8] to ``y`` [1, 4, 8, 8]."""
     weights = np.random.default_rng(6).normal(0, 0.4, (4, 1, 3, 3)).astype(np.float32)

@@ -131,6 +131,8 @@ def _notes(inputs: Inputs, shipped: Sequence[Shipped]) -> dict[str, str]:
     notes = {"source_opset": str(inputs.source.opset)} if inputs.source.opset else {}
     values = inputs.source.options.get("input_values", {})
     notes |= {f"{GIVEN_VALUE}{name}": f"{value:g}" for name, value in values.items()}
+    if inputs.truth.one_score is not None:
+        notes |= inputs.truth.one_score.notes
     for each in shipped:
         if each.built.artifact.scheme:
             notes[f"{each.target.id}/{each.entry.name}"] = each.built.artifact.scheme

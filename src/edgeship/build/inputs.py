@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -147,8 +148,7 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
     calibration_inputs = _prepared(calibration, contracts, source)
     evaluation_inputs = _prepared(evaluation, contracts, source)
     understanding.tell(options, progress, calibration, evaluation)
-    opened = oracle.RememberedOracle(source, folder, memory)
-    try:
+    with closing(oracle.RememberedOracle(source, folder, memory)) as opened:
         answers = [_answered(opened, samples, source, progress) for samples in (calibration_inputs, evaluation_inputs)]
         calibration_outputs, outputs = (_stacked(each, source) for each in answers)
         _check_finite(outputs, source)
@@ -158,13 +158,13 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         for sentence in fed.sentences:
             progress.step("input", sentence, "note")
         output = _output_contract(options, source, evaluation, calibration_outputs)
-        task = _metric(options, evaluation, evaluation_inputs, outputs, output)
-        understanding.doubt(
-            task, evaluation, (calibration_inputs, evaluation_inputs), outputs, (output, opened, progress)
-        )
-        field = _field(options, (contracts, fed.contracts, calibration, source.takes_gaps), opened, task, progress)
-    finally:
-        opened.close()
+        one_score = understanding.one_score(options, evaluation, next(iter(outputs.values())), progress)
+        seen, read_as = _judged_as(outputs, output, one_score)
+        task = _metric(options, evaluation, evaluation_inputs, seen, read_as)
+        understanding.doubt(task, evaluation, (calibration_inputs, evaluation_inputs), (outputs, seen),
+                            (read_as, opened, progress))  # fmt: skip
+        known = (contracts, fed.contracts, calibration, source.takes_gaps)
+        field = _field(options, known, opened, (task, one_score), progress)
     return Inputs(
         source=source,
         contracts=fed.contracts,
@@ -179,13 +179,14 @@ def read(options: BuildOptions, folder: Path, progress: Progress, memory: Memory
         answers=tuple(answers[0][:LAYOUT_SAMPLES]),
         truth=Truth(
             outputs=outputs,
-            labels=_labels(evaluation, outputs, output),
+            labels=_labels(evaluation, seen, read_as),
             classes=output.kind == "classification",
             metric=task.name,
             closeness_limit=options.max_relative_rms,
             task=task,
-            class_names=output.labels,
+            class_names=read_as.labels,
             groups=_groups(task, outputs),
+            one_score=one_score,
         ),
         memory=memory,
         field=field,
@@ -344,8 +345,10 @@ def _output_contract(
     if count < 2:
         raise InputError("a classification needs an output with one entry per class", file=source.path,
                          key=source.outputs[0].name, got=f"{count} entry",
-                         next_step="add --metric rmse where it says a number, --metric auc where it scores two "
-                                    "classes (0 and 1), or --task raw")  # fmt: skip
+                         next_step="add --metric auc where it scores two classes (labels 0 and 1; without --task also "
+                                   "top1, f1:1, recall:1 and cost), --metric rmse where it says a number, a metric of "
+                                   "yours (--metric MODULE:FUNCTION), or --task raw; with more classes, end the model "
+                                   "in one entry per class")  # fmt: skip
     labels = options.labels or source.classes or evaluation.class_names
     if labels and len(labels) != count:
         folders = () if options.labels or source.classes else (options.calibration, options.evaluation)
@@ -353,6 +356,15 @@ def _output_contract(
     sums = first.reshape(len(first), -1).sum(axis=1)
     shares = bool((first >= 0).all() and (np.abs(sums - 1.0) <= understanding.SUM_TOLERANCE).all())
     return OutputContract(kind=kind, labels=labels, activation="none" if shares else "softmax")
+
+
+def _judged_as(
+    outputs: Mapping[str, Array], output: OutputContract, one_score: metrics.OneScore | None
+) -> tuple[Mapping[str, Array], OutputContract]:
+    """Outputs as the metric reads them: one score as two classes, although it ships as the number that it is."""
+    if one_score is None:
+        return outputs, output
+    return one_score.read(outputs), OutputContract(kind="classification", labels=one_score.names)
 
 
 def _classes(options: BuildOptions, source: SourceModel, sets: tuple[Dataset, Dataset]) -> tuple[str, ...]:
@@ -379,7 +391,9 @@ def _kind(metric: str, evaluation: Dataset, first: Array) -> str:
     Integers are said as they are: a class's own number has no scores that a device could rank.
     """
     anomalies = metric == "auc" and first[0].size != 2
-    if evaluation.labels is None or metric in _OF_NUMBERS or anomalies or metrics.is_exact(first):
+    one_score = first[0].size == 1 and not metrics.of_classes(metric)  # for a metric of the user's own
+    one_score = one_score or metrics.is_one_score(metric, evaluation.labels, first)
+    if evaluation.labels is None or metric in _OF_NUMBERS or anomalies or one_score or metrics.is_exact(first):
         return "raw"
     return "classification"
 
@@ -427,7 +441,7 @@ def _field(
     options: BuildOptions,
     known: tuple[Sequence[InputContract], tuple[InputContract, ...], Dataset, bool],
     opened: oracle.Oracle,
-    task: metrics.Metric,
+    judged: tuple[metrics.Metric, metrics.OneScore | None],
     progress: Progress,
 ) -> unlabelled.Field | None:
     """The unlabelled samples with the source's answers.
@@ -436,7 +450,7 @@ def _field(
         options: say where they are.
         known: contracts of the source and of the files, the calibration data, and whether the model itself takes NaN.
         opened: the source.
-        task: the metric.
+        judged: the metric, and how one score is read as two classes, where it is.
         progress: told how far it is.
 
     Raises:
@@ -445,6 +459,7 @@ def _field(
     """
     if options.unlabelled is None:
         return None
+    task, one_score = judged
     if not isinstance(task, metrics.Top | metrics.Agreement):
         raise ConfigError("labels of disagreements decide about answers alone", key="unlabelled",
                           expected="--metric top1, or another top-k", got=f"--metric {task.name}",
@@ -452,7 +467,7 @@ def _field(
     contracts, fed, calibration, gaps = known
     samples = unlabelled.open_samples(options.unlabelled, contracts, gaps=gaps)
     k = task.k if isinstance(task, metrics.Top) else 1
-    return structs.replace(unlabelled.read_field(samples, opened, k, calibration, progress), fed=fed)
+    return structs.replace(unlabelled.read_field(samples, opened, k, calibration, progress, one_score), fed=fed)
 
 
 def _postprocessed(output: OutputContract, task: metrics.Metric) -> OutputContract:

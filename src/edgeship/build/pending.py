@@ -14,6 +14,7 @@ from edgeship.build import assemble, ci, documents, few_labels, labelling, outpu
 from edgeship.build.decide import Assessed, Decision, rates_of
 from edgeship.build.fallback import fallback_of
 from edgeship.build.inputs import Inputs
+from edgeship.build.metrics.paired import first_of
 from edgeship.build.options import BuildOptions
 from edgeship.build.progress import Progress
 from edgeship.build.proof import make_proof
@@ -168,7 +169,7 @@ def _state(
     ]  # fmt: skip
     known = few_labels.LabellingState(
         metric=field.metric, unlabelled="", digest="", samples=0, seed=0, rows=(), source=(), variants=(),
-        classes=int(next(iter(read.truth.outputs.values()))[0].size), class_names=read.output.labels,
+        classes=int(first_of(read.truth.judged(read.truth.outputs))[0].size), class_names=read.truth.class_names,
         strict=options.strict, key=str(options.key.absolute()) if options.key else "",
         fallbacks={each.judged.label: each.judged.fallbacks for one in decisions for each in one.assessed},
         refused={one.target.id: one.refused for one in decisions},

@@ -300,6 +300,7 @@ def _document(
     bundle: WrittenBundle | None,
 ) -> BuildDocument:
     read, workshop, enough = site.read, site.workshop, site.enough
+    one_score = read.truth.one_score
     return BuildDocument(
         name=options.name,
         verdict=select.overall([each.choice.verdict for each in decisions]),
@@ -319,7 +320,7 @@ def _document(
         sensitivity=sensitivity.reports(workshop),
         cache=cache_report(read.memory.cache),
         calibration=enough.report(),
-        notes=(enough.note,) if enough.note else (),
+        notes=tuple(each for each in (enough.note, one_score.sentence if one_score else "") if each),
     )
 
 

@@ -186,11 +186,34 @@ def _numbers_chosen(targets: Array) -> str:
             "class labels (one whole number a sample) are judged by top1")  # fmt: skip
 
 
+def one_score(options: BuildOptions, evaluation: Dataset, first: Array, progress: Progress) -> metrics.OneScore | None:
+    """How one score a sample is read as two classes, where the metric that was asked for judges classes.
+
+    Args:
+        options: of the build, as :func:`judged` left them.
+        evaluation: likewise.
+        first: the source's first output, [N, …].
+        progress: told which score says which class.
+
+    Raises:
+        ConfigError: there are names, and not two.
+    """
+    if options.task == "classification" or not metrics.is_one_score(options.metric, evaluation.labels, first):
+        return None
+    if evaluation.class_names and len(evaluation.class_names) != 2:
+        raise ConfigError("one score tells two classes apart", key="labels", expected=2,
+                          got=len(evaluation.class_names),
+                          next_step="name both, 0 and then 1, with --labels A,B")  # fmt: skip
+    found = metrics.OneScore.of(first, evaluation.class_names)
+    progress.step("metric", found.sentence, "note")
+    return found
+
+
 def doubt(
     task: metrics.Metric,
     evaluation: Dataset,
     fed: tuple[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]],
-    outputs: Mapping[str, Array],
+    outputs: tuple[Mapping[str, Array], Mapping[str, Array]],
     known: tuple[OutputContract, oracle.RememberedOracle, Progress],
 ) -> None:
     """Refuse labels and samples that are evidently not as the model takes them; say what makes one doubt.
@@ -199,15 +222,15 @@ def doubt(
         task: the metric.
         evaluation: as it was read.
         fed: calibration and evaluation samples as the source takes them.
-        outputs: of the source on the latter.
+        outputs: of the source on the latter, as they are and as the metric reads them.
         known: how its first output is read, the source, and who is told.
     """
     output, opened, progress = known
     for note in getattr(task, "notes", ()):
         progress.step("data", f"ground truth: {note}", "note")
-    if found := label_check.check(task, evaluation, outputs, output):
+    if found := label_check.check(task, evaluation, outputs[1], output):
         progress.step("labels", found, "undecided")
-    check_found(task, evaluation, outputs)
-    feeding_check.check(evaluation, fed[1], outputs, lambda samples: opened.run(samples, "source", progress))
-    for found in feeding_check.doubts(*fed, outputs):
+    check_found(task, evaluation, outputs[1])
+    feeding_check.check(evaluation, fed[1], outputs[0], lambda samples: opened.run(samples, "source", progress))
+    for found in feeding_check.doubts(*fed, outputs[0]):
         progress.step("input", found, "undecided")

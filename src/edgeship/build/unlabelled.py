@@ -12,7 +12,7 @@ from msgspec import Struct
 from edgeship.build import data
 from edgeship.build.backends.base import Samples
 from edgeship.build.data import Dataset
-from edgeship.build.metrics import answers
+from edgeship.build.metrics import OneScore, answers
 from edgeship.build.metrics.paired import finite
 from edgeship.build.oracle import Oracle, stacked
 from edgeship.build.progress import Progress
@@ -99,6 +99,7 @@ class Field(Struct, frozen=True, kw_only=True):
         source: of every sample.
         digests: sha256 of each sample's content.
         fed: contracts of the files, where they are others than the source's.
+        one_score: how one score is read as two classes, where it is.
     """
 
     samples: UnlabelledSamples
@@ -106,6 +107,7 @@ class Field(Struct, frozen=True, kw_only=True):
     source: tuple[AnswerSet, ...]
     digests: tuple[str, ...]
     fed: tuple[InputContract, ...] = ()
+    one_score: OneScore | None = None
 
     @property
     def metric(self) -> str:
@@ -121,7 +123,7 @@ class Field(Struct, frozen=True, kw_only=True):
         found: dict[int, AnswerSet] = {}
         done = 0
         for _, prepared in self.samples.batches(self.fed):
-            said = _answers([bound.run(sample) for sample in prepared], self.k, label)
+            said = _answers([bound.run(sample) for sample in prepared], self.k, label, self.one_score)
             found |= {index: answer for index, answer in enumerate(said, start=done) if answer != self.source[index]}
             done += len(prepared)
             progress.count(label, done, len(self.samples))
@@ -157,7 +159,14 @@ def open_samples(path: Path, contracts: Sequence[InputContract], *, gaps: bool =
     return opened
 
 
-def read_field(samples: UnlabelledSamples, source: Oracle, k: int, calibration: Dataset, progress: Progress) -> Field:
+def read_field(
+    samples: UnlabelledSamples,
+    source: Oracle,
+    k: int,
+    calibration: Dataset,
+    progress: Progress,
+    one_score: OneScore | None = None,
+) -> Field:
     """Run the source on every unlabelled sample.
 
     Raises:
@@ -167,7 +176,7 @@ def read_field(samples: UnlabelledSamples, source: Oracle, k: int, calibration: 
     digests: list[str] = []
     for raw, prepared in samples.batches():
         digests += [data.sample_digest(sample) for sample in raw]
-        said += _answers(source.run(prepared, "source", progress), k, "source")
+        said += _answers(source.run(prepared, "source", progress), k, "source", one_score)
         progress.count("unlabelled", len(said), len(samples))
     seen = set(calibration.digests)
     shared = sum(digest in seen for digest in digests)
@@ -175,7 +184,7 @@ def read_field(samples: UnlabelledSamples, source: Oracle, k: int, calibration: 
         raise InputError(f"{shared} of {len(digests)} unlabelled samples are also in the calibration data",
                          file=samples.path, expected="no sample in common",
                          next_step="take them out of one of the two")  # fmt: skip
-    return Field(samples=samples, k=k, source=tuple(said), digests=tuple(digests))
+    return Field(samples=samples, k=k, source=tuple(said), digests=tuple(digests), one_score=one_score)
 
 
 def labelling_order(count: int) -> list[int]:
@@ -187,7 +196,10 @@ def labelling_order(count: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(SEED).permutation(count)]
 
 
-def _answers(outputs: list[Mapping[str, Array]], k: int, label: str) -> list[AnswerSet]:
+def _answers(
+    outputs: list[Mapping[str, Array]], k: int, label: str, one_score: OneScore | None = None
+) -> list[AnswerSet]:
     first = next(iter(stacked(outputs, label).values()))
+    first = one_score.columns(first) if one_score is not None else first
     good = finite(first)
     return [answer if number else (-1,) for answer, number in zip(answers(first, k), good, strict=True)]

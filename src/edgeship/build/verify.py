@@ -43,6 +43,8 @@ class Truth(Struct, frozen=True, kw_only=True):
         task: the task metric itself, where it is not one of ``top1``, ``agreement`` and ``closeness``.
         class_names: of the classes, empty where unknown.
         groups: channel groups of the first output, where the task's decoding names them.
+        one_score: how the first output is read as two classes, where it has one score a sample and the task judges
+            classes.
     """
 
     outputs: Mapping[str, Array]
@@ -53,6 +55,11 @@ class Truth(Struct, frozen=True, kw_only=True):
     task: metrics.Metric | None = None
     class_names: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
+    one_score: metrics.OneScore | None = None
+
+    def judged(self, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Outputs as the task reads them."""
+        return self.one_score.read(outputs) if self.one_score is not None else outputs
 
     @property
     def judge(self) -> metrics.Metric:
@@ -229,6 +236,9 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
     first, *others = truth.outputs
     reference, candidate = truth.outputs[first], outputs[first]
     rms = metrics.relative_rms(candidate, reference)
+    read = [truth.judged({name: each[name] for name in truth.outputs}) for each in (truth.outputs, outputs)]
+    scores = read[0][first], read[1][first]
+    in_classes = truth.classes or truth.one_score is not None
     said = metrics.predictions(candidate, classes=truth.classes)
     told = metrics.predictions(reference, classes=truth.classes)
     groups = group_errors(candidate, reference, truth.groups)
@@ -250,13 +260,13 @@ def compare(truth: Truth, outputs: Mapping[str, Array]) -> Comparison:
         grouped=has_groups(reference),
         distinct_predictions=len(set(said)),
         distinct_reference=len(set(told)),
-        paired=truth.judge.compare(truth.outputs, {name: outputs[name] for name in truth.outputs}),
+        paired=truth.judge.compare(*read),
         samples=len(reference),
-        differing=_differing(truth.judge, reference, candidate),
-        class_recalls=_class_recalls(truth, reference, candidate) if truth.classes else (),
+        differing=_differing(truth.judge, *scores),
+        class_recalls=_class_recalls(truth, *scores) if in_classes else (),
         cosine=metrics.cosine(candidate, reference),
         agreement=sum(a == b for a, b in zip(said, told, strict=True)) if truth.classes else None,
-        confusion=metrics.confusion(truth.labels, reference, candidate, truth.class_names) if truth.classes else None,
+        confusion=metrics.confusion(truth.labels, *scores, truth.class_names) if in_classes else None,
     )
 
 

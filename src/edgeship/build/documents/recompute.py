@@ -57,6 +57,7 @@ class _Evidence(Struct, frozen=True, kw_only=True):
     Attributes:
         samples: as the source takes them.
         fed: as the files take them.
+        one_score: how one score is read as two classes, where the build read it so.
     """
 
     dataset: Dataset
@@ -64,6 +65,7 @@ class _Evidence(Struct, frozen=True, kw_only=True):
     fed: tuple[dict[str, Array], ...]
     outputs: Mapping[str, Array] | None
     ground_truth: Path | None = None
+    one_score: metrics.OneScore | None = None
 
 
 def recompute(
@@ -92,8 +94,10 @@ def recompute(
     manifest = bundle.manifest
     dataset = _evaluation_data(manifest, evaluation)
     _check_digest("evaluation data", evaluation, manifest.lineage.evaluation_digest, dataset.digest)
-    dataset = data.renumbered(dataset, manifest.output.labels)
-    evidence = structs.replace(_evidence(dataset, manifest, source, progress), ground_truth=ground_truth)
+    one_score = metrics.OneScore.from_notes(manifest.lineage.notes)
+    dataset = data.renumbered(dataset, one_score.names if one_score else manifest.output.labels)
+    evidence = structs.replace(_evidence(dataset, manifest, source, progress), ground_truth=ground_truth,
+                               one_score=one_score)  # fmt: skip
     checks: list[ClaimCheck] = []
     skipped: list[Skipped] = []
     for variant in manifest.variants:
@@ -181,7 +185,8 @@ def _variant(
     except EdgeshipError as error:
         return [], [error.sentence()]
     truth = Truth(outputs=reference, labels=evidence.dataset.labels, classes=certificate.agreement is not None,
-                  metric=certificate.metric.name, closeness_limit=0.0, task=task)  # fmt: skip
+                  metric=certificate.metric.name, closeness_limit=0.0, task=task,
+                  one_score=evidence.one_score)  # fmt: skip
     here = verify.compare(truth, outputs)
     if evidence.outputs is None:
         return [_metric_check(certificate, here.metric.value, variant.label)], []
@@ -208,10 +213,13 @@ def _task(
     elif metrics.of_classes(name):
         dataset = data.as_classes(dataset, next(iter(reference.values())))
     decoding = Decoding.from_steps(output.postprocessing) if name in THRESHOLDS else None
+    one_score = evidence.one_score
     return metrics.choose(
         metrics.MetricRequest(
-            name=name, labels=dataset.labels, targets=dataset.targets, outputs=reference, inputs=evidence.samples,
-            class_names=output.labels, softmax=output.activation == "softmax", closeness_limit=limit or 0.1,
+            name=name, labels=dataset.labels, targets=dataset.targets, inputs=evidence.samples,
+            outputs=one_score.read(reference) if one_score else reference,
+            class_names=one_score.names if one_score else output.labels,
+            softmax=output.activation == "softmax", closeness_limit=limit or 0.1,
             evaluation=dataset.path, files=dataset.files, ground_truth=evidence.ground_truth, decoding=decoding,
         )
     )  # fmt: skip

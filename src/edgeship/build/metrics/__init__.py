@@ -17,6 +17,7 @@ from edgeship.build.metrics.fidelity import (
     sample_rms,
     sqnr_db,
 )
+from edgeship.build.metrics.one_score import OneScore, is_one_score
 from edgeship.build.metrics.paired import Cells, Metric, Outputs, Paired, cells, figures
 from edgeship.build.metrics.shares import Agreement, Closeness, Top, answers
 
@@ -29,6 +30,7 @@ __all__ = [
     "Closeness",
     "Metric",
     "MetricRequest",
+    "OneScore",
     "Outputs",
     "Paired",
     "Top",
@@ -43,6 +45,7 @@ __all__ = [
     "figures",
     "found_classes",
     "is_exact",
+    "is_one_score",
     "lost_classes",
     "names_class",
     "of_classes",
