@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from edgeship.build import data, label_check
+from edgeship.build.metrics import ranking
 from edgeship.build.reading.labels import renumber
 from edgeship.build.reading.tables import check_names
 from edgeship_agent.contract.errors import InputError
-from edgeship_agent.contract.manifest import Impute, InputContract, LogMel
+from edgeship_agent.contract.manifest import Impute, InputContract, LogMel, OutputContract
 
 VECTOR = (InputContract(tensor="features", dtype="float32", shape=(3,)),)
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -392,3 +393,18 @@ def test_a_poor_model_is_not_accused(seed: int) -> None:
     for classes in (2, 3, 10):
         said, labels = rng.integers(0, classes, (2, 10 * classes))
         assert not label_check.other_numbering(said.tolist(), labels.tolist(), classes)
+
+
+@pytest.mark.parametrize(("width", "told"), [(1, True), (2, False)])
+def test_a_score_that_is_high_for_what_is_normal_is_told_what_its_labels_are(
+    tmp_path: Path, width: int, told: bool
+) -> None:
+    """As scikit-learn's outlier detectors give; of two classes the order is told by names."""
+    anomalous = np.arange(40) % 4 == 0
+    found = data.load(_save(tmp_path / "e.npz", x=np.zeros((40, 3), np.float32), y=anomalous.astype(int)), VECTOR)
+    scores = {"scores": np.repeat(np.where(anomalous, -0.2, 0.1)[:, None], width, axis=1)}
+    task = ranking.Auc(name="auc", positive=tuple(anomalous.tolist()), score=lambda outputs: outputs["scores"][:, -1])
+    with pytest.raises(InputError, match="ranks the wrong way") as refusal:
+        label_check.check(task, found, scores, OutputContract(kind="raw"))
+    assert ("y = 1 for normal and y = 0 for anomalies" in refusal.value.next_step) == told
+    assert "--labels A,B,C" in refusal.value.next_step

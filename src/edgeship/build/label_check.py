@@ -28,6 +28,15 @@ LEAST_SAMPLES: Final = 20
 _DEVIATIONS: Final = 4.0
 #: An area under the curve of so little ranks the wrong way round.
 _REVERSED_AUC: Final = 0.3
+_RENUMBER: Final = (
+    "number them in the order of the model's output; where the data has names, name every class in that order with "
+    "--labels A,B,C"
+)
+#: Source: scikit-learn, "Novelty and Outlier Detection": decision_function is negative for outliers.
+_HIGH_FOR_NORMAL: Final = (
+    "give the samples that score high the label 1: where a score is high for what is normal, as those of "
+    "scikit-learn's outlier detectors are, that is y = 1 for normal and y = 0 for anomalies"
+)
 
 
 def check(task: metrics.Metric, evaluation: Dataset, outputs: metrics.Outputs, output: OutputContract) -> str:
@@ -50,7 +59,9 @@ def check(task: metrics.Metric, evaluation: Dataset, outputs: metrics.Outputs, o
         return ""
     first = next(iter(outputs.values()))
     wrong = doubt = ""
+    next_step = _RENUMBER
     if task.name == "auc":
+        next_step = f"{_HIGH_FOR_NORMAL}; else {_RENUMBER}" if first[0].size == 1 else _RENUMBER
         wrong = reversed_ranking(task.compare(outputs, outputs).figures.value, len(labels))
     elif output.kind == "classification" or metrics.names_class(first):
         said = [each[0] for each in metrics.answers(first, 1)]
@@ -61,8 +72,7 @@ def check(task: metrics.Metric, evaluation: Dataset, outputs: metrics.Outputs, o
         return doubt
     raise InputError(f"labels are not numbered as the model numbers its classes: {wrong}", file=evaluation.path,
                      key="y", expected=", ".join(output.labels[:8]) or "class numbers in the order of the output",
-                     next_step="number them in the order of the model's output; where the data has names, name every "
-                               "class in that order with --labels A,B,C")  # fmt: skip
+                     next_step=next_step)  # fmt: skip
 
 
 def other_numbering(said: Sequence[int], labels: Sequence[int], classes: int, names: Sequence[str] = ()) -> str:
