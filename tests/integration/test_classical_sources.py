@@ -212,6 +212,21 @@ def test_a_kind_without_a_converter_is_named_with_kinds_that_have_one(trained: _
     assert "train a classifier that has one, such as LogisticRegression" in str(refusal.value.next_step)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text", r"its OneHotEncoder was trained on text \(H, K, L …\), and every feature is a number here"),
+        ("text-in-a-search", r"its OneHotEncoder was trained on text \(H, K, L …\)"),
+        ("text-alone", r"its OrdinalEncoder was trained on text in the column Type \("),
+    ],
+)
+def test_an_encoder_of_text_is_told_when_the_model_is_read(trained: _Trained, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refusal:
+        _read(trained.folder / f"{name}.skops")
+    assert refusal.value.exit_code == 2
+    assert "encode that column as numbers" in str(refusal.value.next_step)
+
+
 def test_features_are_called_as_in_the_training(trained: _Trained) -> None:
     names = ("sepal length", "sepal width", "petal length", "petal width")
     for file, wanted in (

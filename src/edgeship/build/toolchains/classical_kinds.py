@@ -1,4 +1,4 @@
-"""Kinds of estimators that no converter knows, and what to take instead; a part of ``classical_worker.py``."""
+"""Estimators that no converter knows or that take text, and what to do instead; a part of ``classical_worker.py``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 _MOST_NAMED = 4
+_MOST_CATEGORIES = 3
+#: An encoder in a pipeline in a column transformer in a pipeline in a search lies ten lists and estimators deep.
+_MOST_DEPTH = 12
 _ELSEWHERE = "leave it out, do its work in the data or in preprocessing, and save the rest again"
 #: How skl2onnx says that it has no converter for a class.
 _NAMED = re.compile(r"for type '<class '(?P<name>[^']+)'>'|for type <class '(?P<plain>[^']+)'>")
@@ -23,6 +26,36 @@ class NoConverterError(Exception):
     def __init__(self, message: str, next_step: str) -> None:
         self.next_step = next_step
         super().__init__(message)
+
+
+class TextFeatureError(Exception):
+    """An estimator that was trained on text, where every feature is a number.
+
+    Attributes:
+        next_step: what to do instead.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.next_step = "encode that column as numbers in the data, train on these, and save the model again"
+        super().__init__(message)
+
+
+def check_features(estimator: Any) -> None:
+    """Look for encoders whose categories are text: such an estimator cannot be asked about numbers.
+
+    Raises:
+        TextFeatureError: there is one.
+    """
+    for part in _inside(estimator):
+        categories = getattr(part, "categories_", None)
+        names = list(getattr(part, "feature_names_in_", ()))
+        for index, column in enumerate(categories if isinstance(categories, list) else ()):
+            told = [each for each in column if isinstance(each, str)]
+            if told:
+                shown = ", ".join(told[:_MOST_CATEGORIES]) + (" …" if len(told) > _MOST_CATEGORIES else "")
+                place = f" in the column {names[index]}" if index < len(names) else ""
+                raise TextFeatureError(f"its {type(part).__name__} was trained on text{place} ({shown}), and every "
+                                       "feature is a number here")  # fmt: skip
 
 
 def check(estimator: Any) -> None:
@@ -67,7 +100,7 @@ def _steps(estimator: Any) -> Iterator[Any]:
 
 def _inside(thing: Any, depth: int = 0) -> Iterator[Any]:
     """Estimators in the fitted attributes of one, and itself."""
-    if depth > 8:
+    if depth > _MOST_DEPTH:
         return
     if isinstance(thing, (list, tuple)):
         for each in thing:

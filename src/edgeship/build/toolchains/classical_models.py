@@ -59,14 +59,20 @@ class Model:
     estimator: Any = None
 
 
-def read(request: Mapping[str, Any]) -> Model:
+def read(request: Mapping[str, Any], check: Callable[[Any], None] = lambda _estimator: None) -> Model:
     """The model that a request names.
+
+    Args:
+        request: of the worker.
+        check: looks at an estimator of scikit-learn before it is asked anything, and raises what it has against it.
 
     Raises:
         UnusableError: it cannot be read, or may not be.
     """
-    readers = {"sklearn": _read_sklearn, "xgboost": _read_xgboost, "lightgbm": _read_lightgbm}
-    return readers[request["format"]](Path(request["model"]), request)
+    path = Path(request["model"])
+    if request["format"] == "sklearn":
+        return _read_sklearn(path, check, allow_pickle=bool(request["options"].get("allow_pickle")))
+    return {"xgboost": _read_xgboost, "lightgbm": _read_lightgbm}[request["format"]](path)
 
 
 def takes_gaps(model: Model) -> bool:
@@ -83,11 +89,11 @@ def takes_gaps(model: Model) -> bool:
     return all(bool(np.isfinite(np.asarray(each, np.float64)).all()) for each in said.values())
 
 
-def _read_sklearn(path: Path, request: Mapping[str, Any]) -> Model:
+def _read_sklearn(path: Path, check: Callable[[Any], None], *, allow_pickle: bool) -> Model:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         read = _from_skops if path.suffix == ".skops" else _from_pickle
-        estimator = read(path, allow_pickle=bool(request["options"].get("allow_pickle")))
+        estimator = read(path, allow_pickle=allow_pickle)
     notes = tuple(dict.fromkeys(first_line(each.message) for each in caught
                                 if "InconsistentVersion" in each.category.__name__))[:1]  # fmt: skip
     kind = f"{type(estimator).__module__}.{type(estimator).__qualname__}"
@@ -97,6 +103,7 @@ def _read_sklearn(path: Path, request: Mapping[str, Any]) -> Model:
         return _of_lightgbm(estimator)
     if not hasattr(estimator, "get_params"):
         raise UnusableError(f"it holds a {kind}, which is no estimator of scikit-learn, XGBoost or LightGBM")
+    check(estimator)
     return _of_sklearn(estimator, notes)
 
 
@@ -379,7 +386,7 @@ def _trees(booster: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from inner.get("model", {}).get("trees", ())
 
 
-def _read_xgboost(path: Path, _request: Mapping[str, Any]) -> Model:
+def _read_xgboost(path: Path) -> Model:
     import xgboost
 
     try:
@@ -454,7 +461,7 @@ def _booster_to_onnx(converter: str, booster: Any, features: int, classes: int) 
     return model, _own_names(model, ["probabilities", "label"] if classes else ["values"])
 
 
-def _read_lightgbm(path: Path, _request: Mapping[str, Any]) -> Model:
+def _read_lightgbm(path: Path) -> Model:
     import lightgbm
 
     try:

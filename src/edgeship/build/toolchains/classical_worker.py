@@ -49,6 +49,8 @@ def main() -> None:
         answer = {"ok": True, **COMMANDS[request["command"]](request)}
     except models.UnusableError as error:
         answer = {"ok": False, "error": str(error), "kind": "input"}
+    except kinds.TextFeatureError as error:
+        answer = {"ok": False, "error": str(error), "kind": "input", "next": error.next_step}
     except kinds.NoConverterError as error:
         answer = {"ok": False, "error": str(error), "kind": "conversion", "next": error.next_step}
     except MemoryError:
@@ -63,7 +65,7 @@ def main() -> None:
 
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs, outputs and size of a model."""
-    model = models.read(request)
+    model = models.read(request, kinds.check_features)
     if model.estimator is not None:
         models.register_boosters()
         kinds.check(model.estimator)
