@@ -158,6 +158,14 @@ class TestFactory:
         assert _worst(source, file, tmp_path) < 1e-5
         assert str(FACTORIES).encode() not in file.read_bytes(), "what tells of the machine is left out"
 
+    def test_what_stands_before_every_name_of_a_checkpoint_is_taken_off(self, files: Path, tmp_path: Path) -> None:
+        """As Lightning saves a net that its module holds; the weights are the same, and so are the answers."""
+        plain, wrapped = (_factory("SmallNet", files / name) for name in ("plain.pth", "lightning.ckpt"))
+        samples = _samples(plain)
+        wanted, found = (models.answers(each, samples, tmp_path / each.path.stem) for each in (plain, wrapped))
+        for one, other in zip(wanted, found, strict=True):
+            assert all(np.array_equal(one[name], other[name]) for name in ("logits", "pooled"))
+
     @pytest.mark.slow
     def test_every_way_of_saving_weights_is_the_same_model(self, files: Path, tmp_path: Path) -> None:
         digests: list[str] = []
@@ -170,6 +178,7 @@ class TestFactory:
         ("name", "weights", "told"),
         [
             ("SmallNet", "other.pth", "weights do not fit"),
+            ("SmallNet", "with_loss.ckpt", "weights do not fit .*missing conv.bias.*; unknown model.loss.weight"),
             pytest.param(
                 "broken",
                 "plain.pth",
@@ -178,7 +187,7 @@ class TestFactory:
             ),
             pytest.param("Restless", "plain.pth", "weights do not fit .*unknown conv.bias", marks=pytest.mark.slow),
         ],
-        ids=["misfit", "error", "another"],
+        ids=["misfit", "more than the net", "error", "another"],
     )
     def test_a_mistake_in_it_is_told(self, files: Path, name: str, weights: str, told: str) -> None:
         with pytest.raises(InputError, match=told) as refusal:

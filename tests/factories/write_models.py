@@ -52,6 +52,10 @@ def main(folder: Path) -> None:
     torch.save(checkpoint, folder / "checkpoint.th")
     torch.save(parallel, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     torch.save({**weights, "head.weight": torch.zeros(2, 4)}, folder / "other.pth")
+    lightning = {"state_dict": {f"model.net.{name}": value for name, value in weights.items()}, "epoch": 3}
+    torch.save(lightning, folder / "lightning.ckpt")
+    lightning["state_dict"]["model.loss.weight"] = torch.ones(6)
+    torch.save(lightning, folder / "with_loss.ckpt")
     torch.save(net, folder / "whole.pth")
     mark = str(folder / "exploded")
     torch.save({"weights": weights, "more": Bomb(mark)}, folder / "bomb.pth")

@@ -154,12 +154,25 @@ def _from_factory(request: Mapping[str, Any]) -> Model:
     options = request["options"]
     before = set(sys.modules)
     module = factories.make(options["factory"], options.get("paths", []))
-    weights = _state_dict(_read_weights(Path(request["model"]), options))
+    weights = _unwrapped(_state_dict(_read_weights(Path(request["model"]), options)), set(module.state_dict()))
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
         raise _misfit(set(weights), set(module.state_dict()), error) from error
     return _eager(module, options, before)
+
+
+def _unwrapped(weights: dict[str, Any], wanted: set[str]) -> dict[str, Any]:
+    """Weights by the factory's names, where these are theirs but for what stands before every one of them.
+
+    A LightningModule that holds the net as ``self.model`` saves ``model.conv.weight`` for ``conv.weight``.
+    """
+    parts = next(iter(weights)).split(".")
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count]) + "."
+        if {prefix + name for name in wanted} == set(weights):
+            return {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def _misfit(have: set[str], wanted: set[str], error: Exception) -> Refused:
