@@ -234,6 +234,20 @@ def test_a_pickled_model_is_read_where_that_is_allowed(files: Path, tmp_path: Pa
     assert [each.name for each in source.outputs] == ["logits", "pooled"]
 
 
+def test_a_pickled_class_of_a_script_is_told_what_to_save_instead(files: Path, tmp_path: Path) -> None:
+    """``torch.save(model)`` there: the class stood in __main__, and nothing is wrong with the file."""
+    with pytest.raises(InputError, match="class Shifted of the script or notebook") as refusal:
+        _load(files / "of_a_script.pth", allow_pickle=True, input_shapes=(InputShape(shape=(1, 4)),))
+    step = str(refusal.value.next_step)
+    assert "torch.save(model.state_dict(), FILE)" in step
+    assert "edgeship build path/file.py:Shifted --weights FILE" in step
+    whole = tmp_path / "whole.pth"
+    whole.write_bytes((files / "whole.pth").read_bytes())
+    (tmp_path / "small_net.py").write_text("")
+    with pytest.raises(InputError, match="needs SmallNet, which the Python module small_net does not define"):
+        _load(whole, allow_pickle=True, input_shapes=IMAGE)
+
+
 def test_a_worker_that_dies_is_an_error_of_the_conversion(files: Path, tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text("import os\n\ndef net():\n    os.abort()\n")

@@ -57,6 +57,7 @@ def main(folder: Path) -> None:
     lightning["state_dict"]["model.loss.weight"] = torch.ones(6)
     torch.save(lightning, folder / "with_loss.ckpt")
     torch.save(net, folder / "whole.pth")
+    torch.save(Shifted(), folder / "of_a_script.pth")
     mark = str(folder / "exploded")
     torch.save({"weights": weights, "more": Bomb(mark)}, folder / "bomb.pth")
     torch.save(Bomb(mark), folder / "bomb_legacy.pth", _use_new_zipfile_serialization=False)

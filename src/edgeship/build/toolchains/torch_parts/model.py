@@ -12,6 +12,8 @@ import torch
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 _LONGEST = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+#: How unpickling says that a module does not define what the file names. Source: CPython, pickle.py and _pickle.c.
+_UNDEFINED = re.compile(r"Can't get attribute '(?P<name>[^']+)' on <module '(?P<module>[^']+)'")
 
 
 class Refused(Exception):
@@ -136,7 +138,22 @@ def reason(error: BaseException) -> str:
 
 def unreadable(error: BaseException, what: str) -> Refused:
     """A file that PyTorch does not read."""
+    undefined = _UNDEFINED.search(str(error))
+    if undefined:
+        return _undefined(undefined["name"], undefined["module"])
     return Refused(f"PyTorch cannot read it as {what}: {first_line(error)}", next_step="copy or export the file again")
+
+
+def _undefined(name: str, module: str) -> Refused:
+    """A pickle names its classes by the module that they stood in; those of a script or notebook stood in __main__."""
+    if module != "__main__":
+        return Refused(f"the pickled model needs {name}, which the Python module {module} does not define here",
+                       next_step="build in the folder of the training code")  # fmt: skip
+    return Refused(
+        f"the file names the class {name} of the script or notebook that saved it, and holds none of its code",
+        next_step=f"save the weights alone there, torch.save(model.state_dict(), FILE), and name the file that defines "
+        f"{name}: edgeship build path/file.py:{name} --weights FILE",
+    )
 
 
 def unique(name: str, taken: set[str]) -> str:
