@@ -59,6 +59,33 @@ def test_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     assert refusal.value.next_step
 
 
+def _safetensors(path: Path, header: bytes) -> Path:
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+    return path
+
+
+def test_safetensors_are_weights_by_their_content(tmp_path: Path) -> None:
+    header = b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    for name in ("m.safetensors", "m.pth"):
+        assert recognise(_safetensors(tmp_path / name, header)).kind is TorchKind.SAFETENSORS
+    with pytest.raises(InputError, match="weights without the model") as refusal:
+        sources.toolchain_of(SourceRequest(text=str(tmp_path / "m.pth")))
+    assert "package.module:factory --weights" in str(refusal.value.next_step)
+    with pytest.raises(InputError, match="unknown model format") as refusal:
+        sources.toolchain_of(SourceRequest(text=str(tmp_path / "m.safetensors")))
+    assert "package.module:factory --weights" in str(refusal.value.next_step)
+
+
+@pytest.mark.parametrize(
+    "content", [(8).to_bytes(8, "little") + b"[1, 2, 3]", b"\xff" * 8 + b"{}", b'{"a": {}, "b": {}}']
+)
+def test_what_only_looks_like_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a PyTorch file"):
+        recognise(path)
+
+
 def test_another_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of PyTorch"):
         recognise(_archive(tmp_path / "m.pt", {"config.json": b"{}"}))

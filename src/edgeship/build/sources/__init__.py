@@ -25,7 +25,11 @@ BY_MARKER: Final[dict[str, str]] = {"MLmodel": "mlflow", "saved_model.pb": "tens
 BY_SCHEME: Final[dict[str, str]] = {"models:/": "mlflow", "runs:/": "mlflow"}
 _FACTORIES: Final = "torch"
 #: Suffix of what nothing here reads → what its own library can write instead; for others see :func:`reader_of`.
-_EXPORTS: Final = {".cbm": FROM_CATBOOST}
+_EXPORTS: Final = {
+    ".cbm": FROM_CATBOOST,
+    ".safetensors": "weights go with the model that they belong to: edgeship build package.module:factory "
+                    "--weights FILE",
+}  # fmt: skip
 #: Readers that make inputs constants, or hand the request on to one that does.
 _KNOW_VALUES: Final = frozenset({"onnx", "mlflow"})
 #: Readers of files that can be looked into as they are, once their shapes are given.

@@ -112,7 +112,7 @@ def _file(request: SourceRequest, options: dict[str, Any]) -> _Asked:
         raise ConfigError("belongs to a factory", file=path, key="--weights", got=request.weights,
                           next_step=f"edgeship build package.module:factory --weights {request.weights}")  # fmt: skip
     found = recognise(path)
-    if found.kind is TorchKind.STATE_DICT:
+    if found.kind in {TorchKind.STATE_DICT, TorchKind.SAFETENSORS}:
         raise InputError(
             "weights without the model that they belong to", file=path, expected="a model",
             got="a state dict", next_step=f"edgeship build package.module:factory --weights {path}",

@@ -19,6 +19,10 @@ from edgeship_agent.contract.errors import InputError
 _ZIP: Final = b"PK\x03\x04"
 #: How ``torch.save`` began its files before they were zip archives: a magic number. Source: torch.serialization.
 _LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+#: Where the header of a safetensors file begins, behind its length, and the longest that its own library reads.
+#: Source: github.com/safetensors/safetensors, README, "Format".
+_SAFETENSORS_LENGTH_BYTES: Final = 8
+_SAFETENSORS_HEADER_BYTES: Final = 100_000_000
 #: Such a file is five pickles and then the numbers: magic, version, system, object, keys.
 _LEGACY_PICKLES: Final = 5
 #: PyTorch stores weights as they are, and weights hardly shrink: what unpacks to more than this is no model.
@@ -58,6 +62,7 @@ class TorchKind(StrEnum):
     EXPORTED_PROGRAM = "exported-program"
     TORCHSCRIPT = "torchscript"
     STATE_DICT = "state-dict"
+    SAFETENSORS = "safetensors"
     PICKLED = "pickled-module"
 
 
@@ -85,10 +90,22 @@ def recognise(path: Path) -> TorchFile:
             return _archive(path)
         if head == _LEGACY:
             return _pickled(_named(file, _LEGACY_PICKLES, path))
+        if is_safetensors(head):
+            return TorchFile(kind=TorchKind.SAFETENSORS)
     raise InputError("not a PyTorch file", file=path,
-                     expected="an exported program, TorchScript, or what torch.save writes",
+                     expected="an exported program, TorchScript, safetensors, or what torch.save writes",
                      got="an empty file" if not head else f"bytes that begin with {head[:8]!r}",
                      next_step="check the path, or save the model again")  # fmt: skip
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins so holds weights as safetensors writes them: the header's length, and its JSON.
+
+    >>> is_safetensors((80).to_bytes(8, "little") + b'{"w": {'), is_safetensors(b'{"a": 1}{"b": 2}')
+    (True, False)
+    """
+    length = int.from_bytes(head[:_SAFETENSORS_LENGTH_BYTES], "little")
+    return head[_SAFETENSORS_LENGTH_BYTES:].startswith(b"{") and length <= _SAFETENSORS_HEADER_BYTES
 
 
 def _archive(path: Path) -> TorchFile:

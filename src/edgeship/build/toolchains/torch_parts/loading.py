@@ -14,7 +14,7 @@ import torch
 from numpy._core.multiarray import scalar
 from torch.utils import _pytree as pytree
 
-from . import factories
+from . import factories, safe_tensors
 from .calling import lift_states
 from .inputs import by_name, pin, shaped
 from .model import Arguments, Model, Parameter, Refused, dtype_name, unreadable
@@ -234,6 +234,8 @@ def _to_float32(model: Model) -> None:
 
 
 def _read_weights(path: Path, options: Mapping[str, Any]) -> Any:
+    if options.get("weights_kind") == "safetensors":
+        return safe_tensors.read(path)
     allow_pickle = options.get("allow_pickle")
     with _guard(allow_pickle), torch.serialization.safe_globals(_numpy_scalars()):
         try:
