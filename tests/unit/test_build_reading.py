@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgeship.build import data, label_check
-from edgeship.build.metrics import ranking
+from edgeship.build.metrics import ranking, shares
 from edgeship.build.reading.labels import renumber
 from edgeship.build.reading.tables import check_names
 from edgeship_agent.contract.errors import InputError
@@ -408,3 +408,15 @@ def test_a_score_that_is_high_for_what_is_normal_is_told_what_its_labels_are(
         label_check.check(task, found, scores, OutputContract(kind="raw"))
     assert ("y = 1 for normal and y = 0 for anomalies" in refusal.value.next_step) == told
     assert "--labels A,B,C" in refusal.value.next_step
+
+
+def test_what_finds_rare_faults_is_not_doubted_for_its_false_alarms(tmp_path: Path) -> None:
+    """Three faults in a hundred, all found with six false alarms: right less often than never saying one."""
+    faults, said = np.arange(100) < 3, np.arange(100) < 9
+    found = data.load(_save(tmp_path / "e.npz", x=np.zeros((100, 3), np.float32), y=faults.astype(int)), VECTOR)
+    outputs = {"scores": np.eye(2, dtype=np.float32)[said.astype(int)]}
+    labels, output = tuple(faults.astype(int).tolist()), OutputContract(kind="classification", labels=("ok", "fault"))
+    recall = shares.Recall(labels=labels, index=1, label="fault")
+    assert label_check.check(recall, found, outputs, output) == ""
+    doubt = label_check.check(shares.Top(labels=labels), found, outputs, output)
+    assert doubt.startswith("the source is right on 94 % of the samples, and the commonest class makes 97 %")
