@@ -213,6 +213,30 @@ def attention(path: Path, lowest: float, *, fixed: bool = False) -> Path:
     return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
 
 
+#: Centre and width of each column of :func:`columns`, in units of their own.
+CENTERS = np.array([300.13, 309.9, 1541.7, 39.9, 0.51, 108.3, 3001.3, -7.1], np.float32)
+WIDTHS = np.array([2.0, 1.5, 180.0, 10.0, 0.01, 64.0, 1.5, 4.0], np.float32)
+
+
+def columns(path: Path) -> Path:
+    """Eight columns of unlike size, which the model itself makes alike: ``x`` [1, 1, 8, 8] to ``y`` [1, 8, 4]."""
+    rng = np.random.default_rng(9)
+    constants = [numpy_helper.from_array(value, name) for name, value in (
+        ("rows", np.array([1, SIDE, SIDE], np.int64)), ("centers", CENTERS), ("scale", 1 / WIDTHS),
+        ("w", rng.normal(0, 0.4, (SIDE, 16)).astype(np.float32)),
+        ("v", rng.normal(0, 0.4, (16, 4)).astype(np.float32)))]  # fmt: skip
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"]),
+        helper.make_node("Sub", ["r", "centers"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale"], ["alike"]),
+        helper.make_node("MatMul", ["alike", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "v"], ["y"]),
+    ]
+    ends = [_value("x", [1, 1, SIDE, SIDE])], [_value("y", [1, SIDE, 4])]
+    return _save(path, nodes, *ends, constants, [helper.make_opsetid("", 17)])
+
+
 def two_outputs(path: Path) -> Path:
     """A raw model: ``x`` [1, 2, 8, 8] to ``map`` [1, 3, 8, 8] and ``mean`` [1, 3]."""
     rng = np.random.default_rng(6)

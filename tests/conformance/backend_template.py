@@ -18,6 +18,7 @@ from edgeship.build.backends import Artifact, Backend, Job, Scheme, open_backend
 from edgeship.build.progress import Silence
 from edgeship.build.quiet import quiet
 from edgeship.build.schemes import U8S7
+from edgeship.build.search import space
 from edgeship.build.search.graph import patches
 from tests import models
 
@@ -43,11 +44,15 @@ class BackendTemplate:
         return cls.job_for(models.classifier(folder / "m.onnx"), folder)
 
     @classmethod
-    def job_for(cls, path: Path, folder: Path, *, channels: int = 1, outlier: float = 1.0) -> Job:
+    def job_for(
+        cls, path: Path, folder: Path, *, channels: int = 1, outlier: float = 1.0, in_columns: bool = False
+    ) -> Job:
         source = sources.load(path)
         name = source.inputs[0].name
         values = models.inputs(SAMPLES, channels=channels)
         values[7] *= outlier
+        if in_columns:
+            values = values * models.WIDTHS + models.CENTERS
         samples = [{name: value[None]} for value in values]
         expected = models.answers(source, samples, folder / "oracle")
         return Job(source=source, samples=samples, checks=samples, expected=expected, folder=folder / "work")
@@ -175,6 +180,20 @@ class BackendTemplate:
             assert self.error(artifact, job) < 1e-5
             errors.append(self.error(backend.quantize(job, artifact, self.scheme), job))
         assert errors[1] < 1.5 * errors[0] < 0.1
+
+    def test_columns_of_unlike_size_are_made_alike_in_float(self, backend: Backend, tmp_path: Path) -> None:
+        """Eight bits hold the largest column alone; half precision holds 300 to a quarter."""
+        job = self.job_for(models.columns(tmp_path / "m.onnx"), tmp_path, in_columns=True)
+        artifact = self.convert(backend, job)
+        (front, *_) = space.fronts(backend.calibration(job, artifact).operators)
+        plain, kept = (
+            self.error(backend.quantize(job, artifact, scheme), job)
+            for scheme in (self.scheme, space.in_float(self.scheme, front))
+        )
+        assert plain > 0.3
+        assert kept < 0.03
+        half = backend.quantize(job, artifact, Scheme(precision="fp16"))
+        assert self.error(half, job) < 2e-3
 
     def test_an_old_opset_is_built_too(self, backend: Backend, tmp_path: Path) -> None:
         job = self.job_for(models.classifier(tmp_path / "m.onnx", opset=11, bias_rows=True), tmp_path)

@@ -85,6 +85,21 @@ def test_the_front_is_what_lies_before_the_first_layer_behind_a_logarithm() -> N
     assert {part.exact for part in found} == {("waves", "power", "mel", "log", "even")}
 
 
+def test_the_front_of_a_table_is_what_scales_its_columns() -> None:
+    table = [
+        _operator("rows", ["x"], "Reshape", size=8),
+        _operator("centred", ["rows:0"], "Sub", size=8),
+        _operator("alike", ["centred:0"], "Mul", size=8),
+        _operator("first", ["alike:0"], "Gemm", work=640, size=10),
+        _operator("biased", ["first:0"], "Add", size=10),
+    ]
+    assert floats.front(table) == ("rows", "centred", "alike")
+    assert floats.front(table[:3]) == (), "no layer lies behind it"
+    assert floats.front([table[0], *table[3:]]) == (), "nothing scales"
+    gated = _operator("gated", ["alike:0", "biased:0"], "Mul", size=8)
+    assert floats.front([*table, gated]) == ("rows", "centred", "alike"), "it reads what was computed too"
+
+
 def test_the_front_stays_in_float_only_where_nothing_holds_without() -> None:
     def error(scheme: Scheme) -> float:
         return 0.01 if "front" in scheme.part else 0.4 if "waves" not in scheme.floats else 0.3

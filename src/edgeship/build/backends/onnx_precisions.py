@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference, version_con
 
 from edgeship.build.model_facts import graphs_of
 from edgeship.build.quiet import quiet
+from edgeship.build.search import floats
+from edgeship.build.search.graph import Operator
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime.engine import Array
 
@@ -56,7 +58,10 @@ def lower(model: Path, precision: str, file: Path) -> None:
 
 
 def _half(model: Path, file: Path) -> None:
-    """Everything in half precision but the ends, operators that have no such form, and constants that do not fit in."""
+    """Everything in half precision but the ends, operators that have no such form, and constants that do not fit in.
+
+    Nor what scales the inputs: a half holds a temperature of 300 K to a quarter of a kelvin.
+    """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     document = onnx.load(str(model))
@@ -66,8 +71,9 @@ def _half(model: Path, file: Path) -> None:
     names = {node.name for node in document.graph.node}
     blocked = []
     opsets = {"" if each.domain == "ai.onnx" else each.domain: each.version for each in document.opset_import}
+    scaling = _scaling(document.graph)
     for index, node in enumerate(document.graph.node):
-        if large.intersection(node.input) or not _takes_half(node, opsets):
+        if index in scaling or large.intersection(node.input) or not _takes_half(node, opsets):
             if not node.name:
                 node.name = next(name for count in itertools.count(index) if (name := f"float_{count}") not in names)
                 names.add(node.name)
@@ -75,6 +81,18 @@ def _half(model: Path, file: Path) -> None:
     made = convert_float_to_float16(_classical_typed(document), keep_io_types=True, node_block_list=blocked)
     _without_detours(made.graph, frozenset(blocked))
     _save(made, file)
+
+
+def _scaling(graph: Any) -> frozenset[int]:
+    """Places of the nodes that scale the inputs."""
+    constants = {each.name for each in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    operators = [
+        Operator(name=str(place), kind=node.op_type, outputs=tuple(node.output),
+                 inputs=tuple(name for name in node.input if name and name not in constants))
+        for place, node in enumerate(graph.node)
+    ]  # fmt: skip
+    return frozenset(map(int, floats.scaling(operators)))
 
 
 def _classical_typed(document: Any) -> Any:
@@ -125,13 +143,14 @@ def _takes_half(node: Any, opsets: Mapping[str, int]) -> bool:
 
 
 def _without_detours(graph: Any, floats: Collection[str]) -> None:
-    """What an operator in float hands to another, or out, no longer goes through half precision in between."""
+    """What an operator in float takes from an input or another one, or hands out, takes no way through halves."""
     made_by = {name: node for node in graph.node for name in node.output}
     for node in [each for each in graph.node if each.op_type == "Cast"]:
         half = made_by.get(node.input[0])
-        if half is None or half.op_type != "Cast" or half.input[0] not in made_by:
+        if half is None or half.op_type != "Cast":
             continue
-        if made_by[half.input[0]].name in floats and _casts_to(node, TensorProto.FLOAT):
+        maker = made_by.get(half.input[0])
+        if (maker is None or maker.name in floats) and _casts_to(node, TensorProto.FLOAT):
             node.input[0] = half.input[0]  # from float32 to float32, which ONNX Runtime drops
 
 

@@ -17,6 +17,7 @@ from edgeship.build.backends.openvino_biases import with_unlike_biases
 from edgeship.build.backends.openvino_graph import OpenVinoGraph
 from edgeship.build.backends.openvino_halves import halve_constants, halve_float_weights
 from edgeship.build.quiet import quiet
+from edgeship.build.search import floats
 from edgeship.build.search.gain import is_fine, no_gain
 from edgeship_agent.contract.errors import ConversionError
 from edgeship_agent.runtime import open_engine
@@ -76,7 +77,7 @@ class OpenVinoBackend:
             raise
         except Exception as error:
             raise ConversionError(f"NNCF: {_cause(error)}", target=RUNTIME) from error
-        half = scheme.precision == "fp16" and not halve_constants(network)
+        half = scheme.precision == "fp16" and not halve_constants(network, floats.scaling(calibration.operators))
         file = _save(network, job.folder / scheme.name, half=half)
         # read and not compiled, which takes ten seconds for a graph of thousands: whoever runs it first loads it
         signature = signature_of(openvino.Core().read_model(str(file)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import numpy as np
@@ -37,17 +38,21 @@ def halve_float_weights(network: Any) -> None:
             node.input(1).replace_source_output(openvino.opset13.convert(half, "f32").output(0))
 
 
-def halve_constants(network: Any) -> bool:
-    """Store every float constant but those with a number beyond half precision in it, in place.
+def halve_constants(network: Any, scaling: Collection[str] = ()) -> bool:
+    """Store every float constant in half precision but those that it does not hold, in place.
 
-    OpenVINO's own way, which cuts such numbers off at 65504 without a word, is taken where there are none.
+    OpenVINO's own way, which cuts numbers off at 65504 without a word, is taken where there are none.
+
+    Args:
+        network: a float one.
+        scaling: operators that scale the inputs, whose constants stay: a half holds 300 K to a quarter of a kelvin.
 
     Returns:
         Whether it was done here, and is not left to OpenVINO.
     """
     constants = [node for node in network.get_ordered_ops()
                  if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32]  # fmt: skip
-    small = [node for node in constants if not _too_large(np.asarray(node.data))]
+    small = [node for node in constants if not (_too_large(np.asarray(node.data)) or _read_by(node, scaling))]
     if len(small) == len(constants):
         return False
     for node in small:
@@ -57,6 +62,10 @@ def halve_constants(network: Any) -> bool:
         for reader in readers:
             reader.replace_source_output(wide.output(0))
     return True
+
+
+def _read_by(constant: Any, names: Collection[str]) -> bool:
+    return any(each.get_node().get_friendly_name() in names for each in constant.output(0).get_target_inputs())
 
 
 def _too_large(values: Array) -> bool:

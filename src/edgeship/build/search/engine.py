@@ -98,9 +98,9 @@ class Search:
     def run(self) -> Outcome | None:
         """The best that was found, or None where no candidate can be made.
 
-        The waves: plain ranges; rounded weights and float parts; neighbours of the best; what makes spectra in float,
-        where none of those holds; worst layers in float. Then the survivors on all selection samples, the other types
-        in the winner's manner, and the choice among types.
+        The waves: plain ranges; rounded weights and float parts; neighbours of the best; what makes spectra or scales
+        the inputs in float, where none of those holds; worst layers in float. Then the survivors on all selection
+        samples, the other types in the winner's manner, and the choice among types.
         """
         first = self._first_base()
         if first is None:

@@ -16,6 +16,13 @@ _GROWTH: Final = 0.1
 _FEW_BYTES: Final = 12_288
 #: Kinds that put tensors side by side, in the three formats' words.
 _LOGARITHMS: Final = frozenset({"Log", "LOG"})
+#: Kinds that scale and shift numbers, and those that only carry them.
+_SCALES: Final = frozenset({
+    "Sub", "SUB", "Subtract", "Add", "ADD", "Mul", "MUL", "Multiply", "Div", "DIV", "Divide",
+})  # fmt: skip
+_CARRIES: Final = frozenset({
+    "Concat", "CONCATENATION", "Reshape", "RESHAPE", "Transpose", "TRANSPOSE", "Identity", "Cast", "CAST", "Convert",
+})  # fmt: skip
 _JOINS: Final = frozenset({"Concat", "CONCATENATION", "Pack", "PACK", "Stack"})
 
 
@@ -74,10 +81,11 @@ def joined_ends(operators: Sequence[Operator]) -> tuple[str, ...]:
 
 
 def front(operators: Sequence[Operator]) -> tuple[str, ...]:
-    """Names of what lies before the first layers behind a logarithm: spectra and their powers, as sound is looked at.
+    """Names of what makes numbers alike that 8 bits cannot hold side by side, before the first layers; mostly none.
 
-    The quiet parts of a spectrum lie thousands of times below the loud ones, and a logarithm makes them as large as
-    those: 8 bits hold the one or the other. None where no logarithm is followed by a layer.
+    Where a logarithm is followed by a layer, all before that layer: the quiet parts of a spectrum lie thousands of
+    times below the loud ones, and a logarithm makes them as large as those. Else what scales and shifts the inputs:
+    columns of a table in units of their own, pressures beside temperatures.
 
     Args:
         operators: in the order of their execution.
@@ -87,6 +95,32 @@ def front(operators: Sequence[Operator]) -> tuple[str, ...]:
     ...        for place, (name, kind, fan_in) in enumerate(names)])
     ('power', 'log')
     """
+    return _spectra(operators) or (scaling(operators) if any(map(_has_weights, operators)) else ())
+
+
+def scaling(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Names of what scales and shifts the inputs before anything else computes with them; mostly none.
+
+    Args:
+        operators: in the order of their execution.
+
+    >>> steps = [("mean", "Sub", "x"), ("spread", "Mul", "mean"), ("dense", "Gemm", "spread"), ("bias", "Add", "dense")]
+    >>> scaling([Operator(name=name, kind=kind, inputs=(reads,), outputs=(name,)) for name, kind, reads in steps])
+    ('mean', 'spread')
+    """
+    made = {name for each in operators for name in each.outputs}
+    scaled: set[str] = set()
+    kept: list[Operator] = []
+    for operator in operators:
+        of_inputs = bool(operator.inputs) and all(name in scaled or name not in made for name in operator.inputs)
+        if of_inputs and operator.kind in _SCALES | _CARRIES:
+            kept.append(operator)
+            scaled.update(operator.outputs)
+    return tuple(each.name for each in kept) if any(each.kind in _SCALES for each in kept) else ()
+
+
+def _spectra(operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Names of what lies before the first layers behind a logarithm."""
     behind_log: set[str] = set()
     behind_layer: set[str] = set()
     kept: list[Operator] = []

@@ -94,7 +94,7 @@ def parts(operators: Sequence[Operator]) -> tuple[Part, ...]:
 
 
 def fronts(operators: Sequence[Operator]) -> tuple[Part, ...]:
-    """What makes spectra, alone and with each other part; none where nothing does.
+    """What makes spectra or scales the inputs, alone and with each other part; none where nothing does.
 
     It is no cheap part: its weights stay as large as they are. It is for nets that do not hold without it.
     """
