@@ -11,7 +11,6 @@ from onnx import helper
 from edgeship_agent.contract.errors import ConfigError, EngineError
 from edgeship_agent.runtime import RUNTIMES, EngineOptions, open_engine, runtime_version
 from tests.conformance.engine_template import TEST_DATA, EngineConformance, OnnxSourceConformance, save_onnx, value
-from tests.tflite_files import one_convolution
 
 
 class TestOnnxRuntime(OnnxSourceConformance):
@@ -85,8 +84,8 @@ class TestLiteRt(EngineConformance):
         return np.sin(sample)
 
     def wide(self, folder: Path) -> tuple[Path, np.ndarray]:
-        sample = np.random.default_rng(6).normal(size=(1, 8, 8, 3)).astype(np.float32)
-        return one_convolution(folder / "wide.tflite"), sample
+        sample = np.random.default_rng(6).normal(size=(1, 32, 32, 3)).astype(np.float32)
+        return TEST_DATA / "mlperf_tiny" / "ic_resnet8" / "pretrainedResnet.tflite", sample
 
     def test_it_computes_the_model(self, engine):
         for sample in self.samples():
