@@ -14,15 +14,15 @@ _SMALL: Final = 0.02
 #: Nor may it make the file grow by more than this share of all weights' bytes, unless that is less than a few kB.
 _GROWTH: Final = 0.1
 _FEW_BYTES: Final = 12_288
-#: Kinds that put tensors side by side, in the three formats' words.
 _LOGARITHMS: Final = frozenset({"Log", "LOG"})
-#: Kinds that scale and shift numbers, and those that only carry them.
+#: Kinds that scale and shift numbers, and those that only carry them, in the three formats' words.
 _SCALES: Final = frozenset({
     "Sub", "SUB", "Subtract", "Add", "ADD", "Mul", "MUL", "Multiply", "Div", "DIV", "Divide",
 })  # fmt: skip
 _CARRIES: Final = frozenset({
     "Concat", "CONCATENATION", "Reshape", "RESHAPE", "Transpose", "TRANSPOSE", "Identity", "Cast", "CAST", "Convert",
 })  # fmt: skip
+#: Kinds that put tensors side by side.
 _JOINS: Final = frozenset({"Concat", "CONCATENATION", "Pack", "PACK", "Stack"})
 
 
